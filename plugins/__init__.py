@@ -1,0 +1,51 @@
+"""spikeloom's neurons as classes of SpikingJelly, snnTorch and Norse.
+
+A host is imported when it is first named: ``from spikeloom.plugins import snntorch``. Other
+packages add hosts through the entry-point group ``spikeloom.hosts``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import ModuleType
+
+from .adapter import Component, is_installed, listed_components
+
+__all__ = ["Component", "components", "hosts"]
+
+HOSTS = ("spikingjelly", "snntorch", "norse")
+
+
+def _third_party() -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group="spikeloom.hosts")}
+
+
+def hosts() -> tuple[str, ...]:
+    """Every host by name, ours and those that other packages add, installed or not."""
+    return (*HOSTS, *_third_party())
+
+
+def components() -> tuple[Component, ...]:
+    """The classes of all hosts whose framework is installed.
+
+    Example:
+        >>> from spikeloom import plugins
+        >>> sorted({c.method for c in plugins.components() if c.name == "LIFNode"})
+        ['LIF']
+    """
+    for host in HOSTS:
+        if is_installed(host):
+            import_module(f".{host}", __name__)
+    for module in _third_party().values():
+        import_module(module)
+    return listed_components()
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in HOSTS:
+        return import_module(f".{name}", __name__)
+    third_party = _third_party()
+    if name in third_party:
+        return import_module(third_party[name])
+    raise AttributeError(f"spikeloom.plugins has no host {name!r}; there are {', '.join(hosts())}")

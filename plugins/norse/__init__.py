@@ -1,0 +1,1 @@
+"""spikeloom's neurons as Norse modules."""

@@ -1,0 +1,1 @@
+"""spikeloom's neurons as SpikingJelly modules."""

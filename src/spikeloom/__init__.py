@@ -1,0 +1,10 @@
+"""spikeloom: neurons, converters and compressors of five papers, at home in three frameworks."""
+
+from spikeloom import neurons
+from spikeloom.kernel.neuron import Gated, Neuron, PerStep
+from spikeloom.kernel.scan import run
+from spikeloom.layer import SpikingLayer
+
+__all__ = ["Gated", "Neuron", "PerStep", "SpikingLayer", "neurons", "run"]
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""A trained SNN made smaller: one-shot pruning and quantisation."""

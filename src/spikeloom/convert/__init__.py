@@ -1,0 +1,1 @@
+"""ANN to SNN: a file per recipe."""

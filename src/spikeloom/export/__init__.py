@@ -1,0 +1,1 @@
+"""Trained networks as NIR graphs: written, read back and compared."""

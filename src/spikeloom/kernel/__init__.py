@@ -1,0 +1,1 @@
+"""One step in, spikes and gradients out."""

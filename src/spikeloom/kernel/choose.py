@@ -1,0 +1,63 @@
+"""Which implementation runs a neuron, and why."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+IMPLEMENTATIONS = ("auto", "cupy", "llvm", "eager")
+
+_KERNEL_OF = {"cpu": "llvm", "cuda": "cupy"}
+_REMEDY = {
+    "llvm": 'llvmlite is not installed: pip install "llvmlite>=0.44"',
+    "cupy": 'CuPy is not installed: pip install "spikeloom[cuda13]" (or cuda12)',
+}
+_MODULE = {"llvm": "llvmlite", "cupy": "cupy"}
+
+
+@torch.compiler.assume_constant_result
+def missing(implementation: str) -> str:
+    """Why an implementation's package cannot be used; empty if it can."""
+    found = importlib.util.find_spec(_MODULE[implementation]) is not None
+    return "" if found else _REMEDY[implementation]
+
+
+def choose(implementation: str, device: str, untraceable: str = "") -> tuple[str, str]:
+    """Pick the implementation for a call.
+
+    Args:
+        implementation: ``auto``, ``cupy``, ``llvm`` or ``eager``.
+        device: The input's device type, such as ``cpu``.
+        untraceable: Why the neuron has no kernel; empty if it has.
+
+    Returns:
+        The implementation, and the reason when ``auto`` fell back to eager.
+
+    Raises:
+        ValueError: If the name is unknown.
+        RuntimeError: If the implementation asked for cannot run this call.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation: must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}"
+        )
+    if implementation == "eager":
+        return "eager", "asked for"
+    kernel = _KERNEL_OF.get(device)
+    if implementation not in ("auto", kernel):
+        served = next(where for where, name in _KERNEL_OF.items() if name == implementation)
+        raise RuntimeError(
+            f"implementation={implementation!r} runs on {served} tensors, the input is on {device}; "
+            f"move it there or use implementation='auto'"
+        )
+    reason = untraceable
+    if kernel is None:
+        reason = f"there is no kernel for {device} tensors"
+    elif not reason:
+        reason = missing(kernel)
+    if not reason:
+        return str(kernel), ""
+    if implementation != "auto":
+        raise RuntimeError(f"implementation={implementation!r} is not available: {reason}")
+    return "eager", reason

@@ -1,0 +1,202 @@
+"""Neuron: a step, the states it carries, the parameters it reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeloom.kernel.trace import trace
+
+__all__ = ["Gated", "Neuron", "PerStep"]
+
+Step = Callable[[Any, tuple[Any, ...], Any], tuple[Any, tuple[Any, ...]]]
+
+
+@dataclass(frozen=True, eq=False)
+class PerStep:
+    """A parameter that changes with time: one value a step.
+
+    Args:
+        values: Shape ``[T]``; a Parameter is learned.
+    """
+
+    values: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Gated:
+    """A table of per-step values, of which each neuron uses one row.
+
+    Args:
+        values: Shape ``[G, T]``; read in the step with ``lookup(p.name, row)``.
+    """
+
+    values: Tensor
+
+
+Parameter = float | Tensor | PerStep | Gated
+
+
+class Neuron:
+    r"""One spiking (or filtering) neuron, described once for every device and framework.
+
+    A neuron is the recurrence
+
+    .. math:: (y[t],\; s[t]) = \mathrm{step}(x[t],\; s[t-1],\; p[t]),\qquad t = 0 \dots T-1
+
+    applied to every element of ``x[t]`` on its own. The step is written in plain arithmetic and
+    the words of :mod:`spikeloom.kernel.vocabulary`; it is traced when the neuron is made, and
+    the CPU and GPU kernels, forward and backward, come from that trace.
+
+    Args:
+        step: ``step(x, state, p) -> (y, new_state)``. ``state`` and ``new_state`` are tuples;
+            ``x`` is a tuple when ``inputs > 1``; ``y`` may be a tuple of outputs.
+        state: State names, the membrane potential first; a mapping gives each its value at rest
+            (default 0).
+        params: Parameter name -> value, read as ``p.name``. A float or a 0-d tensor is shared by
+            all; a tensor of one or more dimensions is per neuron and broadcasts against
+            ``x.shape[1:]``; ``PerStep`` and ``Gated`` change with time. A tensor that requires
+            grad is learned.
+        begin: ``begin(x, state, p) -> state``. With it, the input is summed over its time axis,
+            enters once, and the step (whose ``x`` is then None) runs ``steps`` times.
+        steps: Number of steps; only, and always, with ``begin``.
+        inputs: How many input sequences the step reads.
+        name: Shown by repr and in generated code; by default the step's name.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a parameter is NaN or infinite, or a count is out of range.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> from spikeloom.kernel.vocabulary import fire
+        >>> def leaky(x, state, p):
+        ...     (v,) = state
+        ...     h = p.beta * v + x
+        ...     s = fire(h - p.threshold)
+        ...     return s, (h - s * p.threshold,)
+        >>> neuron = spikeloom.Neuron(leaky, params={"beta": 0.5, "threshold": 1.0})
+        >>> neuron
+        leaky(beta=0.5, threshold=1.0)
+        >>> spikes, (v,) = spikeloom.run(neuron, torch.full((4, 1), 0.8))
+        >>> spikes.flatten()
+        tensor([0., 1., 0., 1.])
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        *,
+        state: Sequence[str] | Mapping[str, float] = ("v",),
+        params: Mapping[str, Parameter] | None = None,
+        begin: Callable[[Any, tuple[Any, ...], Any], tuple[Any, ...]] | None = None,
+        steps: int | None = None,
+        inputs: int = 1,
+        name: str | None = None,
+    ) -> None:
+        if not callable(step):
+            raise TypeError(f"step: must be a function, got {type(step).__name__}")
+        self.step = step
+        self.begin = begin
+        self.inputs = _count("inputs", inputs)
+        self.name = name or getattr(step, "__name__", type(step).__name__)
+        self.rest = dict(state) if isinstance(state, Mapping) else dict.fromkeys(state, 0.0)
+        self.params = dict(params or {})
+        self.steps = None if steps is None else _count("steps", steps)
+        if (begin is None) != (steps is None):
+            raise ValueError("begin and steps: give both, or neither")
+        for argument, value in self.rest.items():
+            _check_number(f"state {argument!r}", value)
+        for argument, parameter in self.params.items():
+            _check_parameter(self.name, argument, parameter)
+        self.program: str | None = None
+        self.outputs = 1
+        self.reason = ""
+        self._trace()
+
+    def _trace(self) -> None:
+        """Set the program's text, or the reason why the step has no kernel."""
+        kinds = {name: kind(value) for name, value in self.params.items()}
+        try:
+            program = trace(self.step, len(self.rest), kinds, self.inputs, self.begin)
+        except (TypeError, ValueError, AttributeError) as error:
+            self.reason = f"the step of {self.name} cannot be traced: {error}"
+        else:
+            self.program, self.outputs = program.text, len(program.outputs)
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """The names of the states, the membrane potential first."""
+        return tuple(self.rest)
+
+    def settings(self) -> dict[str, Any]:
+        """What repr shows; a neuron class returns its own arguments."""
+        return dict(self.params)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{key}={_short(value)}" for key, value in self.settings().items())
+        return f"{self.name}({shown})"
+
+
+def kind(value: Parameter) -> str:
+    """How a parameter is laid out: number, scalar, step, neuron or gated."""
+    if isinstance(value, PerStep):
+        return "step"
+    if isinstance(value, Gated):
+        return "gated"
+    if isinstance(value, Tensor):
+        return "neuron" if value.dim() else "scalar"
+    return "number"
+
+
+def tensor_of(value: Parameter) -> Tensor | None:
+    """The tensor inside a parameter; None for a plain number."""
+    if isinstance(value, (PerStep, Gated)):
+        return value.values
+    return value if isinstance(value, Tensor) else None
+
+
+def _count(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: must be an int, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}: must be at least 1, got {value}")
+    return value
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}: must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name}: must be finite, got {value}")
+
+
+def _check_parameter(neuron: str, name: str, value: Any) -> None:
+    where = f"{neuron}: parameter {name!r}"
+    tensor = tensor_of(value)
+    if tensor is None:
+        return _check_number(where, value)
+    expected = {"step": 1, "gated": 2}.get(kind(value))
+    if expected is not None and tensor.dim() != expected:
+        shape = "[T]" if expected == 1 else "[G, T]"
+        raise ValueError(f"{where}: must have shape {shape}, got {list(tensor.shape)}")
+    if not tensor.is_floating_point():
+        raise TypeError(f"{where}: must be a floating-point tensor, got {tensor.dtype}")
+    if tensor.device.type != "meta" and not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{where}: must be finite, got NaN or infinity")
+
+
+def _short(value: Any) -> str:
+    tensor = tensor_of(value) if not isinstance(value, (str, type(None))) else None
+    if tensor is None:
+        return repr(value)
+    wrapper = type(value).__name__ if isinstance(value, (PerStep, Gated)) else "tensor"
+    learned = ", learned" if tensor.requires_grad else ""
+    if tensor.dim() == 0 and tensor.device.type == "cpu":
+        return f"{float(tensor.detach()):.6g}{learned and ' (learned)'}"
+    return f"{wrapper}({list(tensor.shape)}{learned})"

@@ -1,0 +1,299 @@
+"""LLVM IR -> spikes: compile with llvmlite, run on the threads that torch is allowed."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+import torch
+from torch import Tensor
+
+from spikeloom.kernel import emit_llvm
+from spikeloom.kernel.adjoint import Adjoint
+from spikeloom.kernel.llvm_text import LANES
+from spikeloom.kernel.trace import Program
+
+# Per-core cache that a tile's working set may take, in bytes (an L2 of 1 MiB or so).
+CACHE = 256 * 1024
+# Steps whose states are kept at once in the backward pass.
+SEGMENT = 32
+# Neuron-steps below which a second thread costs more than it brings.
+WORTH_A_THREAD = 1 << 17
+
+
+class Kernel:
+    """A compiled function of one argument: the address of its words."""
+
+    def __init__(self, text: str, name: str) -> None:
+        module = llvm.parse_assembly(text)
+        module.verify()
+        machine = _machine()
+        tuning = llvm.create_pipeline_tuning_options(speed_level=2)
+        tuning.loop_vectorization = tuning.slp_vectorization = False
+        builder = llvm.create_pass_builder(machine, tuning)
+        builder.getModulePassManager().run(module, builder)
+        # The engine owns the machine code; it must live as long as the function.
+        self._engine = llvm.create_mcjit_compiler(module, machine)
+        self._engine.finalize_object()
+        address = self._engine.get_function_address(name)
+        self._function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+
+    def __call__(self, words: Sequence[int]) -> None:
+        """Run; other Python threads may run meanwhile."""
+        self._function((ctypes.c_int64 * len(words))(*words))
+
+
+def _machine() -> Any:
+    if tuple(int(part) for part in llvmlite.__version__.split(".")[:2]) < (0, 45):
+        llvm.initialize()
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple()
+    features = llvm.get_host_cpu_features().flatten()
+    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
+
+
+@lru_cache(maxsize=1024)
+def _forward_kernel(program: Program, dtype: str) -> Kernel:
+    return Kernel(emit_llvm.forward(program, dtype), "forward")
+
+
+@lru_cache(maxsize=1024)
+def _backward_kernel(program: Program, gradient: Adjoint, dtype: str) -> Kernel:
+    return Kernel(emit_llvm.backward(program, gradient, dtype), "backward")
+
+
+def forward(
+    program: Program,
+    steps: int,
+    numbers: Sequence[float],
+    xs: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    ps: Sequence[Tensor],
+    ys: Sequence[Tensor],
+    ws: Sequence[Tensor],
+) -> None:
+    """Run a neuron through time.
+
+    Args:
+        program: The traced neuron.
+        steps: T, at least 1.
+        numbers: The parameters of kind ``number``, in order.
+        xs: Inputs with dense rows.
+        vs: Initial states, dense; a 0-d tensor serves all neurons.
+        ps: The other parameters, dense, in order.
+        ys: Receive the outputs, rows one after another.
+        ws: Receive the last states.
+
+    Raises:
+        ValueError: If a state has become NaN.
+    """
+    kernel = _forward_kernel(program, DTYPES[xs[0].dtype])
+    neurons = xs[0][0].numel()
+    keep: list[Tensor] = []
+    nan = ctypes.c_int64(0)
+    words = [ctypes.addressof(nan)]
+    for x in xs:
+        words += [x.data_ptr(), x.stride(0)]
+    for v, w in zip(vs, ws, strict=True):
+        words += [*_row(v, keep), w.data_ptr()]
+    words += [y.data_ptr() for y in ys]
+    words += _parameters(program, numbers, ps)
+    # Short sequences touch few rows: short tiles then keep rows and states in the nearest cache.
+    states = max(1, program.states)
+    tile = 1024 if steps <= 8 else max(1024, _aligned(CACHE // (_width(vs) * states)))
+    _advise_huge_pages(ys)
+    _run(kernel, steps, neurons, tile, tile * states, words, even=True)
+    if nan.value:
+        raise ValueError(
+            f"run: a state is NaN after {steps} steps; the input or the initial state holds NaN, "
+            f"or the recurrence diverged"
+        )
+
+
+def backward(
+    program: Program,
+    gradient: Adjoint,
+    steps: int,
+    numbers: Sequence[float],
+    xs: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    ps: Sequence[Tensor],
+    gys: Sequence[Tensor],
+    gws: Sequence[Tensor],
+    gxs: Sequence[Tensor | None],
+    gvs: Sequence[Tensor],
+) -> dict[str, Tensor]:
+    """Run the reverse sweep.
+
+    Args:
+        program: The traced neuron.
+        gradient: Its adjoint.
+        steps: T, at least 1.
+        numbers: The parameters of kind ``number``, in order.
+        xs: Inputs with dense rows.
+        vs: Initial states.
+        ps: The other parameters.
+        gys: Gradients of the outputs, with dense rows.
+        gws: Gradients of the last states.
+        gxs: Receive the gradients of the inputs; None where ``gradient`` has none.
+        gvs: Receive the gradients of the initial states.
+
+    Returns:
+        Learned parameter -> gradient, in the parameter's shape (a row of neurons for per-neuron
+        ones). Sums are taken in a fixed order, whatever the number of threads.
+    """
+    kernel = _backward_kernel(program, gradient, DTYPES[xs[0].dtype])
+    neurons = xs[0][0].numel()
+    segment = min(steps, SEGMENT)
+    kept, states = max(1, len(gradient.history)), program.states
+    tile = max(64, _aligned(2 * CACHE // (_width(vs) * segment * kept)))
+    buffers = states + len(gradient.history) * (segment + -(-steps // segment))
+    sums = _sums(program, gradient, steps, neurons, tile, gvs[0] if gvs else xs[0].float())
+    keep: list[Tensor] = []
+    words = [segment]
+    for x, gx in zip(xs, gxs, strict=True):
+        words += [x.data_ptr(), x.stride(0), 0 if gx is None else gx.data_ptr()]
+    for v, gw, gv in zip(vs, gws, gvs, strict=True):
+        words += [*_row(v, keep), *_row(gw, keep), gv.data_ptr()]
+    for gy in gys:
+        words += [gy.data_ptr(), gy.stride(0)]
+    words += [total.data_ptr() for total in sums.values()]
+    words += _parameters(program, numbers, ps)
+    _advise_huge_pages([gx for gx in gxs if gx is not None])
+    _run(kernel, steps, neurons, tile, tile * buffers, words, even=False)
+    return {name: _total(total, dict(program.params)[name]) for name, total in sums.items()}
+
+
+DTYPES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+
+
+def _aligned(count: int) -> int:
+    return count // 64 * 64
+
+
+def _width(vs: Sequence[Tensor]) -> int:
+    return vs[0].element_size() if vs else 4
+
+
+def _row(v: Tensor, keep: list[Tensor]) -> tuple[int, int]:
+    """Address and stride of one value a neuron; a shared value becomes one vector of it."""
+    if v.dim():
+        return v.data_ptr(), 1
+    keep.append(v.expand(max(LANES.values())).contiguous())
+    return keep[-1].data_ptr(), 0
+
+
+def _parameters(program: Program, numbers: Sequence[float], ps: Sequence[Tensor]) -> list[int]:
+    words: list[int] = []
+    remaining, tensors = iter(numbers), iter(ps)
+    for _, kind in program.params:
+        if kind == "number":
+            words.append(struct.unpack("<q", struct.pack("<d", next(remaining)))[0])
+            continue
+        tensor = next(tensors)
+        words.append(tensor.data_ptr())
+        if kind == "gated":
+            words.append(tensor.shape[0])
+    return words
+
+
+def _sums(
+    program: Program, gradient: Adjoint, steps: int, neurons: int, tile: int, like: Tensor
+) -> dict[str, Tensor]:
+    """Where the tiles leave their shares of the parameter gradients."""
+    tiles = -(-neurons // tile)
+    found: dict[str, Tensor] = {}
+    for name, kind in emit_llvm.learned(program, gradient):
+        shape = {"neuron": (neurons,), "gated": (tiles, -1, steps)}.get(kind, (tiles, steps))
+        found[name] = like.new_zeros(shape)
+    return found
+
+
+def _total(shares: Tensor, kind: str) -> Tensor:
+    if kind == "neuron":
+        return shares
+    axes = (0, 1) if kind == "scalar" else (0,)
+    return shares.sum(axes, dtype=torch.float64).to(shares.dtype)
+
+
+class _Scratch(threading.local):
+    """Working memory that a thread keeps between calls."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.uint8)
+
+    def address(self, size: int) -> int:
+        if self._memory.numel() < size:
+            self._memory = torch.empty(size, dtype=torch.uint8)
+        return self._memory.data_ptr()
+
+
+_scratch = _Scratch()
+
+
+def _run(
+    kernel: Kernel, steps: int, neurons: int, tile: int, scratch: int, words: list[int], even: bool
+) -> None:
+    """Split the neurons over threads, at whole tiles unless an even split is allowed."""
+    threads = min(torch.get_num_threads(), max(1, steps * neurons // WORTH_A_THREAD))
+    unit = 64 if even else tile
+    share = -(-neurons // (threads * unit)) * unit
+
+    def part(first: int) -> None:
+        last = min(first + share, neurons)
+        address = _scratch.address(8 * scratch + 64)
+        kernel([steps, neurons, first, last, tile, address, *words])
+
+    waiting: list[Future[None]] = [
+        _pool().submit(part, first) for first in range(share, neurons, share)
+    ]
+    part(0)
+    for future in waiting:
+        future.result()
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="spikeloom")
+
+
+HUGE_PAGE = 2 * 1024 * 1024
+
+
+def _advise_huge_pages(fresh: Sequence[Tensor]) -> None:
+    """Ask Linux for huge pages under large new tensors: touching them costs most of the time."""
+    advise = _madvise()
+    if advise is None:
+        return
+    for tensor in fresh:
+        size = tensor.numel() * tensor.element_size()
+        start = -(-tensor.data_ptr() // HUGE_PAGE) * HUGE_PAGE
+        stop = (tensor.data_ptr() + size) // HUGE_PAGE * HUGE_PAGE
+        if stop > start:
+            advise(start, stop - start, MADV_HUGEPAGE)
+
+
+MADV_HUGEPAGE = 14
+
+
+@lru_cache(maxsize=1)
+def _madvise() -> Any:
+    if not sys.platform.startswith("linux"):
+        return None
+    function = ctypes.CDLL(None).madvise
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return function

@@ -1,0 +1,75 @@
+"""The step on torch tensors, one time step after another.
+
+This is the meaning of a neuron: every kernel is tested to equal it. It is also the fallback where
+no kernel can run, and it differentiates through torch's own autograd.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeloom.kernel.neuron import Neuron, kind, tensor_of
+
+
+def scan(
+    neuron: Neuron,
+    xs: tuple[Tensor, ...],
+    state: tuple[Tensor, ...],
+    params: dict[str, float | Tensor],
+    steps: int,
+    dtype: torch.dtype,
+) -> tuple[tuple[list[Tensor], ...], tuple[list[Tensor], ...]]:
+    """Run a neuron step by step.
+
+    Args:
+        neuron: What to run.
+        xs: Inputs ``[T, ...]``; ``[1, ...]`` for a neuron with a beginning.
+        state: Initial states, in ``dtype``.
+        params: Values by name, tensors without their wrappers.
+        steps: T.
+        dtype: What the step computes in.
+
+    Returns:
+        The outputs and the states after each step, a list over time for every one of them.
+    """
+    kinds = {name: kind(value) for name, value in neuron.params.items()}
+    device = xs[0].device
+    # Tensors throughout, because torch divides by a Python number inexactly on some devices.
+    values = {name: torch.as_tensor(v, dtype=dtype, device=device) for name, v in params.items()}
+
+    def at(t: int) -> SimpleNamespace:
+        pick = {"step": lambda v: v[t], "gated": lambda v: v[:, t]}
+        return SimpleNamespace(
+            **{name: pick.get(kinds[name], lambda v: v)(value) for name, value in values.items()}
+        )
+
+    def drive(t: int) -> Any:
+        now = tuple(x[t].to(dtype) for x in xs)
+        return now if len(now) > 1 else now[0]
+
+    if neuron.begin is not None and steps:
+        state = neuron.begin(drive(0), state, at(0))
+    outputs: list[list[Tensor]] = []
+    states: list[list[Tensor]] = [[] for _ in state]
+    shape = xs[0].shape[1:]
+    for t in range(steps):
+        y, state = neuron.step(None if neuron.begin else drive(t), state, at(t))
+        for i, value in enumerate(y if isinstance(y, tuple) else (y,)):
+            if i == len(outputs):
+                outputs.append([])
+            outputs[i].append(_full(value, shape, dtype, device))
+        state = tuple(_full(value, shape, dtype, device) for value in state)
+        for history, value in zip(states, state, strict=True):
+            history.append(value)
+    return tuple(outputs), tuple(states)
+
+
+def _full(value: Any, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.as_tensor(value, dtype=dtype, device=device).expand(shape)
+
+
+__all__ = ["scan", "tensor_of"]

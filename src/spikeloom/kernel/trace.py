@@ -1,0 +1,373 @@
+"""A step, run once on symbols: the expression graph that every kernel is made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+# An operation and its operands: node numbers, or literals for the leaves.
+Node = tuple[Any, ...]
+
+# x: input, v: state, p: parameter, gy/gw: gradients that arrive at an output / a next state.
+LEAVES = frozenset({"const", "x", "v", "p", "gy", "gw"})
+CONDITIONS = frozenset({"gt", "ge", "eq", "and", "or", "not"})
+
+
+def operands(node: Node) -> tuple[int, ...]:
+    """The numbers of the nodes that this node reads."""
+    if node[0] in LEAVES:
+        return ()
+    return node[2:] if node[0] == "lookup" else node[1:]
+
+
+class Graph:
+    """Nodes in order of evaluation, each distinct expression once."""
+
+    def __init__(self, nodes: Sequence[Node] = ()) -> None:
+        self.nodes: list[Node] = list(nodes)
+        self._number = {node: i for i, node in enumerate(self.nodes)}
+
+    def add(self, *node: Any) -> Expr:
+        """The expression for this node, made if it is new."""
+        number = self._number.setdefault(node, len(self.nodes))
+        if number == len(self.nodes):
+            self.nodes.append(node)
+        return Expr(self, number)
+
+    def lift(self, value: Any) -> Expr:
+        """An expression as it is, a number as a constant."""
+        if isinstance(value, Expr):
+            return value
+        if isinstance(value, (bool, int, float)):
+            return self.add("const", repr(float(value)))
+        raise TypeError(
+            f"a step may combine its inputs, states, parameters and plain numbers, "
+            f"got {type(value).__name__}; declare tensors as parameters of the Neuron"
+        )
+
+
+class Expr:
+    """A symbol that a step computes with; it behaves like a float tensor, elementwise."""
+
+    __slots__ = ("graph", "number")
+    __hash__ = None  # type: ignore[assignment]  # == builds a condition
+
+    def __init__(self, graph: Graph, number: int) -> None:
+        self.graph = graph
+        self.number = number
+
+    @property
+    def node(self) -> Node:
+        """The operation and operands behind this symbol."""
+        return self.graph.nodes[self.number]
+
+    def _real(self) -> Expr:
+        if self.node[0] in CONDITIONS:
+            return self.select(1.0, 0.0)
+        return self
+
+    def _op(self, op: str, *others: Any) -> Expr:
+        reals = [self.graph.lift(value)._real().number for value in (self, *others)]
+        return self.graph.add(op, *reals)
+
+    def _swapped(self, op: str, other: Any) -> Expr:
+        return self.graph.lift(other)._op(op, self)
+
+    def __add__(self, other: Any) -> Expr:
+        return self._op("add", other)
+
+    def __radd__(self, other: Any) -> Expr:
+        return self._swapped("add", other)
+
+    def __sub__(self, other: Any) -> Expr:
+        return self._op("sub", other)
+
+    def __rsub__(self, other: Any) -> Expr:
+        return self._swapped("sub", other)
+
+    def __mul__(self, other: Any) -> Expr:
+        return self._op("mul", other)
+
+    def __rmul__(self, other: Any) -> Expr:
+        return self._swapped("mul", other)
+
+    def __truediv__(self, other: Any) -> Expr:
+        return self._op("div", other)
+
+    def __rtruediv__(self, other: Any) -> Expr:
+        return self._swapped("div", other)
+
+    def __pow__(self, power: Any) -> Expr:
+        if power not in (2, 3):
+            raise TypeError(f"a step may raise to the power 2 or 3, got {power}; use exp and log")
+        square = self * self
+        return square if power == 2 else square * self
+
+    def __neg__(self) -> Expr:
+        return self._op("neg")
+
+    def __gt__(self, other: Any) -> Expr:
+        return self._op("gt", other)
+
+    def __ge__(self, other: Any) -> Expr:
+        return self._op("ge", other)
+
+    def __lt__(self, other: Any) -> Expr:
+        return self._swapped("gt", other)
+
+    def __le__(self, other: Any) -> Expr:
+        return self._swapped("ge", other)
+
+    def __eq__(self, other: Any) -> Expr:  # type: ignore[override]
+        return self._op("eq", other)
+
+    def __ne__(self, other: Any) -> Expr:  # type: ignore[override]
+        return ~self._op("eq", other)
+
+    def _logic(self, op: str, *others: Any) -> Expr:
+        for value in (self, *others):
+            if not isinstance(value, Expr) or value.node[0] not in CONDITIONS:
+                raise TypeError(f"'{op}' joins conditions such as a > b, got a value")
+        return self.graph.add(op, self.number, *(other.number for other in others))
+
+    def __and__(self, other: Any) -> Expr:
+        return self._logic("and", other)
+
+    def __or__(self, other: Any) -> Expr:
+        return self._logic("or", other)
+
+    def __invert__(self) -> Expr:
+        return self._logic("not")
+
+    def __bool__(self) -> bool:
+        raise TypeError("a step runs on many neurons at once; use where(condition, a, b), not `if`")
+
+    def select(self, a: Any, b: Any) -> Expr:
+        """``a`` where this condition holds, else ``b``."""
+        if self.node[0] not in CONDITIONS:
+            raise TypeError("where: the condition must be a comparison such as a > b, got a value")
+        a, b = (self.graph.lift(value)._real() for value in (a, b))
+        return self.graph.add("where", self.number, a.number, b.number)
+
+    def with_grad(self, *pairs: tuple[Any, Any]) -> Expr:
+        """This value, differentiated by the stated partials."""
+        flat = [self.graph.lift(part)._real().number for pair in pairs for part in pair]
+        return self.graph.add("with_grad", self._real().number, *flat)
+
+    def lookup(self, row: Any) -> Expr:
+        """The entry of this gated table at ``row``."""
+        if self.node[0] != "p":
+            raise TypeError("lookup: the table must be a Gated parameter, got a computed value")
+        return self.graph.add("lookup", self.node[1], self.graph.lift(row).number)
+
+    def exp(self) -> Expr:
+        """The exponential."""
+        return self._op("exp")
+
+    def log(self) -> Expr:
+        """The natural logarithm."""
+        return self._op("log")
+
+    def sqrt(self) -> Expr:
+        """The square root."""
+        return self._op("sqrt")
+
+    def erf(self) -> Expr:
+        """The error function."""
+        return self._op("erf")
+
+    def floor(self) -> Expr:
+        """The integer below."""
+        return self._op("floor")
+
+    def round(self) -> Expr:
+        """The nearest integer, ties to even."""
+        return self._op("rint")
+
+    def abs(self) -> Expr:
+        """The magnitude."""
+        return self._op("abs")
+
+    def detach(self) -> Expr:
+        """This value, cut from the gradient."""
+        return self._op("detach")
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A traced neuron: one graph, and which of its nodes are outputs and next states.
+
+    Programs are compared by identity: :meth:`parse` gives one object for one text.
+
+    Attributes:
+        nodes: The graph; node i may only read nodes before it.
+        inputs: How many input sequences the step reads.
+        states: How many states it carries.
+        params: ``(name, kind)`` pairs; kind is ``number`` (a Python float), ``scalar`` (a 0-d
+            tensor), ``step`` ([T]), ``neuron`` (one value a neuron) or ``gated`` ([G, T]).
+        outputs: Nodes that leave at every step.
+        next: Nodes that become the states.
+        begin: Nodes that set the states once, from the summed input; None if the step reads the
+            input itself.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: int
+    states: int
+    params: tuple[tuple[str, str], ...]
+    outputs: tuple[int, ...]
+    next: tuple[int, ...]
+    begin: tuple[int, ...] | None = None
+
+    @cached_property
+    def text(self) -> str:
+        """The program as text, from which :meth:`parse` makes it again."""
+        return json.dumps(
+            [self.nodes, self.inputs, self.states, self.params, self.outputs, self.next, self.begin]
+        )
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def parse(text: str) -> Program:
+        """The program that a text describes."""
+        nodes, inputs, states, params, outputs, following, begin = json.loads(text)
+        return Program(
+            tuple(tuple(node) for node in nodes),
+            inputs,
+            states,
+            tuple((name, kind) for name, kind in params),
+            tuple(outputs),
+            tuple(following),
+            None if begin is None else tuple(begin),
+        )
+
+    def leaf(self, *leaf: Any) -> int | None:
+        """The number of a leaf such as ``("v", 0)``; None if the program does not read it."""
+        return self.nodes.index(leaf) if leaf in self.nodes else None
+
+
+def trace(
+    step: Callable[..., Any],
+    states: int,
+    kinds: Mapping[str, str],
+    inputs: int = 1,
+    begin: Callable[..., Any] | None = None,
+) -> Program:
+    """Run a step (and its beginning) once on symbols.
+
+    Args:
+        step: ``step(x, state, p) -> (y, new_state)``; ``x`` is None if there is a beginning.
+        states: How many states the step carries.
+        kinds: Parameter name -> kind, see :class:`Program`.
+        inputs: How many inputs; with more than one, ``x`` is a tuple.
+        begin: ``begin(x, state, p) -> state``, or None.
+
+    Raises:
+        TypeError: If the step does something that has no symbol; the message says what instead.
+        ValueError: If it returns another number of states than declared.
+    """
+    graph = Graph()
+    xs = tuple(graph.add("x", i) for i in range(inputs))
+    x = xs[0] if inputs == 1 else xs
+    state = tuple(graph.add("v", i) for i in range(states))
+    p = SimpleNamespace(**{name: graph.add("p", name) for name in kinds})
+    first = None
+    if begin is not None:
+        first = _numbers(graph, begin(x, state, p), states, "begin")
+        x = None
+    y, following = step(x, state, p)
+    outputs = y if isinstance(y, tuple) else (y,)
+    program = Program(
+        tuple(graph.nodes),
+        inputs,
+        states,
+        tuple(kinds.items()),
+        _numbers(graph, outputs, len(outputs), "step"),
+        _numbers(graph, following, states, "step"),
+        first,
+    )
+    _check_tables(program)
+    return program
+
+
+def _numbers(graph: Graph, values: Any, count: int, who: str) -> tuple[int, ...]:
+    if not isinstance(values, tuple) or len(values) != count:
+        got = f"{len(values)} of them" if isinstance(values, tuple) else type(values).__name__
+        raise ValueError(f"{who}: must return its {count} states as a tuple, got {got}")
+    return tuple(graph.lift(value)._real().number for value in values)
+
+
+def _check_tables(program: Program) -> None:
+    gated = {name for name, kind in program.params if kind == "gated"}
+    for node in program.nodes:
+        if node[0] == "lookup" and node[1] not in gated:
+            raise TypeError(
+                f"lookup: parameter {node[1]!r} is no gated table; wrap it in Gated(...)"
+            )
+        for number in operands(node):
+            operand = program.nodes[number]
+            if operand[0] == "p" and operand[1] in gated:
+                raise TypeError(f"parameter {operand[1]!r} is a gated table; read it with lookup")
+
+
+@lru_cache(maxsize=1024)
+def recording(text: str, state: int) -> str:
+    """The same program with one state, as it is after each step, as one more output."""
+    program = Program.parse(text)
+    outputs = (*program.outputs, program.next[state])
+    return Program(
+        program.nodes,
+        program.inputs,
+        program.states,
+        program.params,
+        outputs,
+        program.next,
+        program.begin,
+    ).text
+
+
+@lru_cache(maxsize=1024)
+def summing(text: str) -> str:
+    """The same program with its outputs summed over time into further states, and none left.
+
+    The sums start at zero in the states ``states, states + 1, ...``; no output sequence exists.
+    """
+    program = Program.parse(text)
+    graph = Graph(program.nodes)
+    sums = [graph.add("v", program.states + i) for i in range(len(program.outputs))]
+    totals = [total + Expr(graph, y) for total, y in zip(sums, program.outputs, strict=True)]
+    begin = program.begin
+    if begin is not None:
+        begin = (*begin, *(total.number for total in sums))
+    return Program(
+        tuple(graph.nodes),
+        program.inputs,
+        program.states + len(sums),
+        program.params,
+        (),
+        (*program.next, *(total.number for total in totals)),
+        begin,
+    ).text
+
+
+def resolve(nodes: Sequence[Node], number: int) -> int:
+    """The node that carries this one's value: detach and with_grad only steer gradients."""
+    while nodes[number][0] in ("detach", "with_grad"):
+        number = nodes[number][1]
+    return number
+
+
+def schedule(nodes: Sequence[Node], roots: Sequence[int]) -> list[int]:
+    """The nodes whose values the roots need, in order of evaluation."""
+    needed: set[int] = set()
+    ahead = [resolve(nodes, root) for root in roots]
+    while ahead:
+        number = ahead.pop()
+        if number not in needed:
+            needed.add(number)
+            ahead.extend(resolve(nodes, operand) for operand in operands(nodes[number]))
+    return sorted(needed)

@@ -1,0 +1,78 @@
+"""SpikingLayer: a neuron as a torch module that belongs to no framework."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep, tensor_of
+from spikeloom.kernel.scan import run
+
+__all__ = ["SpikingLayer", "current_parameters", "register_parameters"]
+
+
+def register_parameters(module: nn.Module, neuron: Neuron) -> None:
+    """Give a module the neuron's tensors: learned ones as parameters, others as buffers.
+
+    Args:
+        module: Receives them under the neuron's parameter names.
+        neuron: Whose tensors they are.
+    """
+    for name, value in neuron.params.items():
+        tensor = tensor_of(value)
+        if isinstance(tensor, nn.Parameter):
+            module.register_parameter(name, tensor)
+        elif tensor is not None:
+            module.register_buffer(name, tensor)
+
+
+def current_parameters(module: nn.Module, neuron: Neuron) -> dict[str, Parameter]:
+    """The neuron's tensors as the module holds them now, for ``run(..., params=)``."""
+    found: dict[str, Parameter] = {}
+    for name, value in neuron.params.items():
+        if tensor_of(value) is not None:
+            tensor = getattr(module, name)
+            found[name] = type(value)(tensor) if isinstance(value, (PerStep, Gated)) else tensor
+    return found
+
+
+class SpikingLayer(nn.Module):
+    """A neuron as a module: time first, a fresh state at each call.
+
+    Args:
+        neuron: What to run. Its tensors become the module's parameters (if they are Parameters)
+            or buffers, so they train, move and save with it.
+        implementation: As for :func:`spikeloom.run`.
+
+    Shape:
+        - Input: ``[T, batch, *]``
+        - Output: ``[T, batch, *]``
+
+    Example:
+        >>> import torch, spikeloom
+        >>> layer = spikeloom.SpikingLayer(spikeloom.neurons.LIF(tau=2.0))
+        >>> layer(torch.full((4, 1, 2), 1.5)).sum(0)
+        tensor([[2., 2.]])
+    """
+
+    # Tracers (torch.fx, nirtorch) must never look inside and lose the neuron.
+    _is_leaf_module = True
+
+    def __init__(self, neuron: Neuron, *, implementation: str = "auto") -> None:
+        super().__init__()
+        if not isinstance(neuron, Neuron):
+            raise TypeError(f"neuron: must be a spikeloom.Neuron, got {type(neuron).__name__}")
+        self.neuron = neuron
+        self.implementation = implementation
+        register_parameters(self, neuron)
+
+    def forward(self, x: Tensor) -> Any:
+        """Run the neuron over ``[T, batch, *]`` from rest."""
+        params = current_parameters(self, self.neuron)
+        y, _ = run(self.neuron, x, params=params, implementation=self.implementation)
+        return y
+
+    def extra_repr(self) -> str:
+        """The neuron and its implementation."""
+        return f"{self.neuron}, implementation={self.implementation!r}"

@@ -1,0 +1,347 @@
+"""Leaky integrate-and-fire neurons, in the three forms that the frameworks compute.
+
+The forms agree in exact arithmetic for matching parameters; they differ in the order of operations
+and of reset and output, so each framework's spikes are met bit for bit by its own form.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.vocabulary import Surrogate, clamp, detach, fire
+from spikeloom.neurons.surrogate import ATan, Sigmoid, SuperSpike
+
+__all__ = ["IF", "LIF", "LIFBox", "Leaky"]
+
+
+class LIF(Neuron):
+    r"""Leaky integrate-and-fire, as SpikingJelly computes it.
+
+    .. math::
+        h[t] &= v[t-1] + \bigl(x[t] - (v[t-1] - v_\mathrm{reset})\bigr) / \tau \\
+        s[t] &= \Theta(h[t] - \theta) \\
+        v[t] &= h[t] - s[t]\,\theta \quad\text{(soft)}\qquad
+        v[t] = (1 - s[t])\,h[t] + s[t]\,v_\mathrm{reset} \quad\text{(hard)}
+
+    Without ``decay_input`` the input is not divided:
+    ``h = v - (v - v_reset) / tau + x``. With ``tau=None`` nothing leaks: ``h = v + x``.
+
+    Args:
+        tau: Membrane time constant in steps, at least 1; a tensor (a Parameter to learn it) is
+            shared when 0-d and per neuron otherwise; None for a neuron without leak.
+        v_threshold: Threshold, positive; a number or tensor like ``tau``.
+        v_reset: Potential after a hard reset, and at rest; None resets by subtraction.
+        decay_input: Divide the input by tau too.
+        detach_reset: Cut the gradient through the reset.
+        surrogate: The derivative of a spike, see :mod:`spikeloom.neurons.surrogate`.
+        fires_at_threshold: Fire at ``h >= v_threshold`` (SpikingJelly); False: only above
+            (snnTorch, Norse, NIR).
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If tau < 1, a threshold is not positive, or a value is not finite.
+
+    State: ``v``, the potential after reset.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> neuron = spikeloom.neurons.LIF(tau=2.0, v_reset=None)
+        >>> spikes, (v,) = spikeloom.run(neuron, torch.full((5, 1), 1.6))
+        >>> spikes.flatten()
+        tensor([0., 1., 0., 1., 0.])
+
+    Source: SpikingJelly 2.0, ``activation_based.neuron.LIFNode``.
+    """
+
+    def __init__(
+        self,
+        tau: float | Tensor | None = 2.0,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        decay_input: bool = True,
+        detach_reset: bool = False,
+        surrogate: Surrogate | None = None,
+        fires_at_threshold: bool = True,
+    ) -> None:
+        if tau is not None:
+            _require("LIF: tau", tau, 1.0, "is in steps and must be at least 1")
+        _require_positive("LIF: v_threshold", v_threshold)
+        if v_reset is not None:
+            _require("LIF: v_reset", v_reset, -math.inf, "must be a finite number or None")
+        self.v_reset = None if v_reset is None else float(v_reset)
+        self.decay_input = bool(decay_input)
+        self.detach_reset = bool(detach_reset)
+        self.surrogate = Sigmoid() if surrogate is None else surrogate
+        self.fires_at_threshold = bool(fires_at_threshold)
+        params = {} if tau is None else {"tau": tau}
+        super().__init__(
+            self._step,
+            state={"v": self.v_reset or 0.0},
+            params={**params, "v_threshold": v_threshold},
+            name=type(self).__name__,
+        )
+
+    def _charge(self, x: Any, v: Any, p: Any) -> Any:
+        if "tau" not in self.params:
+            return v + x
+        above = v - self.v_reset if self.v_reset else v
+        if self.decay_input:
+            return v + (x - above) / p.tau
+        return v - above / p.tau + x
+
+    def _step(self, x: Any, state: Any, p: Any) -> Any:
+        (v,) = state
+        h = self._charge(x, v, p)
+        s = fire(h - p.v_threshold, self.surrogate, strict=not self.fires_at_threshold)
+        reset = detach(s) if self.detach_reset else s
+        if self.v_reset is None:
+            return s, (h - reset * p.v_threshold,)
+        return s, ((1.0 - reset) * h + reset * self.v_reset,)
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this neuron."""
+        return {
+            "tau": self.params.get("tau"),
+            "v_threshold": self.params["v_threshold"],
+            "v_reset": self.v_reset,
+            "decay_input": self.decay_input,
+            "detach_reset": self.detach_reset,
+            "surrogate": self.surrogate,
+            "fires_at_threshold": self.fires_at_threshold,
+        }
+
+
+class IF(LIF):
+    r"""Integrate-and-fire without leak: :class:`LIF` with ``tau=None``.
+
+    .. math:: h[t] = v[t-1] + x[t]
+
+    Args:
+        v_threshold: Threshold, positive.
+        v_reset: Potential after a hard reset; None resets by subtraction.
+        detach_reset: Cut the gradient through the reset.
+        surrogate: The derivative of a spike.
+        fires_at_threshold: Fire at the threshold, not only above it.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> spikes, _ = spikeloom.run(spikeloom.neurons.IF(), torch.full((4, 1), 0.5))
+        >>> spikes.flatten()
+        tensor([0., 1., 0., 1.])
+
+    Source: SpikingJelly 2.0, ``activation_based.neuron.IFNode``.
+    """
+
+    def __init__(
+        self,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        detach_reset: bool = False,
+        surrogate: Surrogate | None = None,
+        fires_at_threshold: bool = True,
+    ) -> None:
+        super().__init__(
+            None, v_threshold, v_reset, True, detach_reset, surrogate, fires_at_threshold
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this neuron."""
+        unused = ("tau", "decay_input")
+        return {name: value for name, value in super().settings().items() if name not in unused}
+
+
+class Leaky(Neuron):
+    r"""Leaky integrate-and-fire, as snnTorch computes it.
+
+    The reset that a spike causes is applied at the next step, and its gradient is cut:
+
+    .. math::
+        r[t] &= \Theta(v[t-1] - \theta) \\
+        v[t] &= \beta\,v[t-1] + x[t] - r[t]\,\theta \quad\text{(subtract)} \\
+        v[t] &= \beta\,(1 - r[t])\,v[t-1] + x[t] \quad\text{(zero)} \\
+        s[t] &= \Theta(v[t] - \theta)\,g
+
+    Args:
+        beta: Decay a step; clamped to [0, 1] in the step, as snnTorch does. A tensor is shared
+            when 0-d and per neuron otherwise; a Parameter is learned.
+        threshold: Threshold, a number or tensor like ``beta``.
+        reset_mechanism: ``"subtract"``, ``"zero"`` or ``"none"``.
+        reset_delay: False applies the reset before the potential is returned, in addition to
+            firing as before; spike trains are those of ``reset_delay=True``.
+        surrogate: The derivative of a spike; fires strictly above the threshold.
+        graded_spikes_factor: g, the height of a spike.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If the threshold is not positive, the mechanism unknown or a value not finite.
+
+    State: ``mem``, the potential before (``reset_delay=True``) or after the reset.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> spikes, (mem,) = spikeloom.run(spikeloom.neurons.Leaky(0.5), torch.ones(4, 1))
+        >>> spikes.flatten()
+        tensor([0., 1., 0., 1.])
+
+    Source: snnTorch 1.0, ``snntorch.Leaky``.
+    """
+
+    def __init__(
+        self,
+        beta: float | Tensor,
+        threshold: float | Tensor = 1.0,
+        reset_mechanism: str = "subtract",
+        reset_delay: bool = True,
+        surrogate: Surrogate | None = None,
+        graded_spikes_factor: float | Tensor = 1.0,
+    ) -> None:
+        _require_positive("Leaky: threshold", threshold)
+        if reset_mechanism not in ("subtract", "zero", "none"):
+            raise ValueError(
+                f"Leaky: reset_mechanism must be 'subtract', 'zero' or 'none', "
+                f"got {reset_mechanism!r}"
+            )
+        self.reset_mechanism = reset_mechanism
+        self.reset_delay = bool(reset_delay)
+        self.surrogate = ATan() if surrogate is None else surrogate
+        params = {
+            "beta": beta,
+            "threshold": threshold,
+            "graded_spikes_factor": graded_spikes_factor,
+        }
+        super().__init__(self._step, state=("mem",), params=params, name="Leaky")
+
+    def _step(self, x: Any, state: Any, p: Any) -> Any:
+        (mem,) = state
+        beta = clamp(p.beta, 0.0, 1.0)
+        if self.reset_delay:
+            reset = fire(detach(mem) - p.threshold, strict=True)
+            if self.reset_mechanism == "zero":
+                mem = (1.0 - reset) * mem
+            mem = beta * mem + x
+            if self.reset_mechanism == "subtract":
+                mem = mem - reset * p.threshold
+        else:
+            mem = beta * mem + x
+        s = fire(mem - p.threshold, self.surrogate, strict=True)
+        if not self.reset_delay:
+            reset = detach(s)
+            if self.reset_mechanism == "subtract":
+                mem = mem - reset * p.threshold
+            elif self.reset_mechanism == "zero":
+                mem = (1.0 - reset) * mem
+        return s * p.graded_spikes_factor, (mem,)
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this neuron."""
+        return {
+            "beta": self.params["beta"],
+            "threshold": self.params["threshold"],
+            "reset_mechanism": self.reset_mechanism,
+            "reset_delay": self.reset_delay,
+            "surrogate": self.surrogate,
+            "graded_spikes_factor": self.params["graded_spikes_factor"],
+        }
+
+
+class LIFBox(Neuron):
+    r"""Leaky integrate-and-fire without a synaptic current, as Norse computes it.
+
+    .. math::
+        h[t] &= v[t-1] + \Delta t\,\tau_\mathrm{mem}^{-1}
+        \bigl((x[t] + v_\mathrm{leak}) - v[t-1]\bigr) \\
+        s[t] &= \Theta(h[t] - v_\mathrm{th}),\qquad
+        v[t] = (1 - s[t])\,h[t] + s[t]\,v_\mathrm{reset}
+
+    With ``reset_method="subtract"``: ``v = (1 - s) h + s (h - v_th)``.
+
+    Args:
+        tau_mem_inv: Inverse membrane time constant in 1/s, positive.
+        v_leak: Leak potential.
+        v_th: Threshold; firing is strict.
+        v_reset: Potential after a reset by value.
+        reset_method: ``"value"`` or ``"subtract"``.
+        surrogate: The derivative of a spike.
+        dt: Time step in seconds, positive.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is out of range or not finite.
+
+    State: ``v``, the potential after reset.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> neuron = spikeloom.neurons.LIFBox(tau_mem_inv=500.0)
+        >>> spikes, (v,) = spikeloom.run(neuron, torch.full((4, 1), 1.5))
+        >>> spikes.flatten()
+        tensor([0., 1., 0., 1.])
+
+    Source: Norse 1.1, ``norse.torch.functional.lif_box.lif_box_feed_forward_step``.
+    """
+
+    def __init__(
+        self,
+        tau_mem_inv: float | Tensor = 100.0,
+        v_leak: float | Tensor = 0.0,
+        v_th: float | Tensor = 1.0,
+        v_reset: float | Tensor = 0.0,
+        reset_method: str = "value",
+        surrogate: Surrogate | None = None,
+        dt: float = 0.001,
+    ) -> None:
+        _require_positive("LIFBox: tau_mem_inv", tau_mem_inv)
+        _require_positive("LIFBox: dt", dt)
+        if reset_method not in ("value", "subtract"):
+            raise ValueError(
+                f"LIFBox: reset_method must be 'value' or 'subtract', got {reset_method!r}"
+            )
+        self.reset_method = reset_method
+        self.surrogate = SuperSpike() if surrogate is None else surrogate
+        params = {"tau_mem_inv": tau_mem_inv, "v_leak": v_leak, "v_th": v_th, "dt": dt}
+        if reset_method == "value":
+            params["v_reset"] = v_reset
+        self._v_reset = v_reset
+        super().__init__(self._step, state=("v",), params=params, name="LIFBox")
+
+    def _step(self, x: Any, state: Any, p: Any) -> Any:
+        (v,) = state
+        h = v + p.dt * p.tau_mem_inv * (x + p.v_leak - v)
+        s = fire(h - p.v_th, self.surrogate, strict=True)
+        after = p.v_reset if self.reset_method == "value" else h - p.v_th
+        return s, ((1.0 - s) * h + s * after,)
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this neuron."""
+        return {
+            "tau_mem_inv": self.params["tau_mem_inv"],
+            "v_leak": self.params["v_leak"],
+            "v_th": self.params["v_th"],
+            "v_reset": self._v_reset,
+            "reset_method": self.reset_method,
+            "surrogate": self.surrogate,
+            "dt": self.params["dt"],
+        }
+
+
+def _require(name: str, value: Any, least: float, rule: str) -> None:
+    """Check that a number, or every value of a tensor, is finite and at least ``least``."""
+    if isinstance(value, Tensor):
+        values = value.detach()
+        if not bool((torch.isfinite(values) & (values >= least)).all()):
+            raise ValueError(f"{name} {rule}, got values from {values.min()} to {values.max()}")
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number or a tensor, got {value!r}")
+    if not (math.isfinite(value) and value >= least):
+        raise ValueError(f"{name} {rule}, got {value}")
+
+
+def _require_positive(name: str, value: Any) -> None:
+    tiny = 5e-324 if not isinstance(value, Tensor) else torch.finfo(value.dtype).smallest_normal
+    _require(name, value, tiny, "must be positive and finite")

@@ -1,0 +1,1 @@
+"""What a network really computes: folding, multiplication-free proofs, energy."""
