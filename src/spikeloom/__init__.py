@@ -2,7 +2,7 @@
 
 from spikeloom import neurons
 from spikeloom.kernel.neuron import Gated, Neuron, PerStep
-from spikeloom.kernel.scan import run
+from spikeloom.kernel.call import run
 from spikeloom.layer import SpikingLayer
 
 __all__ = ["Gated", "Neuron", "PerStep", "SpikingLayer", "neurons", "run"]

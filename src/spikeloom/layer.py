@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep, tensor_of
-from spikeloom.kernel.scan import run
+from spikeloom.kernel.call import run
 
 __all__ = ["SpikingLayer", "current_parameters", "register_parameters"]
 

@@ -1,1 +1,1 @@
-"""A trained SNN made smaller: one-shot pruning and quantisation."""
+"""Compression of trained spiking networks, a file per idea."""

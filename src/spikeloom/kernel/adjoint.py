@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from spikeloom.kernel.trace import Expr, Graph, Node, Program, operands
+from spikeloom.kernel.trace import (
+    CONDITIONS,
+    LEAVES,
+    Expr,
+    Graph,
+    Node,
+    Program,
+    operands,
+    schedule,
+)
 
 Row = Callable[..., tuple[Any, ...]]
 
@@ -73,13 +82,17 @@ class Adjoint:
             gradients that arrive at the outputs and at the next states.
         step: The gradients of one step.
         begin: The gradients of the beginning, or None.
-        history: The states whose past values the sweep reads and which must be recomputed.
+        history: The states that must be recomputed, because the sweep depends on their past.
+        kept: The nodes whose past values the sweep starts from, at each step: one value through
+            which all of its dependence on the states passes (a charged potential, say) if there
+            is one, otherwise the states of ``history``.
     """
 
     nodes: tuple[Node, ...]
     step: Gradients
     begin: Gradients | None
     history: tuple[int, ...]
+    kept: tuple[int, ...]
 
 
 @lru_cache(maxsize=1024)
@@ -101,7 +114,10 @@ def adjoint(program: Program, wanted: frozenset[tuple[str, Any]]) -> Adjoint:
     seeds = [*zip(program.outputs, gys, strict=True), *zip(program.next, gws, strict=True)]
     step = _sweep(graph, program, seeds, wanted)
     nodes = tuple(graph.nodes)
-    return Adjoint(nodes, step, begin, _history(program, nodes, step.roots))
+    history = _history(program, nodes, step.roots)
+    bottleneck = _bottleneck(program, nodes, step.roots) if history else None
+    kept = tuple(program.leaf("v", i) for i in history) if bottleneck is None else (bottleneck,)
+    return Adjoint(nodes, step, begin, history, kept)
 
 
 def _sweep(
@@ -132,8 +148,8 @@ def _sweep(
                     flow(operand, part)
 
     def leaf(*name: Any) -> int | None:
-        number = program.leaf(*name)
-        return arrived[number].number if number in arrived else None
+        g = arrived.get(program.leaf(*name))
+        return None if g is None else g.number
 
     plain = ((name, leaf("p", name)) for name, _ in program.params)
     parameters = {name: ((None, g),) for name, g in plain if g is not None}
@@ -177,3 +193,15 @@ def _history(program: Program, nodes: tuple[Node, ...], roots: tuple[int, ...]) 
             ahead.append(program.next[node[1]])
         ahead.extend(operands(node))
     return tuple(sorted(needed))
+
+
+def _bottleneck(program: Program, nodes: tuple[Node, ...], roots: tuple[int, ...]) -> int | None:
+    """The forward value that alone spares the sweep the states, and the most of its work."""
+    found: dict[int, int] = {}
+    for number in schedule(nodes, roots):
+        if number >= len(program.nodes) or nodes[number][0] in LEAVES | CONDITIONS:
+            continue
+        rest = schedule(nodes, roots, frozenset({number}))
+        if not any(nodes[other][0] == "v" for other in rest):
+            found[number] = len(rest)
+    return min(found, key=lambda number: found[number]) if found else None

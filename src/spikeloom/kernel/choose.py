@@ -48,8 +48,8 @@ def choose(implementation: str, device: str, untraceable: str = "") -> tuple[str
     if implementation not in ("auto", kernel):
         served = next(where for where, name in _KERNEL_OF.items() if name == implementation)
         raise RuntimeError(
-            f"implementation={implementation!r} runs on {served} tensors, the input is on {device}; "
-            f"move it there or use implementation='auto'"
+            f"implementation={implementation!r} runs on {served} tensors, the input is on "
+            f"{device}; move it there or use implementation='auto'"
         )
     reason = untraceable
     if kernel is None:

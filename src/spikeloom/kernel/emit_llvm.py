@@ -18,16 +18,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from spikeloom.kernel import elementary
 from spikeloom.kernel.adjoint import Adjoint, Gradients
 from spikeloom.kernel.llvm_text import LANES, Function, Lanes
-from spikeloom.kernel.trace import Node, Program, resolve, schedule
+from spikeloom.kernel.trace import LEAVES, Node, Program, resolve, schedule
 
 Find = Callable[[int], str]
 
 # Parameter kinds whose gradient is one sum over all neurons (at each step).
 SHARED = ("scalar", "step")
+
+
+@dataclass(frozen=True)
+class Assume:
+    """What a kernel may take for granted in the calls it serves.
+
+    Attributes:
+        powers: Number parameters that are powers of two: dividing by them is multiplying.
+        stream: Outputs are larger than the cache and their rows aligned: write past it.
+    """
+
+    powers: frozenset[str] = frozenset()
+    stream: bool = False
 
 
 def learned(program: Program, gradient: Adjoint) -> list[tuple[str, str]]:
@@ -67,60 +81,83 @@ def _parameter_words(program: Program) -> list[str]:
     return words
 
 
-def forward(program: Program, dtype: str) -> str:
+def forward(program: Program, dtype: str, assume: Assume | None = None) -> str:
     """The module whose function ``forward`` runs the neuron through time.
 
     Args:
         program: The traced neuron.
         dtype: What the inputs and outputs are stored as, such as ``bfloat16``.
+        assume: What the kernel may take for granted; by default nothing.
     """
-    return Forward(program, "forward", forward_words(program), dtype).emit()
+    words = forward_words(program)
+    return Forward(program, "forward", words, dtype, assume or Assume()).emit()
 
 
-def backward(program: Program, gradient: Adjoint, dtype: str) -> str:
-    """The module whose function ``backward`` runs the reverse sweep."""
+def backward(program: Program, gradient: Adjoint, dtype: str, assume: Assume | None = None) -> str:
+    """The module whose function ``backward`` runs the reverse sweep; arguments as above."""
     words = backward_words(program, gradient)
-    return Backward(program, "backward", words, dtype, gradient).emit()
+    return Backward(program, "backward", words, dtype, assume or Assume(), gradient).emit()
 
 
 class Step:
-    """The leaves of the graph for some neurons at one step: where each value is found."""
+    """The graph's values for some neurons at one step.
 
-    def __init__(self, scan: Scan, lanes: Lanes, t: str, neuron: str) -> None:
+    Attributes:
+        known: Node number -> value, for what the caller has at hand (states, their gradients).
+        prefetch: Which row of the sequences comes after this one: ``next``, ``last`` or none.
+    """
+
+    def __init__(self, scan: Scan, lanes: Lanes, t: str, neuron: str, prefetch: str = "") -> None:
         self.scan = scan
+        self.prefetch = prefetch
         self.lanes = lanes
         self.t = t
         self.neuron = neuron
-        self.known: dict[Node, str] = {}
+        self.known: dict[int, str] = {}
 
     def evaluate(self, nodes: Sequence[Node], roots: Sequence[int]) -> Find:
         """Compute the roots; returns how to find the value of a node."""
-        values: dict[int, str] = {}
+        values = dict(self.known)
 
         def find(number: int) -> str:
             return values[resolve(nodes, number)]
 
-        for number in schedule(nodes, roots):
+        for number in schedule(nodes, roots, frozenset(self.known)):
             op, *operands = nodes[number]
+            if number in values:
+                continue
             if op == "const":
                 values[number] = self.lanes.number(float(operands[0]))
             elif op == "lookup":
                 values[number] = self._lookup(operands[0], find(operands[1]))
-            elif op in ("x", "v", "p", "gy", "gw"):
-                values[number] = self._leaf((op, *operands))
+            elif op in LEAVES:
+                values[number] = self._leaf(op, operands[0])
+            elif op == "div" and self._inverts_exactly(nodes, operands[1]):
+                inverse = self.lanes.real_op("div", self.lanes.number(1.0), find(operands[1]))
+                values[number] = self.lanes.real_op("mul", find(operands[0]), inverse)
             else:
-                values[number] = operation(self.lanes, op, *(find(operand) for operand in operands))
+                # Beyond the program's own nodes lie its gradients, where a multiplication and an
+                # addition may share one rounding.
+                flags = "" if number < len(self.scan.program.nodes) else "contract "
+                found = [find(operand) for operand in operands]
+                values[number] = operation(self.lanes, op, *found, flags=flags)
         return find
 
-    def _leaf(self, node: Node) -> str:
-        if node not in self.known:
-            op, name = node
-            self.known[node] = self._parameter(name) if op == "p" else self._sequence(f"{op}{name}")
-        return self.known[node]
+    def _inverts_exactly(self, nodes: Sequence[Node], divisor: int) -> bool:
+        op, *name = nodes[resolve(nodes, divisor)]
+        return op == "p" and name[0] in self.scan.powers
 
-    def _sequence(self, word: str) -> str:
-        f = self.scan.f
-        offset = f.add(f.mul(self.t, f.word(f"{word}.stride")), self.neuron)
+    def _leaf(self, op: str, name: str | int) -> str:
+        if op == "p":
+            return self._parameter(str(name))
+        f, word = self.scan.f, f"{op}{name}"
+        stride = f.word(f"{word}.stride")
+        offset = f.add(f.mul(self.t, stride), self.neuron)
+        # Tiles jump from row to row, which the hardware does not foresee.
+        if self.prefetch == "next":
+            self.lanes.prefetch(f.word(word, "ptr"), f.add(offset, stride))
+        elif self.prefetch == "last":
+            self.lanes.prefetch(f.word(word, "ptr"), f.sub(offset, stride))
         return self.lanes.load_stored(f.word(word, "ptr"), offset)
 
     def _parameter(self, name: str) -> str:
@@ -153,10 +190,11 @@ class Step:
         return self.lanes.gathered(entries)
 
 
-def operation(lanes: Lanes, op: str, *operands: str) -> str:
+def operation(lanes: Lanes, op: str, *operands: str, flags: str = "") -> str:
     """One operation of the graph on a vector of neurons."""
     if op in ("add", "sub", "mul", "div"):
-        return lanes.real_op(op, *operands)
+        a, b = operands
+        return lanes.real_op(op, a, b, flags)
     if op in ("gt", "ge", "eq"):
         return lanes.compare(f"o{op}", *operands)
     if op in ("and", "or"):
@@ -176,16 +214,23 @@ def operation(lanes: Lanes, op: str, *operands: str) -> str:
 class Scan:
     """What both directions share: the loops over tiles and neurons, and scratch memory."""
 
-    def __init__(self, program: Program, name: str, words: Sequence[str], dtype: str) -> None:
+    def __init__(
+        self, program: Program, name: str, words: Sequence[str], dtype: str, assume: Assume
+    ) -> None:
         self.program = program
+        self.stream = assume.stream
         self.kinds = dict(program.params)
+        self.powers = assume.powers
         self.f = Function(name, words, dtype)
+        self.rows_ahead = "next"
         self.wide = Lanes(self.f, LANES[self.f.real])
         self.single = Lanes(self.f, 1)
 
     def module(self) -> str:
         """The finished text."""
-        return "\n".join([*sorted(self.f.declared), self.f.text()]) + "\n"
+        if self.stream:
+            self.f.do("fence seq_cst")
+        return "\n".join([*sorted(self.f.declared), self.f.text(), "!0 = !{i32 1}", ""])
 
     @contextmanager
     def tiles(self) -> Iterator[tuple[str, str]]:
@@ -216,14 +261,13 @@ class Scan:
     def begin(self, base: str, count: str, which: Sequence[int], buffers: Sequence[str]) -> None:
         """Fill the buffers with these states as they are before the first step."""
         program, f = self.program, self.f
+        firsts = program.begin or [program.leaf("v", i) for i in range(program.states)]
+        numbers = [firsts[i] for i in which]
 
         def body(lanes: Lanes, lane: str) -> None:
             step = Step(self, lanes, "0", f.add(base, lane))
             for i in range(program.states):
-                step.known["v", i] = self.initial(lanes, f"v{i}", step.neuron)
-            numbers = [program.leaf("v", i) for i in which]
-            if program.begin is not None:
-                numbers = [program.begin[i] for i in which]
+                step.known[program.leaf("v", i)] = self.initial(lanes, f"v{i}", step.neuron)
             find = step.evaluate(program.nodes, numbers)
             for number, buffer in zip(numbers, buffers, strict=True):
                 lanes.store(find(number), buffer, lane)
@@ -236,24 +280,32 @@ class Scan:
         count: str,
         t: str,
         which: Sequence[int],
-        old: Sequence[str],
-        new: Sequence[str],
-        outputs: bool = False,
+        buffers: Sequence[str],
+        leave: Callable[[Lanes, str, Step, Find], None] | None = None,
+        also: Sequence[int] = (),
     ) -> None:
-        """One step for a tile: these states from the old buffers to the new ones."""
+        """One step for a tile: these states move on in their buffers.
+
+        Args:
+            base: The tile's first neuron.
+            count: How many it holds.
+            t: The step.
+            which: The states.
+            buffers: Where they are.
+            leave: Emits what else is done with the values of a step.
+            also: The further nodes that ``leave`` needs.
+        """
         program, f = self.program, self.f
-        roots = [*(program.outputs if outputs else ()), *(program.next[i] for i in which)]
+        moving = [(i, b) for i, b in zip(which, buffers, strict=True) if not program.constant(i)]
 
         def body(lanes: Lanes, lane: str) -> None:
-            step = Step(self, lanes, t, f.add(base, lane))
-            for i, buffer in zip(which, old, strict=True):
-                step.known["v", i] = lanes.load(buffer, lane)
-            find = step.evaluate(program.nodes, roots)
-            if outputs:
-                row = f.add(f.mul(t, f.word("neurons")), step.neuron)
-                for i, number in enumerate(program.outputs):
-                    lanes.store_stored(find(number), f.word(f"y{i}", "ptr"), row)
-            for i, buffer in zip(which, new, strict=True):
+            step = Step(self, lanes, t, f.add(base, lane), self.rows_ahead)
+            for i, buffer in zip(which, buffers, strict=True):
+                step.known[program.leaf("v", i)] = lanes.load(buffer, lane)
+            find = step.evaluate(program.nodes, [*also, *(program.next[i] for i, _ in moving)])
+            if leave is not None:
+                leave(lanes, lane, step, find)
+            for i, buffer in moving:
                 lanes.store(find(program.next[i]), buffer, lane)
 
         self.each(count, body)
@@ -265,13 +317,20 @@ class Forward(Scan):
     def emit(self) -> str:
         """The module's text."""
         f, which = self.f, range(self.program.states)
+        self.rows_ahead = "next" if self.stream else ""
         states = [self.scratch(str(i)) for i in which]
         with self.tiles() as (base, count):
             self.begin(base, count, which, states)
             with f.loop("0", f.word("steps")) as t:
-                self.advance(base, count, t, which, states, states, outputs=True)
+                self.advance(base, count, t, which, states, self._output, self.program.outputs)
             self.each(count, lambda lanes, lane: self._finish(lanes, lane, base, states))
         return self.module()
+
+    def _output(self, lanes: Lanes, lane: str, step: Step, find: Find) -> None:
+        row = self.f.add(self.f.mul(step.t, self.f.word("neurons")), step.neuron)
+        for i, number in enumerate(self.program.outputs):
+            target = self.f.word(f"y{i}", "ptr")
+            lanes.store_stored(find(number), target, row, stream=self.stream)
 
     def _finish(self, lanes: Lanes, lane: str, base: str, states: list[str]) -> None:
         """Write the last states, and note whether any of them is NaN."""
@@ -288,16 +347,23 @@ class Forward(Scan):
 class Backward(Scan):
     """The backward kernel.
 
-    Scratch holds, in buffers of one tile: the gradients of the states, the history of one
-    segment, and the states at the start of every segment.
+    Scratch holds, in buffers of one tile: the gradients of the states; the states on their way
+    through a segment; the history of the segment; the states at the start of every segment.
     """
 
     def __init__(
-        self, program: Program, name: str, words: Sequence[str], dtype: str, gradient: Adjoint
+        self,
+        program: Program,
+        name: str,
+        words: Sequence[str],
+        dtype: str,
+        assume: Assume,
+        gradient: Adjoint,
     ) -> None:
-        super().__init__(program, name, words, dtype)
+        super().__init__(program, name, words, dtype, assume)
         self.gradient = gradient
         self.sums = [name for name, kind in learned(program, gradient) if kind in SHARED]
+        self.moving = [self.scratch(str(program.states + k)) for k in range(len(gradient.history))]
 
     def emit(self) -> str:
         """The module's text."""
@@ -306,32 +372,42 @@ class Backward(Scan):
         segments = f.quotient(f.add(steps, f.sub(segment, "1")), segment)
         with self.tiles() as (base, count):
             self._arrive(base, count)
-            self.begin(base, count, self.gradient.history, self._noted("0"))
+            self.begin(base, count, self.gradient.history, self.moving)
             with f.loop("0", f.sub(segments, "1")) as s:
-                self._note_next(base, count, s)
+                self._copy(count, self.moving, self._noted(s))
+                start = f.mul(s, segment)
+                with f.loop(start, f.add(start, segment)) as t:
+                    self.advance(base, count, t, self.gradient.history, self.moving)
+            last = f.sub(segments, "1")
             with f.countdown("0", segments) as s:
                 start = f.mul(s, segment)
                 stop = f.least(f.add(start, segment), steps)
-                self._recompute(base, count, s, start, stop)
+                earlier = f.value(f"icmp ne i64 {s}, {last}")
+                nothing = f.value(f"select i1 {earlier}, i64 {count}, i64 0")
+                self._copy(nothing, self._noted(s), self.moving)
+                with f.loop(start, stop) as t:
+                    self._recompute(base, count, t, self._past(f.sub(t, start)))
                 with f.countdown(start, stop) as t:
-                    past = self._past(f.sub(t, start))
-                    self._sweep(base, count, t, self.gradient.step, past)
+                    self._sweep(base, count, t, self.gradient.step, self._past(f.sub(t, start)))
             if self.gradient.begin is not None:
                 self._sweep(base, count, "0", self.gradient.begin, None)
             self.each(count, lambda lanes, lane: self._leave(lanes, lane, base))
         return self.module()
 
-    def _buffers(self, index: str) -> list[str]:
-        """The buffers of all recomputed states at this place in the history."""
-        f, kept = self.f, self.gradient.history
-        first = f.add(f.mul(index, str(len(kept))), str(self.program.states))
-        return [self.scratch(f.add(first, str(k))) for k in range(len(kept))]
-
     def _past(self, index: str) -> list[str]:
-        return self._buffers(index)
+        """The history at this step of a segment."""
+        f, kept = self.f, len(self.gradient.kept)
+        first = f.add(f.mul(index, str(kept)), str(self.program.states + len(self.moving)))
+        return [self.scratch(f.add(first, str(k))) for k in range(kept)]
 
     def _noted(self, segment: str) -> list[str]:
-        return self._buffers(self.f.add(self.f.word("segment"), segment))
+        """The states at the start of this segment."""
+        f, moving = self.f, len(self.moving)
+        history = f.mul(f.word("segment"), str(len(self.gradient.kept)))
+        first = f.add(
+            f.add(history, str(self.program.states + moving)), f.mul(segment, str(moving))
+        )
+        return [self.scratch(f.add(first, str(k))) for k in range(moving)]
 
     def _arrive(self, base: str, count: str) -> None:
         """The gradients of the last states."""
@@ -343,22 +419,15 @@ class Backward(Scan):
 
         self.each(count, body)
 
-    def _note_next(self, base: str, count: str, segment: str) -> None:
-        """From the states at the start of a segment, those at the start of the next."""
-        f, which = self.f, self.gradient.history
-        new = self._noted(f.add(segment, "1"))
-        self._copy(count, self._noted(segment), new)
-        start = f.mul(segment, f.word("segment"))
-        with f.loop(start, f.add(start, f.word("segment"))) as t:
-            self.advance(base, count, t, which, new, new)
+    def _recompute(self, base: str, count: str, t: str, past: list[str]) -> None:
+        """One step of a segment again, keeping what the sweep starts from."""
+        kept = self.gradient.kept
 
-    def _recompute(self, base: str, count: str, segment: str, start: str, stop: str) -> None:
-        """The states before each step of a segment."""
-        f, which = self.f, self.gradient.history
-        self._copy(count, self._noted(segment), self._past("0"))
-        with f.loop(start, f.sub(stop, "1")) as t:
-            index = f.sub(t, start)
-            self.advance(base, count, t, which, self._past(index), self._past(f.add(index, "1")))
+        def keep(lanes: Lanes, lane: str, step: Step, find: Find) -> None:
+            for number, buffer in zip(kept, past, strict=True):
+                lanes.store(find(number), buffer, lane)
+
+        self.advance(base, count, t, self.gradient.history, self.moving, keep, kept)
 
     def _copy(self, count: str, old: list[str], new: list[str]) -> None:
         def body(lanes: Lanes, lane: str) -> None:
@@ -371,7 +440,7 @@ class Backward(Scan):
         self, base: str, count: str, t: str, found: Gradients, past: list[str] | None
     ) -> None:
         """One step back in time: gradients of the inputs, the states and the parameters."""
-        f = self.f
+        f, nodes = self.f, self.gradient.nodes
         sums = {
             (name, lanes.width): f.variable(lanes.type)
             for name in self.sums
@@ -383,16 +452,17 @@ class Backward(Scan):
             f.do(f"store {kind} zeroinitializer, ptr {variable}")
 
         def body(lanes: Lanes, lane: str) -> None:
-            step = Step(self, lanes, t, f.add(base, lane))
+            step = Step(self, lanes, t, f.add(base, lane), prefetch="last")
             if past is None:
                 for i in range(self.program.states):
-                    step.known["v", i] = self.initial(lanes, f"v{i}", step.neuron)
+                    first = self.initial(lanes, f"v{i}", step.neuron)
+                    step.known[self.program.leaf("v", i)] = first
             else:
-                for i, buffer in zip(self.gradient.history, past, strict=True):
-                    step.known["v", i] = lanes.load(buffer, lane)
+                for number, buffer in zip(self.gradient.kept, past, strict=True):
+                    step.known[resolve(nodes, number)] = lanes.load(buffer, lane)
             for i in range(self.program.states):
-                step.known["gw", i] = lanes.load(self.scratch(str(i)), lane)
-            find = step.evaluate(self.gradient.nodes, found.roots)
+                step.known[nodes.index(("gw", i))] = lanes.load(self.scratch(str(i)), lane)
+            find = step.evaluate(nodes, found.roots)
             self._store_gradients(lanes, lane, step, find, found)
             for name, pairs in found.p.items():
                 for row, number in pairs:
@@ -410,7 +480,8 @@ class Backward(Scan):
         for i, number in enumerate(found.x):
             if number is not None:
                 row = f.add(f.mul(step.t, f.word("neurons")), step.neuron)
-                lanes.store_stored(find(number), f.word(f"gx{i}", "ptr"), row)
+                target = f.word(f"gx{i}", "ptr")
+                lanes.store_stored(find(number), target, row, stream=self.stream)
         for i, number in enumerate(found.v):
             value = lanes.number(0.0) if number is None else find(number)
             lanes.store(value, self.scratch(str(i)), lane)

@@ -10,23 +10,57 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+Order = tuple[int, ...]
 
-def row_order(x: Tensor) -> tuple[int, ...]:
+
+def row_order(x: Tensor) -> Order:
     """The axes behind time, from the slowest in memory to the fastest.
 
     A tensor whose rows are dense in no order is taken in its own order.
     """
     axes = tuple(range(x.dim() - 1))
+    if x.is_contiguous():
+        return axes
     order = tuple(sorted(axes, key=lambda axis: -x.stride(axis + 1)))
-    return order if _dense(x.permute(0, *(axis + 1 for axis in order))) else axes
+    return order if _dense(_ordered(x, order)) else axes
 
 
-def rows(x: Tensor, order: Sequence[int]) -> Tensor:
+def rows(x: Tensor, order: Order) -> Tensor:
     """A sequence ``[T, ...]`` with its axes in this order and dense rows, copied only if needed."""
-    x = x.permute(0, *(axis + 1 for axis in order))
-    if x.numel() == 0 or _dense(x):
-        return x
-    return x.contiguous()
+    x = _ordered(x, order)
+    return x if x.numel() == 0 or _dense(x) else x.contiguous()
+
+
+def row(v: Tensor, order: Order) -> Tensor:
+    """One value a neuron, in this order and dense, copied only if needed."""
+    return (v if _is_natural(order) else v.permute(order)).contiguous()
+
+
+def empty_rows(shape: Sequence[int], order: Order, like: Tensor) -> Tensor:
+    """A fresh sequence ``[T, ...]`` whose memory follows this order; its shape is as given."""
+    if _is_natural(order):
+        return like.new_empty(shape)
+    stored = like.new_empty([shape[0], *(shape[axis + 1] for axis in order)])
+    return _ordered(stored, _inverse(order))
+
+
+def empty_row(shape: Sequence[int], order: Order, like: Tensor) -> Tensor:
+    """A fresh value a neuron whose memory follows this order."""
+    if _is_natural(order):
+        return like.new_empty(shape)
+    return like.new_empty([shape[axis] for axis in order]).permute(_inverse(order))
+
+
+def _is_natural(order: Order) -> bool:
+    return order == tuple(range(len(order)))
+
+
+def _inverse(order: Order) -> Order:
+    return tuple(sorted(range(len(order)), key=lambda i: order[i]))
+
+
+def _ordered(x: Tensor, order: Order) -> Tensor:
+    return x if _is_natural(order) else x.permute(0, *(axis + 1 for axis in order))
 
 
 def _dense(x: Tensor) -> bool:
@@ -36,21 +70,3 @@ def _dense(x: Tensor) -> bool:
             return False
         expected *= x.shape[axis]
     return True
-
-
-def row(v: Tensor, order: Sequence[int]) -> Tensor:
-    """One value a neuron, in this order and dense, copied only if needed."""
-    return v.permute(*order).contiguous()
-
-
-def empty_rows(shape: Sequence[int], order: Sequence[int], like: Tensor) -> Tensor:
-    """A fresh sequence ``[T, ...]`` whose memory follows this order; its shape is as given."""
-    stored = like.new_empty([shape[0], *(shape[axis + 1] for axis in order)])
-    back = sorted(range(len(order)), key=lambda i: order[i])
-    return stored.permute(0, *(axis + 1 for axis in back))
-
-
-def empty_row(shape: Sequence[int], order: Sequence[int], like: Tensor) -> Tensor:
-    """A fresh value a neuron whose memory follows this order."""
-    stored = like.new_empty([shape[axis] for axis in order])
-    return stored.permute(*sorted(range(len(order)), key=lambda i: order[i]))

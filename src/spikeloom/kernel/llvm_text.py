@@ -162,9 +162,9 @@ class Lanes:
         """An ordered comparison such as ``ogt``."""
         return self.f.value(f"fcmp {how} {self.type} {a}, {b}")
 
-    def real_op(self, op: str, a: str, b: str) -> str:
-        """``add``, ``sub``, ``mul`` or ``div``, correctly rounded."""
-        return self.f.value(f"f{op} {self.type} {a}, {b}")
+    def real_op(self, op: str, a: str, b: str, flags: str = "") -> str:
+        """``add``, ``sub``, ``mul`` or ``div``, correctly rounded unless flags allow less."""
+        return self.f.value(f"f{op} {flags}{self.type} {a}, {b}")
 
     def int_op(self, op: str, a: str, b: str) -> str:
         """An integer operation such as ``and`` or ``shl``."""
@@ -228,17 +228,36 @@ class Lanes:
         )
         return self.cast("bitcast", wide, self.int, self.type)
 
-    def store_stored(self, value: str, base: str, index: str) -> None:
-        """Write values to a user's tensor, rounded to nearest even."""
+    def store_stored(self, value: str, base: str, index: str, *, stream: bool = False) -> None:
+        """Write values to a user's tensor, rounded to nearest even.
+
+        With ``stream`` full vectors go past the cache; they must then be aligned to their size.
+        """
+        kind, narrow, size = self._narrowed(value)
+        hint = f"align {size}"
+        if stream and self.width > 1:
+            hint = f"align {size * self.width}, !nontemporal !0"
+        address = self.f.at(base, index, f"i{8 * size}")
+        self.f.do(f"store {kind} {narrow}, ptr {address}, {hint}")
+
+    def _narrowed(self, value: str) -> tuple[str, str, int]:
+        """Type, value and size of a lane as a user's tensor holds them."""
         stored = self.f.stored
         if stored == self.real:
-            return self.store(value, base, index)
-        kind = self.of("half" if stored == "half" else "i16")
+            return self.type, value, self.bytes
         if stored == "half":
-            narrow = self.cast("fptrunc", value, self.type, kind)
-        else:
-            narrow = self.cast("trunc", self._bfloat_bits(value), self.int, kind)
-        self.f.do(f"store {kind} {narrow}, ptr {self.f.at(base, index, 'i16')}, align 2")
+            return self.of("half"), self.cast("fptrunc", value, self.type, self.of("half")), 2
+        narrow = self.cast("trunc", self._bfloat_bits(value), self.int, self.of("i16"))
+        return self.of("i16"), narrow, 2
+
+    def prefetch(self, base: str, index: str) -> None:
+        """Bring values of a user's tensor near; the address may lie outside it."""
+        if self.width == 1:
+            return
+        kind = self.f.real if self.f.stored == self.f.real else "i16"
+        self.f.declared.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        address = self.f.at(base, index, kind)
+        self.f.do(f"call void @llvm.prefetch.p0(ptr {address}, i32 0, i32 2, i32 1)")
 
     def _bfloat_bits(self, value: str) -> str:
         bits = self.cast("bitcast", value, self.type, self.int)

@@ -104,14 +104,14 @@ class Neuron:
         self.step = step
         self.begin = begin
         self.inputs = _count("inputs", inputs)
-        self.name = name or getattr(step, "__name__", type(step).__name__)
+        self.name = str(name or getattr(step, "__name__", type(step).__name__))
         self.rest = dict(state) if isinstance(state, Mapping) else dict.fromkeys(state, 0.0)
         self.params = dict(params or {})
         self.steps = None if steps is None else _count("steps", steps)
         if (begin is None) != (steps is None):
             raise ValueError("begin and steps: give both, or neither")
-        for argument, value in self.rest.items():
-            _check_number(f"state {argument!r}", value)
+        for state_name, value in self.rest.items():
+            _check_number(f"state {state_name!r}", value)
         for argument, parameter in self.params.items():
             _check_parameter(self.name, argument, parameter)
         self.program: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
 import sys
 import threading
@@ -18,13 +19,19 @@ from torch import Tensor
 
 from spikeloom.kernel import emit_llvm
 from spikeloom.kernel.adjoint import Adjoint
+from spikeloom.kernel.emit_llvm import Assume
 from spikeloom.kernel.llvm_text import LANES
 from spikeloom.kernel.trace import Program
 
-# Per-core cache that a tile's working set may take, in bytes (an L2 of 1 MiB or so).
-CACHE = 256 * 1024
+# Bytes of states (forward) or history (backward) that a tile may take, chosen by measurement.
+# Rows that are large but not written past the cache want long tiles.
+TILE_FORWARD = 16 * 1024
+TILE_LONG = 256 * 1024
+TILE_BACKWARD = 128 * 1024
+# Output bytes from which on writing past the cache pays.
+STREAM_FROM = 8 * 1024 * 1024
 # Steps whose states are kept at once in the backward pass.
-SEGMENT = 32
+SEGMENT = 16
 # Neuron-steps below which a second thread costs more than it brings.
 WORTH_A_THREAD = 1 << 17
 
@@ -62,13 +69,34 @@ def _machine() -> Any:
 
 
 @lru_cache(maxsize=1024)
-def _forward_kernel(program: Program, dtype: str) -> Kernel:
-    return Kernel(emit_llvm.forward(program, dtype), "forward")
+def _forward_kernel(program: Program, dtype: str, assume: Assume) -> Kernel:
+    return Kernel(emit_llvm.forward(program, dtype, assume), "forward")
 
 
 @lru_cache(maxsize=1024)
-def _backward_kernel(program: Program, gradient: Adjoint, dtype: str) -> Kernel:
-    return Kernel(emit_llvm.backward(program, gradient, dtype), "backward")
+def _backward_kernel(program: Program, gradient: Adjoint, dtype: str, assume: Assume) -> Kernel:
+    return Kernel(emit_llvm.backward(program, gradient, dtype, assume), "backward")
+
+
+def _assume(program: Program, numbers: Sequence[float], fresh: Sequence[Tensor]) -> Assume:
+    """What this call's numbers and outputs allow."""
+    names = [name for name, kind in program.params if kind == "number"]
+    powers = frozenset(
+        name
+        for name, number in zip(names, numbers, strict=True)
+        if abs(math.frexp(number)[0]) == 0.5 and 1e-30 < abs(number) < 1e30
+    )
+    return Assume(powers, bool(fresh) and all(_streams(tensor) for tensor in fresh))
+
+
+def _large(tensor: Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() >= STREAM_FROM
+
+
+def _streams(tensor: Tensor) -> bool:
+    if not _large(tensor) or tensor.data_ptr() % 64:
+        return False
+    return tensor[0].numel() % max(LANES.values()) == 0
 
 
 def forward(
@@ -96,7 +124,8 @@ def forward(
     Raises:
         ValueError: If a state has become NaN.
     """
-    kernel = _forward_kernel(program, DTYPES[xs[0].dtype])
+    assume = _assume(program, numbers, ys)
+    kernel = _forward_kernel(program, DTYPES[xs[0].dtype], assume)
     neurons = xs[0][0].numel()
     keep: list[Tensor] = []
     nan = ctypes.c_int64(0)
@@ -107,9 +136,10 @@ def forward(
         words += [*_row(v, keep), w.data_ptr()]
     words += [y.data_ptr() for y in ys]
     words += _parameters(program, numbers, ps)
-    # Short sequences touch few rows: short tiles then keep rows and states in the nearest cache.
     states = max(1, program.states)
-    tile = 1024 if steps <= 8 else max(1024, _aligned(CACHE // (_width(vs) * states)))
+    long = not assume.stream and any(map(_large, ys))
+    room = TILE_LONG if long else TILE_FORWARD
+    tile = max(256, _aligned(room // (_width(vs) * states)))
     _advise_huge_pages(ys)
     _run(kernel, steps, neurons, tile, tile * states, words, even=True)
     if nan.value:
@@ -151,13 +181,16 @@ def backward(
         Learned parameter -> gradient, in the parameter's shape (a row of neurons for per-neuron
         ones). Sums are taken in a fixed order, whatever the number of threads.
     """
-    kernel = _backward_kernel(program, gradient, DTYPES[xs[0].dtype])
+    fresh = [gx for gx in gxs if gx is not None]
+    assume = _assume(program, numbers, fresh)
+    kernel = _backward_kernel(program, gradient, DTYPES[xs[0].dtype], assume)
     neurons = xs[0][0].numel()
     segment = min(steps, SEGMENT)
-    kept, states = max(1, len(gradient.history)), program.states
-    tile = max(64, _aligned(2 * CACHE // (_width(vs) * segment * kept)))
-    buffers = states + len(gradient.history) * (segment + -(-steps // segment))
-    sums = _sums(program, gradient, steps, neurons, tile, gvs[0] if gvs else xs[0].float())
+    kept, moving = len(gradient.kept), len(gradient.history)
+    tile = _aligned(TILE_BACKWARD // (_width(vs) * segment * max(1, kept)))
+    tile = max(64, min(2048, tile))
+    buffers = program.states + moving + kept * segment + moving * -(-steps // segment)
+    sums = _sums(program, gradient, ps, steps, neurons, tile)
     keep: list[Tensor] = []
     words = [segment]
     for x, gx in zip(xs, gxs, strict=True):
@@ -168,7 +201,7 @@ def backward(
         words += [gy.data_ptr(), gy.stride(0)]
     words += [total.data_ptr() for total in sums.values()]
     words += _parameters(program, numbers, ps)
-    _advise_huge_pages([gx for gx in gxs if gx is not None])
+    _advise_huge_pages(fresh)
     _run(kernel, steps, neurons, tile, tile * buffers, words, even=False)
     return {name: _total(total, dict(program.params)[name]) for name, total in sums.items()}
 
@@ -212,14 +245,16 @@ def _parameters(program: Program, numbers: Sequence[float], ps: Sequence[Tensor]
 
 
 def _sums(
-    program: Program, gradient: Adjoint, steps: int, neurons: int, tile: int, like: Tensor
+    program: Program, gradient: Adjoint, ps: Sequence[Tensor], steps: int, neurons: int, tile: int
 ) -> dict[str, Tensor]:
     """Where the tiles leave their shares of the parameter gradients."""
     tiles = -(-neurons // tile)
+    values = {name: p for (name, _), p in zip(program.tensors, ps, strict=True)}
     found: dict[str, Tensor] = {}
     for name, kind in emit_llvm.learned(program, gradient):
-        shape = {"neuron": (neurons,), "gated": (tiles, -1, steps)}.get(kind, (tiles, steps))
-        found[name] = like.new_zeros(shape)
+        p = values[name]
+        shape = {"neuron": (neurons,), "gated": (tiles, *p.shape)}.get(kind, (tiles, steps))
+        found[name] = p.new_zeros(shape)
     return found
 
 

@@ -245,9 +245,18 @@ class Program:
             None if begin is None else tuple(begin),
         )
 
-    def leaf(self, *leaf: Any) -> int | None:
-        """The number of a leaf such as ``("v", 0)``; None if the program does not read it."""
-        return self.nodes.index(leaf) if leaf in self.nodes else None
+    @cached_property
+    def tensors(self) -> tuple[tuple[str, str], ...]:
+        """The ``(name, kind)`` of the parameters that are tensors."""
+        return tuple((name, kind) for name, kind in self.params if kind != "number")
+
+    def leaf(self, *leaf: Any) -> int:
+        """The number of a leaf such as ``("v", 0)``; tracing makes one for everything declared."""
+        return self.nodes.index(leaf)
+
+    def constant(self, state: int) -> bool:
+        """Whether a state never changes, such as the row of a gated table."""
+        return resolve(self.nodes, self.next[state]) == self.leaf("v", state)
 
 
 def trace(
@@ -272,7 +281,7 @@ def trace(
     """
     graph = Graph()
     xs = tuple(graph.add("x", i) for i in range(inputs))
-    x = xs[0] if inputs == 1 else xs
+    x: Any = xs[0] if inputs == 1 else xs
     state = tuple(graph.add("v", i) for i in range(states))
     p = SimpleNamespace(**{name: graph.add("p", name) for name in kinds})
     first = None
@@ -361,13 +370,16 @@ def resolve(nodes: Sequence[Node], number: int) -> int:
     return number
 
 
-def schedule(nodes: Sequence[Node], roots: Sequence[int]) -> list[int]:
-    """The nodes whose values the roots need, in order of evaluation."""
+def schedule(
+    nodes: Sequence[Node], roots: Sequence[int], given: frozenset[int] = frozenset()
+) -> list[int]:
+    """The nodes whose values the roots need, in order of evaluation; given ones are not opened."""
     needed: set[int] = set()
     ahead = [resolve(nodes, root) for root in roots]
     while ahead:
         number = ahead.pop()
         if number not in needed:
             needed.add(number)
-            ahead.extend(resolve(nodes, operand) for operand in operands(nodes[number]))
+            if number not in given:
+                ahead.extend(resolve(nodes, operand) for operand in operands(nodes[number]))
     return sorted(needed)

@@ -94,10 +94,13 @@ class LIF(Neuron):
             return v + (x - above) / p.tau
         return v - above / p.tau + x
 
+    def _fire(self, u: Any) -> Any:
+        return fire(u, self.surrogate, strict=not self.fires_at_threshold)
+
     def _step(self, x: Any, state: Any, p: Any) -> Any:
         (v,) = state
         h = self._charge(x, v, p)
-        s = fire(h - p.v_threshold, self.surrogate, strict=not self.fires_at_threshold)
+        s = self._fire(h - p.v_threshold)
         reset = detach(s) if self.detach_reset else s
         if self.v_reset is None:
             return s, (h - reset * p.v_threshold,)

@@ -1,0 +1,465 @@
+r"""One-shot pruning of one layer: which weights go, and what the others take over.
+
+Removing weight p from an output row costs :math:`w_p^2 / [H^{-1}]_{pp}` if the remaining weights of
+the row are re-solved, which changes them by :math:`-H^{-1}_{:p} w_p / [H^{-1}]_{pp}`. Every row is
+taken apart completely in the order of least cost; the costs of all rows together tell how many
+weights each row gives up; the weights that stay are then solved for at once.
+
+The order needs the inverse Hessian of a row's remaining weights after every removal. It is held
+as a matrix minus the outer products of a few recent removals: the removals read and write only that
+narrow panel, and a matrix product brings the matrix up to date once the panel is full. Removed
+indices leave the matrix, so it shrinks as the row does.
+
+Source: Shi, Li, Ward-Cherrier, arXiv 2506.03996; the removal of single weights is Optimal Brain
+Surgeon (Hassibi, Stork 1992) as in Frantar, Alistarh, arXiv 2208.11580.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Block", "Order", "Pattern", "prune_blocks", "prune_weight"]
+
+# Relative damping: this share of the mean of the diagonal is added to it.
+DAMPING = 0.01
+# Widest layer whose weights are ordered one by one unless asked for.
+EXACT_WIDTH = 1024
+# Number of rounds that wider layers are ordered in.
+ROUNDS = 16
+# Removals that are collected before the inverse is brought up to date.
+PANEL = 32
+# Bytes of inverse Hessians that are held at once.
+MEMORY = 128 << 20
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of a weight that share a Hessian.
+
+    Attributes:
+        rows: Indices of output rows.
+        hessian: Shape ``[d, d]``, float64, not damped.
+    """
+
+    rows: Tensor
+    hessian: Tensor
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """At most ``keep`` weights stay among each ``of`` neighbours of a row.
+
+    Args:
+        keep: How many stay.
+        of: Size of a group of neighbouring inputs.
+
+    Raises:
+        ValueError: If not 0 < keep < of.
+    """
+
+    keep: int
+    of: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep < self.of:
+            raise ValueError(f"pattern: must be N:M with 0 < N < M, got {self}")
+
+    @classmethod
+    def parse(cls, text: str | Pattern) -> Pattern:
+        """A pattern from text such as ``"2:4"``."""
+        if isinstance(text, Pattern):
+            return text
+        parts = str(text).split(":")
+        if len(parts) != 2 or not all(part.isdigit() for part in parts):
+            raise ValueError(f"pattern: must be text such as '2:4', got {text!r}")
+        return cls(int(parts[0]), int(parts[1]))
+
+    def __str__(self) -> str:
+        return f"{self.keep}:{self.of}"
+
+
+@dataclass(frozen=True)
+class Order:
+    """How the weights of a row are ordered.
+
+    Attributes:
+        share: Share of a row's remaining weights that leaves in one round; 0: one by one.
+        pattern: Restricts which weights may leave.
+    """
+
+    share: float = 0.0
+    pattern: Pattern | None = None
+
+    @classmethod
+    def plan(
+        cls, width: int, sparsity: float, rounds: int | None, pattern: Pattern | None
+    ) -> Order:
+        """The order for a layer: exact up to a width of 1024, or as ``rounds`` says."""
+        if rounds is None:
+            rounds = 0 if width <= EXACT_WIDTH or pattern else ROUNDS
+        if rounds < 0:
+            raise ValueError(f"rounds: must be 0 (one weight at a time) or more, got {rounds}")
+        if rounds and pattern:
+            raise ValueError("rounds: an N:M pattern is only ordered one by one; use rounds=0")
+        kept = max(1 - sparsity, 1 / width)
+        return cls(1 - kept ** (1 / rounds) if rounds else 0.0, pattern)
+
+
+def prune_weight(
+    W: Tensor,
+    H: Tensor,
+    count: int | None = None,
+    row_scale: Tensor | None = None,
+    *,
+    rounds: int | None = None,
+    pattern: str | Pattern | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Remove weights from a layer and let the others compensate.
+
+    Row o's losses are multiplied by ``row_scale[o] ** 2`` before all rows compete; the compensation
+    of a row with kept weights S is, with the damped Hessian,
+
+    .. math:: w_S \leftarrow H_{SS}^{-1} H_{S,:}\, w .
+
+    Args:
+        W: Weights, shape ``[rows, d]`` or a convolution's ``[rows, C, *kernel]``.
+        H: Hessian from :func:`layer_hessian`, ``[d, d]`` or ``[groups, d, d]``, not damped; 1 % of
+            the mean of its diagonal is added here.
+        count: How many weights of the whole layer are removed; may be left out with a pattern.
+        row_scale: The factor of a normalisation behind each row (:math:`\gamma / \sqrt{var +
+            \epsilon}`); None is 1.
+        rounds: 0 removes one weight at a time, R > 0 in R rounds to the given count, re-solved
+            exactly in between; None does the first up to d = 1024 and 16 rounds beyond.
+        pattern: Such as ``"2:4"``: of each 4 neighbouring inputs of a row, 2 stay.
+
+    Returns:
+        ``(W, mask)``: new weights of the shape and dtype given, and True where a weight is removed.
+
+    Raises:
+        TypeError: If W is not a floating-point tensor.
+        ValueError: If a shape, the count, the rounds or the pattern does not fit, or values are NaN
+            or infinite.
+
+    Warns:
+        UserWarning: If the Hessian is zero: the smallest weights are removed then.
+
+    Example:
+        >>> import torch
+        >>> from spikeloom import compress
+        >>> H = torch.tensor([[2.0, 1.9, 0.0], [1.9, 2.0, 0.0], [0.0, 0.0, 1.0]])
+        >>> W, mask = compress.prune_weight(torch.tensor([[0.6, 0.5, 0.4]]), H, count=1)
+        >>> mask
+        tensor([[False,  True, False]])
+        >>> W  # the first input does almost the same as the second, and takes over its weight
+        tensor([[1.0711, 0.0000, 0.4000]])
+    """
+    flat = check_weight(W)
+    blocks = split_blocks(flat, H)
+    pattern = None if pattern is None else Pattern.parse(pattern)
+    if pattern is not None:
+        count = pattern_count(flat, pattern, count)
+    if count is None:
+        raise ValueError("count: say how many weights are removed, or give a pattern")
+    if isinstance(count, bool) or not 0 <= count <= flat.numel():
+        raise ValueError(f"count: must be an integer from 0 to {flat.numel()}, got {count!r}")
+    order = Order.plan(flat.shape[1], count / max(flat.numel(), 1), rounds, pattern)
+    pruned, mask = prune_blocks(flat, blocks, int(count), _check_scale(row_scale, flat), order)
+    return pruned.to(W.dtype).reshape(W.shape), mask.reshape(W.shape)
+
+
+def prune_blocks(
+    W: Tensor, blocks: Sequence[Block], count: int, row_scale: Tensor | None, order: Order
+) -> tuple[Tensor, Tensor]:
+    """:func:`prune_weight` for rows that have different Hessians.
+
+    Args:
+        W: Float64 weights, shape ``[rows, d]``.
+        blocks: Every row in exactly one of them.
+        count: How many weights are removed.
+        row_scale: Shape ``[rows]``, or None.
+        order: How the rows are taken apart.
+
+    Returns:
+        Compensated weights in float64, and the mask of what was removed.
+    """
+    losses = torch.empty_like(W)
+    silent = [bool((block.hessian.diagonal() == 0).all()) for block in blocks]
+    # Inputs that never fired cost nothing; among themselves the smallest weights go first.
+    negligible = 1.0 if all(silent) else torch.finfo(torch.float64).tiny
+    for block, is_silent in zip(blocks, silent, strict=True):
+        rows = W[block.rows]
+        if is_silent:
+            warnings.warn(
+                f"prune: {len(block.rows)} rows of a layer have inputs that never fired; their "
+                "smallest weights are removed. Check the calibration data.",
+                stacklevel=3,
+            )
+            losses[block.rows] = pattern_losses(rows.square(), order.pattern) * negligible
+        else:
+            losses[block.rows] = removal_losses(rows, block.hessian, order)
+    if row_scale is not None:
+        losses = losses * row_scale.square()[:, None]
+    mask = lowest(losses, count)
+    pruned = W.masked_fill(mask, 0.0)
+    for block, is_silent in zip(blocks, silent, strict=True):
+        if not is_silent:
+            pruned[block.rows] = compensate(W[block.rows], block.hessian, mask[block.rows])
+    return pruned, mask
+
+
+def lowest(losses: Tensor, count: int) -> Tensor:
+    """The mask of the ``count`` smallest entries; on a tie the earlier one."""
+    mask = torch.zeros(losses.numel(), dtype=torch.bool, device=losses.device)
+    mask[losses.flatten().argsort(stable=True)[:count]] = True
+    return mask.reshape(losses.shape)
+
+
+def damped(H: Tensor) -> Tensor:
+    """The Hessian with 1 % of the mean of its diagonal added to it."""
+    H = H.double()
+    return H + DAMPING * H.diagonal().mean() * torch.eye(len(H), dtype=H.dtype, device=H.device)
+
+
+def damped_inverse(H: Tensor) -> Tensor:
+    """The inverse of the damped Hessian."""
+    return torch.cholesky_inverse(torch.linalg.cholesky(damped(H)))
+
+
+# --- The order ------------------------------------------------------------------------------
+
+
+def removal_losses(W: Tensor, H: Tensor, order: Order) -> Tensor:
+    """What each weight costs at the moment its row gives it up.
+
+    Args:
+        W: Float64 weights, shape ``[rows, d]``.
+        H: Their Hessian, ``[d, d]``, not damped.
+        order: How the rows are taken apart; a weight that its pattern keeps costs infinity.
+
+    Returns:
+        Shape ``[rows, d]``.
+    """
+    inverse = damped_inverse(H)
+    together = max(1, MEMORY // (8 * max(inverse.numel(), 1)))
+    losses = [_Dissection(rows, inverse, order).losses() for rows in W.split(together)]
+    return torch.cat(losses) if losses else torch.empty_like(W)
+
+
+class _Dissection:
+    """Rows that lose their weights in step, each in its own order.
+
+    A row's remaining weights stand at the front of every array here, in any order.
+
+    Attributes:
+        inverse: Inverse Hessian of each row's remaining weights, ``[rows, R, R]``.
+        weights, index: The remaining weights and which inputs they belong to, ``[rows, R]``.
+    """
+
+    def __init__(self, W: Tensor, inverse: Tensor, order: Order) -> None:
+        rows, width = W.shape
+        self.order = order
+        self.inverse = inverse.repeat(rows, 1, 1)
+        self.weights = W.clone()
+        self.index = torch.arange(width, device=W.device).repeat(rows, 1)
+        self.result = torch.full_like(W, math.inf)
+        self.each = torch.arange(rows, device=W.device)
+        pattern = order.pattern
+        self.left = width
+        self.to_remove = width
+        if pattern:
+            self.to_remove = width * (pattern.of - pattern.keep) // pattern.of
+            self.room = torch.full(
+                (rows, width // pattern.of), pattern.of - pattern.keep, device=W.device
+            )
+
+    def losses(self) -> Tensor:
+        """Take the rows apart; the losses at removal, ``[rows, d]``."""
+        while self.to_remove:
+            together = math.ceil(self.order.share * self.left)
+            # A round of few weights is no cheaper than removing them one by one.
+            if together > PANEL:
+                removed, panel = self._remove_together(min(together, self.to_remove))
+            else:
+                removed, panel = self._remove_in_turn(min(PANEL, self.to_remove))
+            self.to_remove -= removed.shape[1]
+            self._close_ranks(removed, panel)
+        return self.result
+
+    def _remove_together(self, count: int) -> tuple[Tensor, Tensor]:
+        """Remove the cheapest weights at once; their positions and the panel ``[rows, n, R]``."""
+        losses = self.weights.square() / self.inverse.diagonal(dim1=1, dim2=2)
+        lost, removed = losses.topk(count, dim=1, largest=False)
+        self.result.scatter_(1, self.index.gather(1, removed), lost)
+        rows = self.inverse.gather(1, removed[:, :, None].expand(-1, -1, self.left))
+        square = rows.gather(2, removed[:, None, :].expand(-1, count, -1))
+        factor = torch.linalg.cholesky(square)
+        panel = torch.linalg.solve_triangular(factor, rows, upper=False)
+        gone = self.weights.gather(1, removed)[:, :, None]
+        share = torch.linalg.solve_triangular(factor, gone, upper=False)
+        self.weights = self.weights - (share.mT @ panel)[:, 0]
+        return removed, panel
+
+    def _remove_in_turn(self, count: int) -> tuple[Tensor, Tensor]:
+        """Remove the cheapest weight, ``count`` times; positions and panel as above."""
+        each, weights = self.each, self.weights
+        diagonal = self.inverse.diagonal(dim1=1, dim2=2).clone()
+        panel = self.inverse.new_empty(len(each), count, self.left)
+        removed = self.index.new_empty(len(each), count)
+        for n in range(count):
+            losses = self._admitted(weights.square() / diagonal)
+            lost, p = losses.min(dim=1)
+            inputs = self.index[each, p]
+            self.result[each, inputs] = lost
+            self._note(inputs)
+            column = self.inverse[each, p]
+            if n:
+                earlier = panel[:, :n]
+                column = torch.baddbmm(
+                    column[:, None], earlier[each, :, p][:, None], earlier, alpha=-1
+                )[:, 0]
+            root = diagonal[each, p].sqrt()[:, None]
+            column /= root
+            weights.addcmul_(column, weights[each, p][:, None] / root, value=-1)
+            diagonal.addcmul_(column, column, value=-1)
+            # A removed weight is never the cheapest again.
+            weights[each, p] = math.inf
+            diagonal[each, p] = 1.0
+            panel[:, n] = column
+            removed[:, n] = p
+        return removed, panel
+
+    def _admitted(self, losses: Tensor) -> Tensor:
+        """The losses, infinite where a group has given up all that its pattern lets go."""
+        if self.order.pattern is None:
+            return losses
+        full = self.room.gather(1, self.index // self.order.pattern.of) == 0
+        return losses.masked_fill_(full, math.inf)
+
+    def _note(self, inputs: Tensor) -> None:
+        if self.order.pattern is not None:
+            self.room[self.each, inputs // self.order.pattern.of] -= 1
+
+    def _close_ranks(self, removed: Tensor, panel: Tensor) -> None:
+        """Move the last weights into the gaps of the removed, and update the inverse."""
+        left = self.left - removed.shape[1]
+        gone = torch.zeros_like(self.weights, dtype=torch.bool).scatter_(1, removed, True)
+        back = torch.arange(left, self.left, device=gone.device)
+        targets = removed.sort(dim=1).values
+        sources = torch.where(gone[:, left:], self.left, back).sort(dim=1).values
+        # There are as many gaps at the front as weights that stay at the back; where the gaps
+        # end, the other removed ones at the back stay in place.
+        sources = torch.where(targets < left, sources, targets)
+
+        def close(array: Tensor, axis: int) -> Tensor:
+            shape = [-1 if i in (0, axis) else array.shape[i] for i in range(array.dim())]
+            view = [slice(None) if i in (0, axis) else None for i in range(array.dim())]
+            to, out_of = (positions[tuple(view)].expand(shape) for positions in (targets, sources))
+            return array.scatter_(axis, to, array.gather(axis, out_of)).narrow(axis, 0, left)
+
+        self.weights, self.index = close(self.weights, 1), close(self.index, 1)
+        panel = close(panel, 2)
+        self.inverse = close(close(self.inverse, 1), 2)
+        for matrix, part in zip(self.inverse, panel, strict=True):
+            matrix.addmm_(part.mT, part, alpha=-1)
+        self.left = left
+
+
+# --- The compensation -----------------------------------------------------------------------
+
+
+def compensate(W: Tensor, H: Tensor, mask: Tensor) -> Tensor:
+    """The weights that remain, solved for at once; the removed ones become zero.
+
+    Args:
+        W: Float64 weights, shape ``[rows, d]``.
+        H: Their Hessian, ``[d, d]``, not damped.
+        mask: True where a weight is removed.
+
+    Returns:
+        Shape ``[rows, d]``.
+    """
+    H = damped(H)
+    wanted = W @ H
+    result = torch.zeros_like(W)
+    inverse = None
+    for row, kept in enumerate(~mask):
+        stay, gone = kept.nonzero()[:, 0], (~kept).nonzero()[:, 0]
+        if len(stay) <= len(gone):
+            factor = torch.linalg.cholesky(H[stay][:, stay])
+            result[row, stay] = torch.cholesky_solve(wanted[row, stay, None], factor)[:, 0]
+            continue
+        # Fewer removed than kept: the same result from the inverse of the whole.
+        if inverse is None:
+            inverse = torch.cholesky_inverse(torch.linalg.cholesky(H))
+        columns = inverse[gone]
+        factor = torch.linalg.cholesky(columns[:, gone])
+        share = torch.cholesky_solve(W[row, gone, None], factor)[:, 0]
+        result[row] = (W[row] - share @ columns).masked_fill(mask[row], 0.0)
+    return result
+
+
+# --- What a call must satisfy ---------------------------------------------------------------
+
+
+def check_weight(W: Tensor) -> Tensor:
+    """The weights as float64 rows ``[rows, d]``."""
+    if not isinstance(W, Tensor) or not W.is_floating_point():
+        raise TypeError(f"W: must be a floating-point tensor, got {W!r}")
+    if W.dim() < 2:
+        raise ValueError(f"W: must have shape [rows, d] or more axes, got {tuple(W.shape)}")
+    if not bool(torch.isfinite(W).all()):
+        raise ValueError("W: must be finite, got NaN or infinity")
+    return W.detach().flatten(1).double()
+
+
+def split_blocks(W: Tensor, H: Tensor) -> list[Block]:
+    """The rows of each group with its Hessian."""
+    rows, width = W.shape
+    if not isinstance(H, Tensor) or H.dim() not in (2, 3) or H.shape[-2:] != (width, width):
+        got = tuple(H.shape) if isinstance(H, Tensor) else H
+        raise ValueError(f"H: must have shape [{width}, {width}] or [groups, ...], got {got}")
+    if not bool(torch.isfinite(H).all()):
+        raise ValueError("H: must be finite, got NaN or infinity")
+    stack = H.double() if H.dim() == 3 else H.double()[None]
+    if rows % len(stack):
+        raise ValueError(f"H: {len(stack)} groups do not divide {rows} rows")
+    parts = torch.arange(rows, device=W.device).chunk(len(stack)) if rows else ()
+    return [Block(part, hessian) for part, hessian in zip(parts, stack, strict=False)]
+
+
+def _check_scale(row_scale: Tensor | None, W: Tensor) -> Tensor | None:
+    if row_scale is None:
+        return None
+    scale = torch.as_tensor(row_scale, dtype=W.dtype, device=W.device)
+    if scale.shape != W.shape[:1] or not bool(torch.isfinite(scale).all()):
+        raise ValueError(
+            f"row_scale: must be {len(W)} finite numbers, one for each row, got {row_scale!r}"
+        )
+    return scale
+
+
+def pattern_count(W: Tensor, pattern: Pattern, count: int | None) -> int:
+    """How many weights an N:M pattern removes."""
+    if W.shape[1] % pattern.of:
+        raise ValueError(
+            f"pattern: {pattern} does not divide a row of {W.shape[1]} weights; leave the layer out"
+        )
+    fixed = W.numel() * (pattern.of - pattern.keep) // pattern.of
+    if count not in (None, fixed):
+        raise ValueError(f"count: pattern {pattern} removes {fixed} weights, got {count}")
+    return fixed
+
+
+def pattern_losses(losses: Tensor, pattern: Pattern | None) -> Tensor:
+    """The losses, infinite for the dearest of each group, which the pattern keeps."""
+    if pattern is None:
+        return losses
+    groups = losses.unflatten(1, (-1, pattern.of))
+    dearest = groups.argsort(dim=2, stable=True)[..., pattern.of - pattern.keep :]
+    return groups.scatter(2, dearest, math.inf).flatten(1)

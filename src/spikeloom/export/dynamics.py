@@ -1,0 +1,232 @@
+r"""What a NIR neuron does in one time step of length dt.
+
+NIR states continuous dynamics and no time step. Everything here follows one rule, forward Euler
+with the decision after the update, which is also what the importers of snnTorch, Norse and
+SpikingJelly compute:
+
+==========  =====================================================================
+node        one step (k = tau / dt)
+==========  =====================================================================
+LIF         v += (r x + (v_leak - v)) / k;  fires at v > v_threshold, then v = v_reset
+IF          v += (r dt) x;                  fires at v > v_threshold, then v = v_reset
+CubaLIF     i += (w_in x - i) / k_syn;  v += (r i + (v_leak - v)) / k_mem;  fires like LIF
+LI, CubaLI  the same without firing; the output is v
+I           v += (r dt) x; the output is v
+Threshold   1 where x > threshold
+Delay       the input of delay / dt steps ago (rounded), 0 before
+==========  =====================================================================
+
+States start at 0. A quotient tau / dt is rounded to float32, which undoes the rounding that
+writing tau = k dt as a float32 number caused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import nir
+import numpy as np
+import torch
+
+from spikeloom.kernel.neuron import Neuron, Parameter
+from spikeloom.kernel.vocabulary import Surrogate, fire
+from spikeloom.neurons.lif import IF, LIF
+from spikeloom.neurons.surrogate import ATan
+
+__all__ = ["NEURONS", "STATEFUL", "neuron_of", "seconds", "steps_per_tau"]
+
+STATEFUL = (nir.LIF, nir.IF, nir.CubaLIF, nir.LI, nir.CubaLI, nir.I, nir.Delay)
+
+
+def steps_per_tau(tau: Any, dt: float) -> np.ndarray:
+    """Tau / dt as float32: a time constant in steps.
+
+    Args:
+        tau: Time constants in seconds.
+        dt: The time step in seconds.
+
+    Raises:
+        ValueError: If a time constant is not finite, or shorter than one step.
+    """
+    tau = np.asarray(tau, dtype=np.float64)
+    with np.errstate(over="ignore"):
+        k = (tau / dt).astype(np.float32)
+    if not (np.isfinite(k).all() and (k >= 1).all()):
+        wrong = tau[~(np.isfinite(k) & (k >= 1))].flat[0]
+        raise ValueError(
+            f"tau: {wrong:g} s with dt={dt:g} s; time constants must be finite and at least dt"
+        )
+    return k
+
+
+def seconds(k: Any, dt: float) -> np.ndarray:
+    """The float32 time constants from which :func:`steps_per_tau` recovers ``k``.
+
+    Args:
+        k: Time constants in steps.
+        dt: The time step in seconds.
+    """
+    k = np.asarray(k, dtype=np.float32)
+    nearest = (k.astype(np.float64) * dt).astype(np.float32)
+    around = [nearest, np.nextafter(nearest, np.inf), np.nextafter(nearest, -np.inf)]
+    recovers = [(tau.astype(np.float64) / dt).astype(np.float32) == k for tau in around]
+    return np.select(recovers, around, default=nearest).astype(np.float32)
+
+
+def _gain(r: Any, dt: float) -> np.ndarray:
+    return (np.asarray(r, dtype=np.float64) * dt).astype(np.float32)
+
+
+def _value(array: Any) -> float | torch.Tensor:
+    """One number if all entries agree, else a tensor: a value for each neuron."""
+    array = np.asarray(array, dtype=np.float32)
+    if array.size and (array == array.flat[0]).all():
+        return float(array.flat[0])
+    return torch.from_numpy(array.copy())
+
+
+def _equals(array: Any, value: float) -> bool:
+    return bool((np.asarray(array) == value).all())
+
+
+def _params(**arrays: Any) -> dict[str, Parameter]:
+    return {name: _value(array) for name, array in arrays.items()}
+
+
+def _spike_and_reset(h: Any, p: Any, surrogate: Surrogate) -> tuple[Any, Any]:
+    s = fire(h - p.v_threshold, surrogate, strict=True)
+    return s, (1.0 - s) * h + s * p.v_reset
+
+
+def _lif(node: nir.LIF, dt: float, surrogate: Surrogate) -> Neuron:
+    k = steps_per_tau(node.tau, dt)
+    threshold = _value(node.v_threshold)
+    resets_to_zero = _equals(node.v_leak, 0) and _equals(node.v_reset, 0)
+    if resets_to_zero and bool((np.asarray(node.v_threshold) > 0).all()):
+        if _equals(node.r, 1) or (np.asarray(node.r, dtype=np.float32) == k).all():
+            return LIF(
+                _value(k),
+                threshold,
+                decay_input=_equals(node.r, 1),
+                surrogate=surrogate,
+                fires_at_threshold=False,
+            )
+
+    def lif(x: Any, state: Any, p: Any) -> Any:
+        (v,) = state
+        h = v + (p.r * x + (p.v_leak - v)) / p.k
+        s, v = _spike_and_reset(h, p, surrogate)
+        return s, (v,)
+
+    values = _params(k=k, r=node.r, v_leak=node.v_leak, v_reset=node.v_reset)
+    return Neuron(lif, params={**values, "v_threshold": threshold})
+
+
+def _if(node: nir.IF, dt: float, surrogate: Surrogate) -> Neuron:
+    gain = _gain(node.r, dt)
+    threshold = _value(node.v_threshold)
+    if _equals(gain, 1) and _equals(node.v_reset, 0):
+        if bool((np.asarray(node.v_threshold) > 0).all()):
+            return IF(threshold, surrogate=surrogate, fires_at_threshold=False)
+
+    def integrate_and_fire(x: Any, state: Any, p: Any) -> Any:
+        (v,) = state
+        s, v = _spike_and_reset(v + p.gain * x, p, surrogate)
+        return s, (v,)
+
+    values = _params(gain=gain, v_threshold=node.v_threshold, v_reset=node.v_reset)
+    return Neuron(integrate_and_fire, params=values)
+
+
+def _cuba_params(node: nir.CubaLI | nir.CubaLIF, dt: float) -> dict[str, Parameter]:
+    return _params(
+        k_syn=steps_per_tau(node.tau_syn, dt),
+        k_mem=steps_per_tau(node.tau_mem, dt),
+        r=node.r,
+        v_leak=node.v_leak,
+        w_in=node.w_in,
+    )
+
+
+def _cuba_charge(x: Any, state: Any, p: Any) -> tuple[Any, Any]:
+    v, i = state
+    i = i + (p.w_in * x - i) / p.k_syn
+    return v + (p.r * i + (p.v_leak - v)) / p.k_mem, i
+
+
+def _cuba_lif(node: nir.CubaLIF, dt: float, surrogate: Surrogate) -> Neuron:
+    def cuba_lif(x: Any, state: Any, p: Any) -> Any:
+        h, i = _cuba_charge(x, state, p)
+        s, v = _spike_and_reset(h, p, surrogate)
+        return s, (v, i)
+
+    fires = _params(v_threshold=node.v_threshold, v_reset=node.v_reset)
+    return Neuron(cuba_lif, state=("v", "i"), params={**_cuba_params(node, dt), **fires})
+
+
+def _cuba_li(node: nir.CubaLI, dt: float, surrogate: Surrogate) -> Neuron:
+    def cuba_li(x: Any, state: Any, p: Any) -> Any:
+        v, i = _cuba_charge(x, state, p)
+        return v, (v, i)
+
+    return Neuron(cuba_li, state=("v", "i"), params=_cuba_params(node, dt))
+
+
+def _li(node: nir.LI, dt: float, surrogate: Surrogate) -> Neuron:
+    def leaky_integrator(x: Any, state: Any, p: Any) -> Any:
+        (v,) = state
+        v = v + (p.r * x + (p.v_leak - v)) / p.k
+        return v, (v,)
+
+    values = _params(k=steps_per_tau(node.tau, dt), r=node.r, v_leak=node.v_leak)
+    return Neuron(leaky_integrator, params=values)
+
+
+def _i(node: nir.I, dt: float, surrogate: Surrogate) -> Neuron:
+    def integrator(x: Any, state: Any, p: Any) -> Any:
+        (v,) = state
+        v = v + p.gain * x
+        return v, (v,)
+
+    return Neuron(integrator, params=_params(gain=_gain(node.r, dt)))
+
+
+def _threshold(node: nir.Threshold, dt: float, surrogate: Surrogate) -> Neuron:
+    def threshold(x: Any, state: Any, p: Any) -> Any:
+        return fire(x - p.threshold, surrogate, strict=True), ()
+
+    return Neuron(threshold, state=(), params=_params(threshold=node.threshold))
+
+
+# How each kind of node is described; a new kind is a new row.
+NEURONS: dict[type, Callable[[Any, float, Surrogate], Neuron]] = {
+    nir.LIF: _lif,
+    nir.IF: _if,
+    nir.CubaLIF: _cuba_lif,
+    nir.CubaLI: _cuba_li,
+    nir.LI: _li,
+    nir.I: _i,
+    nir.Threshold: _threshold,
+}
+
+
+def neuron_of(node: nir.NIRNode, dt: float = 1e-4, surrogate: Surrogate | None = None) -> Neuron:
+    """The neuron that a NIR node describes, at a time step.
+
+    Args:
+        node: A node of one of the kinds in the table above, except Delay.
+        dt: Time step in seconds.
+        surrogate: The derivative of a spike, for training; ATan by default.
+
+    Raises:
+        ValueError: If a time constant is shorter than dt, or a parameter is not finite.
+
+    Example:
+        >>> import nir, numpy
+        >>> one = numpy.ones(3, "float32")
+        >>> node = nir.LIF(tau=2e-4 * one, r=one, v_leak=0 * one, v_threshold=one)
+        >>> neuron_of(node).settings()["tau"]
+        2.0
+    """
+    return NEURONS[type(node)](node, dt, ATan() if surrogate is None else surrogate)

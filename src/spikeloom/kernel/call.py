@@ -1,0 +1,264 @@
+"""``run``: one call of a neuron, its arguments checked and its implementation chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeloom.kernel import run_eager
+from spikeloom.kernel.choose import choose
+from spikeloom.kernel.neuron import Neuron, Parameter, kind, tensor_of
+from spikeloom.kernel.scan import Call, scan
+from spikeloom.kernel.trace import recording, summing
+
+__all__ = ["run"]
+
+# The dtype that an input is computed in.
+COMPUTED = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}
+State = tuple[Tensor, ...]
+
+# torch.compile takes the text they return as a constant and does not look inside.
+recording_text = torch.compiler.assume_constant_result(recording)
+summing_text = torch.compiler.assume_constant_result(summing)
+
+
+def run(
+    neuron: Neuron,
+    x: Tensor | tuple[Tensor, ...],
+    state: State | None = None,
+    *,
+    params: dict[str, Parameter] | None = None,
+    record: str | None = None,
+    reduce: str | None = None,
+    implementation: str = "auto",
+) -> Any:
+    """Run a neuron over a sequence.
+
+    float16, bfloat16 and float32 inputs are computed in float32, float64 in float64; outputs have
+    the input's dtype, states the dtype that is computed in. The backward pass keeps only the
+    inputs and the initial state, and recomputes the rest.
+
+    Args:
+        neuron: What to run.
+        x: Input of shape ``[T, ...]``, time first; a tuple for a neuron with several inputs.
+        state: States before the first step, each of shape ``x.shape[1:]``; None starts at rest.
+        params: Values that replace the neuron's own in this call, of the same kind.
+        record: Name of a state to return after every step.
+        reduce: ``"sum"`` or ``"mean"`` over time of the outputs, without materialising them.
+        implementation: ``"auto"``, ``"cupy"``, ``"llvm"`` or ``"eager"``. ``auto`` takes the
+            kernel for the device or falls back to eager; a name is honoured or refused.
+
+    Returns:
+        ``(y, state)``: the outputs ``[T, ...]`` (without T if reduced) and the last states; with
+        ``record`` also the recorded sequence ``[T, ...]``.
+
+    Raises:
+        TypeError: If an argument has the wrong type, dtype or device.
+        ValueError: If a shape, a length or a name does not fit, or a state becomes NaN (on a GPU
+            and in eager mode NaN is passed on instead, to avoid a synchronisation).
+        RuntimeError: If the implementation asked for is not available.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> x = torch.full((4, 1), 1.5)
+        >>> spikes, (v,) = spikeloom.run(spikeloom.neurons.LIF(tau=2.0), x)
+        >>> spikes.flatten()
+        tensor([0., 1., 0., 1.])
+        >>> rate, _ = spikeloom.run(spikeloom.neurons.LIF(tau=2.0), x, reduce="mean")
+        >>> rate
+        tensor([0.5000])
+    """
+    xs = x if isinstance(x, tuple) else (x,)
+    dtype = _check_inputs(neuron, xs)
+    values = _parameters(neuron, params or {}, xs[0], dtype)
+    steps = _steps(neuron, xs[0], values)
+    vs = _states(neuron, state, xs[0], dtype)
+    if reduce not in (None, "sum", "mean"):
+        raise ValueError(f"reduce: must be 'sum', 'mean' or None, got {reduce!r}")
+    if record is not None and record not in neuron.rest:
+        raise ValueError(
+            f"record: {neuron.name} has the states {neuron.state_names}, got {record!r}"
+        )
+    wide = xs[0].dtype
+    if neuron.begin is not None and xs[0].shape[0] != 1:
+        xs = tuple(part.sum(0, keepdim=True, dtype=dtype) for part in xs)
+    name, _ = choose(implementation, xs[0].device.type, neuron.reason)
+    if name == "eager":
+        ys, ws, seq = _run_eager(neuron, xs, vs, values, steps, dtype, record, reduce)
+    else:
+        ys, ws, seq = _run_kernel(neuron, xs, vs, values, steps, dtype, record, reduce)
+    if reduce == "mean":
+        ys = tuple(y / max(steps, 1) for y in ys)
+    ys = tuple(y.to(wide) for y in ys)
+    y = ys[0] if len(ys) == 1 else ys
+    return (y, ws) if record is None else (y, ws, seq)
+
+
+def _run_eager(
+    neuron: Neuron,
+    xs: State,
+    vs: State,
+    values: dict[str, float | Tensor],
+    steps: int,
+    dtype: torch.dtype,
+    record: str | None,
+    reduce: str | None,
+) -> tuple[State, State, Tensor | None]:
+    outputs, states = run_eager.scan(neuron, xs, vs, values, steps, dtype)
+    like = xs[0].new_zeros(xs[0].shape[1:], dtype=dtype)
+    if not steps:
+        outputs = tuple([] for _ in range(neuron.outputs))
+
+    def join(values: list[Tensor]) -> Tensor:
+        return torch.stack(values) if values else like.new_empty((0, *like.shape))
+
+    def total(values: list[Tensor]) -> Tensor:
+        return sum(values, start=like)
+
+    ys = tuple((total if reduce else join)(output) for output in outputs)
+    ws = tuple(s[-1].contiguous() if s else v for s, v in zip(states, vs, strict=True))
+    seq = None if record is None else join(states[neuron.state_names.index(record)])
+    return ys, ws, seq
+
+
+def _run_kernel(
+    neuron: Neuron,
+    xs: State,
+    vs: State,
+    values: dict[str, float | Tensor],
+    steps: int,
+    dtype: torch.dtype,
+    record: str | None,
+    reduce: str | None,
+) -> tuple[State, State, Tensor | None]:
+    text, states, outputs = neuron.program, len(vs), neuron.outputs
+    assert text is not None
+    if reduce:
+        text = summing_text(text)
+        zero = torch.zeros((), dtype=dtype, device=xs[0].device)
+        vs = (*vs, *(zero.expand(xs[0].shape[1:]) for _ in range(outputs)))
+        outputs = 0
+    if record is not None:
+        text = recording_text(text, neuron.state_names.index(record))
+        outputs += 1
+    numbers = tuple(value for value in values.values() if not isinstance(value, Tensor))
+    tensors = tuple(value for value in values.values() if isinstance(value, Tensor))
+    call = Call(text, steps, numbers, len(xs), len(vs), len(tensors), outputs)
+    results = scan(call, (*xs, *vs, *tensors))
+    ys, ws = results[:outputs], results[outputs:]
+    seq = None
+    if record is not None:
+        ys, seq = ys[:-1], ys[-1]
+    if reduce:
+        ys, ws = ws[states:], ws[:states]
+    return ys, ws, seq
+
+
+def _check_inputs(neuron: Neuron, xs: State) -> torch.dtype:
+    if len(xs) != neuron.inputs:
+        raise TypeError(f"x: {neuron.name} reads {neuron.inputs} input(s), got {len(xs)}")
+    for x in xs:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x: must be a tensor [T, ...], got {type(x).__name__}")
+        if x.dtype not in COMPUTED:
+            raise TypeError(f"x: must be float16, bfloat16, float32 or float64, got {x.dtype}")
+        if x.dim() == 0:
+            raise ValueError("x: needs a time axis, [T, ...]; for one step pass x[None]")
+        if x.shape != xs[0].shape or x.dtype != xs[0].dtype or x.device != xs[0].device:
+            raise ValueError(
+                f"x: all inputs need the same shape, dtype and device, got {_describe(x)} "
+                f"beside {_describe(xs[0])}"
+            )
+    return COMPUTED[xs[0].dtype]
+
+
+def _describe(x: Tensor) -> str:
+    return f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')} on {x.device}"
+
+
+def _parameters(
+    neuron: Neuron, given: dict[str, Parameter], x: Tensor, dtype: torch.dtype
+) -> dict[str, float | Tensor]:
+    """The parameters of a call: numbers as they are, tensors checked, converted and expanded."""
+    for name in given:
+        if name not in neuron.params:
+            raise ValueError(f"params: {neuron.name} has {list(neuron.params)}, got {name!r}")
+    values: dict[str, float | Tensor] = {}
+    for name, own in neuron.params.items():
+        value = given.get(name, own)
+        if kind(value) != kind(own):
+            raise ValueError(
+                f"params: {name!r} of {neuron.name} is of kind {kind(own)}, got {kind(value)}"
+            )
+        if isinstance(value, (int, float)):
+            values[name] = value
+        else:
+            values[name] = _tensor(neuron, name, tensor_of(value), own, x, dtype)
+    return values
+
+
+def _tensor(
+    neuron: Neuron, name: str, tensor: Tensor | None, own: Parameter, x: Tensor, dtype: torch.dtype
+) -> Tensor:
+    assert tensor is not None
+    where = f"{neuron.name}: parameter {name!r}"
+    if tensor.device != x.device:
+        raise TypeError(f"{where} is on {tensor.device}, the input on {x.device}; move one")
+    if tensor.dtype == torch.float64 and dtype != torch.float64:
+        raise TypeError(f"{where} is float64, the input {x.dtype}; convert the input or the neuron")
+    tensor = tensor.to(dtype)
+    if kind(own) != "neuron":
+        return tensor
+    try:
+        return tensor.expand(x.shape[1:])
+    except RuntimeError:
+        raise ValueError(
+            f"{where} has shape {tuple(tensor.shape)}, which does not broadcast to the neurons "
+            f"{tuple(x.shape[1:])}; use e.g. shape [C, 1, 1] for channels"
+        ) from None
+
+
+def _steps(neuron: Neuron, x: Tensor, values: dict[str, float | Tensor]) -> int:
+    steps = x.shape[0] if neuron.steps is None else neuron.steps
+    for name, own in neuron.params.items():
+        value = values[name]
+        if kind(own) not in ("step", "gated") or not isinstance(value, Tensor):
+            continue
+        if value.shape[-1] != steps:
+            raise ValueError(
+                f"{neuron.name}: parameter {name!r} has {value.shape[-1]} steps, "
+                f"the sequence has T={steps}"
+            )
+    return steps
+
+
+def _states(neuron: Neuron, state: State | None, x: Tensor, dtype: torch.dtype) -> State:
+    shape = x.shape[1:]
+    if state is None:
+        return tuple(
+            torch.full((), rest, dtype=dtype, device=x.device).expand(shape)
+            for rest in neuron.rest.values()
+        )
+    if not isinstance(state, tuple) or len(state) != len(neuron.rest):
+        raise ValueError(
+            f"state: {neuron.name} needs the tuple {neuron.state_names}, got {state!r}"
+        )
+    for name, value in zip(neuron.rest, state, strict=True):
+        if not isinstance(value, Tensor) or value.shape != shape:
+            got = tuple(value.shape) if isinstance(value, Tensor) else value
+            raise ValueError(
+                f"state {name!r}: must have the neurons' shape {tuple(shape)}, got {got}"
+            )
+        if value.dtype != dtype or value.device != x.device:
+            raise TypeError(
+                f"state {name!r}: must be {dtype} on {x.device} for an input of {x.dtype}, "
+                f"got {value.dtype} on {value.device}"
+            )
+    return state

@@ -1,0 +1,15 @@
+"""What every test shares."""
+
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+pytest.register_assert_rewrite("tests.plugins.contract")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    """Every test draws the same numbers, whatever ran before it."""
+    torch.manual_seed(0)
