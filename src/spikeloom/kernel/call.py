@@ -24,9 +24,18 @@ COMPUTED = {
 }
 State = tuple[Tensor, ...]
 
-# torch.compile takes the text they return as a constant and does not look inside.
-recording_text = torch.compiler.assume_constant_result(recording)
-summing_text = torch.compiler.assume_constant_result(summing)
+
+# torch.compile takes what these return as a constant and does not look inside.
+
+
+@torch.compiler.assume_constant_result
+def _recording(text: str, state: int) -> str:
+    return recording(text, state)
+
+
+@torch.compiler.assume_constant_result
+def _summing(text: str) -> str:
+    return summing(text)
 
 
 def run(
@@ -112,19 +121,14 @@ def _run_eager(
     reduce: str | None,
 ) -> tuple[State, State, Tensor | None]:
     outputs, states = run_eager.scan(neuron, xs, vs, values, steps, dtype)
-    like = xs[0].new_zeros(xs[0].shape[1:], dtype=dtype)
     if not steps:
-        outputs = tuple([] for _ in range(neuron.outputs))
-
-    def join(values: list[Tensor]) -> Tensor:
-        return torch.stack(values) if values else like.new_empty((0, *like.shape))
-
-    def total(values: list[Tensor]) -> Tensor:
-        return sum(values, start=like)
-
-    ys = tuple((total if reduce else join)(output) for output in outputs)
-    ws = tuple(s[-1].contiguous() if s else v for s, v in zip(states, vs, strict=True))
-    seq = None if record is None else join(states[neuron.state_names.index(record)])
+        nothing = xs[0].to(dtype)
+        ys = tuple(nothing.sum(0) if reduce else nothing for _ in range(neuron.outputs))
+        return ys, vs, None if record is None else nothing
+    zero = xs[0].new_zeros(xs[0].shape[1:], dtype=dtype)
+    ys = tuple(sum(y, start=zero) if reduce else torch.stack(y) for y in outputs)
+    ws = tuple(w[-1].contiguous() for w in states)
+    seq = None if record is None else torch.stack(states[neuron.state_names.index(record)])
     return ys, ws, seq
 
 
@@ -141,12 +145,12 @@ def _run_kernel(
     text, states, outputs = neuron.program, len(vs), neuron.outputs
     assert text is not None
     if reduce:
-        text = summing_text(text)
+        text = _summing(text)
         zero = torch.zeros((), dtype=dtype, device=xs[0].device)
         vs = (*vs, *(zero.expand(xs[0].shape[1:]) for _ in range(outputs)))
         outputs = 0
     if record is not None:
-        text = recording_text(text, neuron.state_names.index(record))
+        text = _recording(text, neuron.state_names.index(record))
         outputs += 1
     numbers = tuple(value for value in values.values() if not isinstance(value, Tensor))
     tensors = tuple(value for value in values.values() if isinstance(value, Tensor))

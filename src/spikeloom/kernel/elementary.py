@@ -1,7 +1,7 @@
 """exp, log and erf on vectors of neurons.
 
 In float32 each is a polynomial or rational of our own fit, written in vector instructions, with
-the largest errors that the tests assert: exp 1.0, log 1.5 and erf 3.5 units in the last place.
+the largest errors that the tests assert: exp 1, log 1.5 and erf 5 units in the last place.
 In float64 the C library's functions are called neuron by neuron: exactness there is for checks.
 """
 

@@ -64,12 +64,19 @@ def _unary(
 
 exp = _unary("exp", math.exp, "The exponential e**a.")
 log = _unary("log", math.log, "The natural logarithm.")
-sqrt = _unary("sqrt", math.sqrt, "The correctly rounded square root.")
 erf = _unary("erf", math.erf, "The Gauss error function.")
 floor = _unary("floor", math.floor, "The largest integer not above a; its derivative is 0.")
 rint = _unary("round", round, "The nearest integer, ties to even; its derivative is 0.")
 absolute = _unary("abs", abs, "The magnitude; its derivative at 0 is 0.")
 detach = _unary("detach", float, "The same value, cut from the gradient.")
+
+
+def sqrt(a: Value) -> Any:
+    """The correctly rounded square root."""
+    if isinstance(a, Tensor):
+        # torch's own float32 root is one unit off in places; rounding float64's is exact.
+        return a.double().sqrt().to(a.dtype)
+    return math.sqrt(a) if isinstance(a, (int, float)) else a.sqrt()
 
 
 def where(condition: Value, a: Value, b: Value) -> Any:

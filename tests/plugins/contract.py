@@ -1,0 +1,423 @@
+"""What a neuron has to do on every host, whatever the host's conventions.
+
+A host's tests describe the host once and run every check on it:
+
+    HOST = Host("norse", norse.make, forward=..., reset=...)
+
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+    def test_contract(check):
+        check(HOST)
+
+The reference loops below are plain torch in float64. Inputs lie on a grid of 1/8 and tau is 2, so
+float32 computes them without rounding, and many potentials meet the threshold exactly.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import spikeloom
+from spikeloom import neurons, plugins
+from spikeloom.kernel.vocabulary import fire
+from spikeloom.neurons.surrogate import ATan
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Host:
+    """How to use one host's nodes without knowing the host.
+
+    Attributes:
+        name: The host's name among ``spikeloom.plugins``.
+        make: The plugin's ``make(neuron, **kw)``; ``kw`` is at most ``implementation``.
+        forward: ``forward(module, x, state) -> (y, state)`` over a whole sequence ``[T, ...]``.
+            States are a tuple in the neuron's order. ``state=None`` is the module's own state:
+            at rest when the module is fresh or was reset.
+        reset: Puts the module's own state back to rest; does nothing where there is none.
+        step: The same as ``forward`` for one step, ``x`` without the time axis, in the host's own
+            single-step form. Without it, sequences of one step stand in.
+    """
+
+    name: str
+    make: Callable[..., nn.Module]
+    forward: Callable[[nn.Module, Any, State | None], tuple[Any, State]]
+    reset: Callable[[nn.Module], None]
+    step: Callable[[nn.Module, Tensor, State | None], tuple[Any, State]] | None = None
+
+    def single(self, module: nn.Module, x: Tensor, state: State | None) -> tuple[Any, State]:
+        """One step in the host's own form."""
+        if self.step is not None:
+            return self.step(module, x, state)
+        y, state = self.forward(module, x[None], state)
+        return y[0], state
+
+
+# --- Neurons and their independent references -----------------------------------------------
+
+
+class AtanSpike(torch.autograd.Function):
+    """Fires at u >= 0; differentiates like ``ATan(2.0)``."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor) -> Tensor:
+        ctx.save_for_backward(u)
+        return (u >= 0).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (u,) = ctx.saved_tensors
+        return grad / (1 + (math.pi * u) ** 2)
+
+
+def lif_loop(
+    x: Tensor, state: State, tau: Tensor, *, hard: bool, detach: bool
+) -> tuple[Tensor, State]:
+    """Leaky integrate-and-fire in float64: threshold 1, reset to 0 or by subtraction."""
+    (v,) = state
+    spikes = []
+    for now in x:
+        h = v + (now - v) / tau
+        s = AtanSpike.apply(h - 1.0)
+        reset = s.detach() if detach else s
+        v = h * (1 - reset) if hard else h - reset
+        spikes.append(s)
+    return torch.stack(spikes), (v,)
+
+
+def lif(*, hard: bool = True, detach: bool = False, tau: float | Tensor = 2.0) -> neurons.LIF:
+    """The neuron that ``lif_loop`` computes."""
+    v_reset = 0.0 if hard else None
+    return neurons.LIF(tau, v_reset=v_reset, detach_reset=detach, surrogate=ATan())
+
+
+def adaptive_step(x: Any, state: Any, p: Any) -> Any:
+    """A neuron as a user writes it: each spike raises the threshold, which then sinks back."""
+    v, a = state
+    h = v + (x - v) / p.tau
+    s = fire(h - 1.0 - a, ATan())
+    return s, (h * (1.0 - s), 0.5 * a + p.rise * s)
+
+
+def adaptive(**params: Any) -> spikeloom.Neuron:
+    """The user's neuron: two states, two parameters."""
+    return spikeloom.Neuron(
+        adaptive_step, state=("v", "a"), params={"tau": 2.0, "rise": 0.5, **params}
+    )
+
+
+def adaptive_loop(x: Tensor, state: State, rise: Tensor) -> tuple[Tensor, State]:
+    """The user's neuron in float64."""
+    v, a = state
+    spikes = []
+    for now in x:
+        h = v + (now - v) / 2
+        s = AtanSpike.apply(h - 1.0 - a)
+        v, a = h * (1 - s), 0.5 * a + rise * s
+        spikes.append(s)
+    return torch.stack(spikes), (v, a)
+
+
+def grid(*shape: int, seed: int = 0) -> Tensor:
+    """Multiples of 1/8 between -2 and 4: potentials often equal the threshold."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-16, 33, shape, generator=generator) / 8
+
+
+def same(first: Any, second: Any) -> None:
+    """Equal to the last bit."""
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+# --- Checks -----------------------------------------------------------------------------------
+
+
+def spikes_equal_the_reference(host: Host) -> None:
+    for hard in (True, False):
+        x = grid(9, 3, 5)
+        expected, (v,) = lif_loop(
+            x.double(), (torch.zeros(3, 5).double(),), torch.tensor(2.0), hard=hard, detach=False
+        )
+        assert 0 < expected.mean() < 1
+        y, (last,) = host.forward(host.make(lif(hard=hard)), x, None)
+        same(y, expected.float())
+        same(last, v.float())
+
+
+def a_sequence_equals_its_steps(host: Host) -> None:
+    for steps in (1, 2, 4, 7, 64):
+        x = grid(steps, 2, 3, seed=steps)
+        for neuron in (lif(), lif(hard=False), adaptive()):
+            whole, last = host.forward(host.make(neuron), x, None)
+            module, state, outputs = host.make(neuron), None, []
+            for now in x:
+                y, state = host.single(module, now, state)
+                outputs.append(y)
+            same(torch.stack(outputs), whole)
+            same(state, last)
+
+
+def chunks_equal_the_whole(host: Host) -> None:
+    for neuron in (lif(), adaptive()):
+        x, module = grid(9, 2, 3), host.make(neuron)
+        whole, last = host.forward(module, x, None)
+        host.reset(module)
+        first, state = host.forward(module, x[:4], None)
+        second, state = host.forward(module, x[4:], state)
+        same(torch.cat([first, second]), whole)
+        same(state, last)
+
+
+def reset_starts_afresh(host: Host) -> None:
+    x, module = grid(5, 2, 3), host.make(adaptive())
+    first, _ = host.forward(module, x, None)
+    host.reset(module)
+    second, _ = host.forward(module, x, None)
+    same(second, first)
+    host.reset(module)
+    host.reset(module)
+    other, _ = host.forward(module, grid(5, 7), None)
+    assert other.shape == (5, 7)
+
+
+def states_are_float32_for_16_bit_input(host: Host) -> None:
+    computed = {
+        torch.float16: torch.float32,
+        torch.bfloat16: torch.float32,
+        torch.float32: torch.float32,
+        torch.float64: torch.float64,
+    }
+    for dtype, wide in computed.items():
+        x, module = grid(6, 4).to(dtype), host.make(lif())
+        y, (v,) = host.forward(module, x, None)
+        assert y.dtype == dtype
+        assert v.dtype == wide
+        expected, (last,) = spikeloom.run(lif(), x.to(wide))
+        same(y, expected.to(dtype))
+        same(v, last)
+
+
+def gradients_equal_the_reference(host: Host) -> None:
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+        for hard in (True, False):
+            for detach in (True, False):
+                x, v = grid(8, 3, 4), grid(3, 4, seed=1)
+                leaves = [t.double().requires_grad_() for t in (x, v, torch.tensor(2.0))]
+                y, (last,) = lif_loop(leaves[0], (leaves[1],), leaves[2], hard=hard, detach=detach)
+                (y * weight(y) + last).sum().backward()
+
+                module = host.make(
+                    lif(hard=hard, detach=detach, tau=nn.Parameter(torch.tensor(2.0)))
+                ).to(dtype)
+                (tau,) = module.parameters()
+                x, v = (t.to(dtype).requires_grad_() for t in (x, v))
+                y, (last,) = host.forward(module, x, (v,))
+                (y * weight(y) + last).sum().backward()
+                for own, reference in zip((x, v, tau), leaves, strict=True):
+                    close = {"rtol": tolerance, "atol": tolerance}
+                    torch.testing.assert_close(own.grad.double(), reference.grad, **close)
+
+
+def weight(y: Tensor) -> Tensor:
+    """Distinct weights, so that no two gradients cancel."""
+    return torch.linspace(-1, 1, y.numel(), dtype=torch.float64).reshape(y.shape).to(y.dtype)
+
+
+def per_neuron_parameters_learn(host: Host) -> None:
+    tau = nn.Parameter(torch.tensor([2.0, 4.0, 8.0]))
+    x, module = grid(8, 2, 3), host.make(lif(tau=tau))
+    (own,) = module.parameters()
+    assert own.shape == (3,)
+    y, (v,) = host.forward(module, x, None)
+    (y * weight(y) + v).sum().backward()
+    reference = tau.detach().double().requires_grad_()
+    start = (torch.zeros(2, 3).double(),)
+    z, (w,) = lif_loop(x.double(), start, reference, hard=True, detach=False)
+    same(y, z.float())
+    (z * weight(z) + w).sum().backward()
+    torch.testing.assert_close(own.grad.double(), reference.grad, rtol=1e-5, atol=1e-5)
+
+
+def a_neuron_of_the_user_trains(host: Host) -> None:
+    module = host.make(adaptive(rise=nn.Parameter(torch.tensor(0.5))))
+    (rise,) = module.parameters()
+    x = grid(10, 2, 3).requires_grad_()
+    y, state = host.forward(module, x, None)
+    (y * weight(y) + sum(state)).sum().backward()
+
+    z = x.detach().double().requires_grad_()
+    reference = torch.tensor(0.5).double().requires_grad_()
+    start = (torch.zeros(2, 3).double(),) * 2
+    spikes, last = adaptive_loop(z, start, reference)
+    (spikes * weight(spikes) + sum(last)).sum().backward()
+    same(y, spikes.float())
+    torch.testing.assert_close(x.grad.double(), z.grad, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(rise.grad.double(), reference.grad, rtol=1e-5, atol=1e-5)
+
+
+def a_step_that_cannot_be_traced_runs_all_the_same(host: Host) -> None:
+    def step(x: Any, state: Any, p: Any) -> Any:
+        h = torch.tanh(state[0]) + x
+        s = AtanSpike.apply(h - 1.0)
+        return s, (h - s,)
+
+    neuron = spikeloom.Neuron(step)
+    assert neuron.program is None
+    x = grid(4, 3)
+    y, state = host.forward(host.make(neuron), x, None)
+    expected, last = spikeloom.run(neuron, x, implementation="eager")
+    same(y, expected)
+    same(state, last)
+
+
+def implementations_agree_and_are_honoured(host: Host) -> None:
+    x = grid(6, 4)
+    eager, _ = host.forward(host.make(lif(), implementation="eager"), x, None)
+    kernel, _ = host.forward(host.make(lif(), implementation="llvm"), x, None)
+    same(kernel, eager)
+    with pytest.raises(RuntimeError, match="cupy"):
+        host.forward(host.make(lif(), implementation="cupy"), x, None)
+    with pytest.raises(ValueError, match="implementation"):
+        host.forward(host.make(lif(), implementation="fastest"), x, None)
+
+
+def unusual_shapes_work(host: Host) -> None:
+    for shape in ((5,), (5, 1), (3, 0), (3, 2, 0, 4), (1, 7), (2, 2, 3, 2, 2)):
+        y, (v,) = host.forward(host.make(lif()), grid(*shape), None)
+        assert y.shape == shape
+        assert v.shape == shape[1:]
+    views = (grid(4, 3, 5).transpose(1, 2), grid(8, 3)[::2], grid(6, 4).T)
+    for x in (*views, grid(2, 3, 4, 5, 6)[0].contiguous(memory_format=torch.channels_last)):
+        y, state = host.forward(host.make(lif()), x, None)
+        expected, last = host.forward(host.make(lif()), x.clone().contiguous(), None)
+        same(y, expected)
+        same(state, last)
+
+
+def no_steps_leave_the_state_alone(host: Host) -> None:
+    start = (grid(2, 3),)
+    y, (v,) = host.forward(host.make(lif()), torch.empty(0, 2, 3), start)
+    assert y.shape == (0, 2, 3)
+    same(v, start[0])
+
+
+def nan_is_never_silence(host: Host) -> None:
+    x = grid(4, 3)
+    x[1, 1] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        host.forward(host.make(lif()), x, None)
+
+
+def copies_and_pickles_are_independent(host: Host) -> None:
+    x = grid(5, 2, 3).requires_grad_()
+    # A step defined at module level, as pickle needs it.
+    module = host.make(adaptive(rise=nn.Parameter(torch.tensor(0.5))))
+    y, _ = host.forward(module, x, None)
+    y.sum().backward()
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        host.reset(twin)
+        again, _ = host.forward(twin, x, None)
+        same(again, y)
+        assert not set(map(id, twin.parameters())) & set(map(id, module.parameters()))
+
+
+def saved_parameters_load_into_a_fresh_node(host: Host) -> None:
+    def fresh(rise: float) -> nn.Module:
+        return host.make(adaptive(rise=nn.Parameter(torch.tensor(rise))))
+
+    module, other = fresh(0.25), fresh(0.75)
+    host.forward(module, grid(3, 4), None)
+    other.load_state_dict(module.state_dict(), strict=True)
+    x = grid(6, 9)
+    host.reset(module)
+    same(host.forward(other, x, None), host.forward(module, x, None))
+
+
+def only_neurons_are_accepted(host: Host) -> None:
+    with pytest.raises(TypeError, match="neuron"):
+        host.make(nn.ReLU())
+
+
+def tracers_never_look_inside(host: Host) -> None:
+    assert host.make(lif())._is_leaf_module is True
+
+
+def components_are_listed(host: Host) -> None:
+    module = getattr(plugins, host.name)
+    own = [component for component in plugins.components() if component.host == host.name]
+    assert own
+    for component in own:
+        assert getattr(module, component.name) is component.cls
+        assert component.method
+        assert component.paper
+        assert component.cls.__doc__
+
+
+FOREIGN = {"cupy", "triton", "nir", "nirtorch", "lava", "torchvision", "matplotlib", "transformers"}
+
+
+def importing_it_imports_nothing_foreign(host: Host) -> None:
+    others = {"spikingjelly", "snntorch", "norse"} - {host.name}
+    _python(
+        "import sys, importlib, spikeloom.plugins",
+        f"importlib.import_module({host.name!r})",
+        "before = set(sys.modules)",
+        f"importlib.import_module('spikeloom.plugins.{host.name}')",
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}",
+        f"assert not new & {FOREIGN | others!r}, new",
+    )
+
+
+def a_missing_host_is_one_clear_error(host: Host) -> None:
+    remedy = f'pip install "spikeloom[{host.name}]"'
+    _python(
+        "import sys",
+        f"sys.modules[{host.name!r}] = None",  # as if it were not installed
+        "import spikeloom, spikeloom.plugins as plugins",
+        "plugins.components()",
+        f"try: plugins.{host.name}",
+        f"except ImportError as error: assert {remedy!r} in str(error), error",
+        "else: raise AssertionError('no ImportError')",
+    )
+
+
+def _python(*lines: str) -> None:
+    """Run lines in a Python of their own, where nothing is imported yet."""
+    command = [sys.executable, "-W", "ignore", "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+CHECKS = (
+    spikes_equal_the_reference,
+    a_sequence_equals_its_steps,
+    chunks_equal_the_whole,
+    reset_starts_afresh,
+    states_are_float32_for_16_bit_input,
+    gradients_equal_the_reference,
+    per_neuron_parameters_learn,
+    a_neuron_of_the_user_trains,
+    a_step_that_cannot_be_traced_runs_all_the_same,
+    implementations_agree_and_are_honoured,
+    unusual_shapes_work,
+    no_steps_leave_the_state_alone,
+    nan_is_never_silence,
+    copies_and_pickles_are_independent,
+    saved_parameters_load_into_a_fresh_node,
+    only_neurons_are_accepted,
+    tracers_never_look_inside,
+    components_are_listed,
+    importing_it_imports_nothing_foreign,
+    a_missing_host_is_one_clear_error,
+)

@@ -1,0 +1,421 @@
+"""LIFNode, IFNode and ParametricLIFNode beside SpikingJelly's own; H as in its conformance list."""
+
+import inspect
+import math
+
+import pytest
+import torch
+from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from torch import nn
+
+from spikeloom.neurons import surrogate as ours
+from spikeloom.plugins import spikingjelly as loom
+from tests.plugins.contract import grid, same, weight
+
+PAIRS = [
+    (loom.LIFNode, neuron.LIFNode),
+    (loom.IFNode, neuron.IFNode),
+    (loom.ParametricLIFNode, neuron.ParametricLIFNode),
+]
+BUILT_IN = [
+    surrogate.Sigmoid(),
+    surrogate.ATan(alpha=3.0),
+    surrogate.PiecewiseQuadratic(alpha=1.5),
+    surrogate.PiecewiseExp(),
+    surrogate.SoftSign(alpha=2),
+    surrogate.SuperSpike(),
+    surrogate.Erf(),
+]
+OTHERS = [surrogate.Rect(), surrogate.LeakyKReLU(), surrogate.S2NN()]
+
+
+def name_of(value):
+    return type(value).__name__ if isinstance(value, nn.Module) else None
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) + 0.5
+
+
+def trained(node, x, v=None):
+    """Spikes, potential and the gradients with respect to input, first potential, parameters."""
+    x = x.clone().requires_grad_()
+    node.step_mode = "m"
+    if v is not None:
+        v = v.clone().requires_grad_()
+        node.v = v
+    y = node(x)
+    (y * weight(y) + node.v * weight(node.v)).sum().backward()
+    grads = [x.grad, *([] if v is None else [v.grad]), *(p.grad for p in node.parameters())]
+    return y.detach(), node.v.detach(), grads
+
+
+def assert_equal_to_the_host(mine, theirs, x, v=None):
+    (y, last, grads), (z, end, expected) = trained(mine, x, v), trained(theirs, x, v)
+    assert 0 < y.mean() < 1
+    same(y, z)
+    same(last, end)
+    for own, reference in zip(grads, expected, strict=True):
+        torch.testing.assert_close(own, reference, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("detach_reset", [False, True])
+@pytest.mark.parametrize("v_reset", [0.0, None, -0.25])
+@pytest.mark.parametrize("decay_input", [True, False])
+@pytest.mark.parametrize("function", BUILT_IN, ids=name_of)
+def test_lif_equals_the_host(function, decay_input, v_reset, detach_reset):
+    """H 13: spikes and potentials to the last bit, gradients to 1e-5."""
+    settings = {
+        "tau": 1.7,
+        "decay_input": decay_input,
+        "v_threshold": 0.6,
+        "v_reset": v_reset,
+        "surrogate_function": function,
+        "detach_reset": detach_reset,
+    }
+    mine = loom.LIFNode(**settings)
+    assert mine.implementation_reason == ""
+    assert_equal_to_the_host(mine, neuron.LIFNode(**settings), random(12, 3, 50), random(3, 50))
+
+
+@pytest.mark.parametrize(("cls", "host"), PAIRS[1:], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("v_reset", [0.0, None])
+def test_if_and_plif_equal_the_host(cls, host, v_reset):
+    settings = {"v_reset": v_reset, "surrogate_function": surrogate.ATan()}
+    assert_equal_to_the_host(cls(**settings), host(**settings), random(12, 3, 50), random(3, 50))
+
+
+@pytest.mark.parametrize("function", OTHERS, ids=name_of)
+def test_other_surrogates_run_themselves_and_say_so(function):
+    """H 13 and 40: the fallback computes what the host does, and is reported."""
+    settings = {"surrogate_function": function, "v_reset": None}
+    mine = loom.LIFNode(**settings)
+    assert type(function).__name__ in mine.implementation_reason
+    assert "eager" in repr(mine)
+    assert_equal_to_the_host(mine, neuron.LIFNode(**settings), random(8, 3, 20))
+
+
+class Doubled(surrogate.ATan):
+    """Not the built-in class: its gradient is another one."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_a_subclass_of_a_built_in_surrogate_is_not_taken_for_it():
+    mine, host = (
+        loom.LIFNode(surrogate_function=Doubled()),
+        neuron.LIFNode(surrogate_function=Doubled()),
+    )
+    assert "Doubled" in mine.implementation_reason
+    y, v, grads = trained(mine, random(6, 20))
+    z, w, expected = trained(host, random(6, 20))
+    same((y, v, grads), (z, w, expected))
+
+
+def test_a_surrogate_without_counterpart_cannot_be_asked_of_the_kernel():
+    """H 40: an explicit request is refused, not swapped."""
+    node = loom.LIFNode(surrogate_function=surrogate.Rect(), implementation="llvm")
+    with pytest.raises(RuntimeError, match="Rect"):
+        node(torch.ones(3))
+
+
+@pytest.mark.parametrize(("cls", "host"), PAIRS, ids=lambda cls: cls.__name__)
+# SpikingJelly's SuperSpike has no continuous form.
+@pytest.mark.parametrize("function", BUILT_IN[:5] + BUILT_IN[6:], ids=name_of)
+def test_without_spiking_the_output_is_continuous(cls, host, function):
+    """H 14."""
+    function = type(function)(spiking=False)
+    x = random(5, 4, 3)
+    for step_mode in "sm":
+        mine, theirs = (c(surrogate_function=function, step_mode=step_mode) for c in (cls, host))
+        y = mine(x)
+        same(y, theirs(x))
+        assert not bool(((y == 0) | (y == 1)).all())
+
+
+def test_spiking_may_be_switched_after_construction():
+    mine, theirs = loom.LIFNode(step_mode="m"), neuron.LIFNode(step_mode="m")
+    x = random(5, 4)
+    for spiking in (True, False, True):
+        for node in (mine, theirs):
+            node.surrogate_function.set_spiking_mode(spiking)
+            node.reset()
+        same(mine(x), theirs(x))
+
+
+def test_attributes_may_be_changed_like_the_hosts():
+    mine, theirs = loom.LIFNode(step_mode="m"), neuron.LIFNode(step_mode="m")
+    changes = {
+        "tau": 3.0,
+        "v_threshold": 0.4,
+        "v_reset": None,
+        "decay_input": False,
+        "detach_reset": True,
+        "surrogate_function": surrogate.ATan(4.0),
+    }
+    for name, value in changes.items():
+        for node in (mine, theirs):
+            setattr(node, name, value)
+            node.reset()
+        assert getattr(mine, name) is value
+        assert_equal_to_the_host(mine, theirs, random(6, 20))
+        mine.reset()
+        theirs.reset()
+    mine.tau = 0.5
+    with pytest.raises(ValueError, match="tau"):
+        mine(random(2, 3))
+
+
+def test_gradients_are_those_of_finite_differences():
+    """H 16: with a continuous output the whole recurrence is differentiable."""
+    x = random(4, 3).double().requires_grad_()
+    for v_reset in (0.0, None):
+        for cls in (loom.LIFNode, loom.IFNode):
+
+            def run(x, cls=cls, v_reset=v_reset):
+                function = surrogate.Sigmoid(spiking=False)
+                return cls(surrogate_function=function, v_reset=v_reset, step_mode="m")(x)
+
+            assert torch.autograd.gradcheck(run, x)
+
+
+@pytest.mark.parametrize(("cls", "host"), PAIRS, ids=lambda cls: cls.__name__)
+def test_ties_are_the_hosts(cls, host):
+    """H 17: potentials at the threshold, at minus the threshold and at half-integers."""
+    for v_reset in (0.0, None):
+        x = grid(16, 40)
+        mine, theirs = cls(v_reset=v_reset, step_mode="m"), host(v_reset=v_reset, step_mode="m")
+        same(mine(x), theirs(x))
+        same(mine.v, theirs.v)
+    levels = torch.tensor([1.0, -1.0, 0.5, -0.5, 1.5, 2.5, 2.0, math.nextafter(2.0, 0.0)])
+    same(cls()(levels), host()(levels))
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+@pytest.mark.parametrize(("cls", "host"), PAIRS, ids=lambda cls: cls.__name__)
+def test_stored_potentials_equal_the_hosts(cls, host, step_mode):
+    """H 18: v_seq is [T, N, *], changes nothing else, and is cleared."""
+    settings = {"store_v_seq": True, "step_mode": step_mode}
+    mine, theirs, plain = cls(**settings), host(**settings), cls(step_mode=step_mode)
+    x = random(5, 2, 3)
+    for now in x if step_mode == "s" else [x]:
+        same(mine(now), theirs(now))
+        plain(now)
+    assert mine.v_seq.shape == (5, 2, 3)
+    same(mine.v_seq, theirs.v_seq)
+    same(mine.v, plain.v)
+    assert list(mine._memories) == ["v"]
+    mine.reset()
+    assert mine.v_seq is None
+    mine(x[0] if step_mode == "s" else x)
+    mine.store_v_seq = False
+    assert mine.v_seq is None
+
+
+def test_stored_potentials_carry_gradients():
+    for cls in (loom.LIFNode, neuron.LIFNode):
+        x, node = random(5, 7).requires_grad_(), cls(store_v_seq=True, step_mode="m")
+        node(x)
+        (node.v_seq * weight(node.v_seq)).sum().backward()
+        if cls is loom.LIFNode:
+            own = x.grad
+    torch.testing.assert_close(own, x.grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("cls", "host"), PAIRS, ids=lambda cls: cls.__name__)
+def test_the_hosts_keywords_are_all_there(cls, host):
+    """H 2: names, order and defaults; the default surrogate is a fresh Sigmoid for each node."""
+    mine, theirs = (inspect.signature(c).parameters for c in (cls, host))
+    assert list(mine)[: len(theirs)] == list(theirs)
+    for name in theirs:
+        if name != "surrogate_function":
+            assert mine[name].default == theirs[name].default
+    first, second = cls(), cls()
+    assert type(first.surrogate_function) is surrogate.Sigmoid
+    assert first.surrogate_function is not second.surrogate_function
+
+
+def test_whole_numbers_are_accepted_where_the_host_fails_without_a_word():
+    """H 2."""
+    with pytest.raises(AssertionError):
+        neuron.LIFNode(v_threshold=1, v_reset=0)
+    x = random(6, 5)
+    node = loom.LIFNode(tau=2, v_threshold=1, v_reset=0, step_mode="m")
+    same(node(x), neuron.LIFNode(step_mode="m")(x))
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "error"),
+    [
+        ("tau", 0.5, ValueError),
+        ("tau", "2", TypeError),
+        ("tau", float("nan"), ValueError),
+        ("v_threshold", 0.0, ValueError),
+        ("v_threshold", None, TypeError),
+        ("v_reset", "zero", TypeError),
+        ("v_reset", float("inf"), ValueError),
+        ("surrogate_function", "atan", TypeError),
+        ("step_mode", "x", ValueError),
+        ("implementation", "gpu", ValueError),
+    ],
+)
+def test_a_bad_argument_is_named(argument, value, error):
+    """H 2 and 40."""
+    with pytest.raises(error, match=argument):
+        loom.LIFNode(**{argument: value})(torch.ones(3))
+
+
+@pytest.mark.parametrize("value", [1.0, 0.5, float("inf"), "2", None])
+def test_a_bad_first_time_constant_is_named(value):
+    with pytest.raises(ValueError, match="init_tau"):
+        loom.ParametricLIFNode(init_tau=value)
+
+
+def test_thresholds_and_time_constants_may_differ_between_neurons_and_learn():
+    tau, threshold = torch.tensor([1.5, 3.0]), torch.tensor([0.5, 1.0])
+    node = loom.LIFNode(nn.Parameter(tau), v_threshold=nn.Parameter(threshold), step_mode="m")
+    assert {name for name, _ in node.named_parameters()} == {"tau", "v_threshold"}
+    x = random(8, 30, 2)
+    y, v, (_, tau_grad, threshold_grad) = trained(node, x)
+    for i in range(2):
+        single = loom.LIFNode(
+            nn.Parameter(tau[i].clone()),
+            v_threshold=nn.Parameter(threshold[i].clone()),
+            step_mode="m",
+        )
+        z, w = single(x[..., i]), None
+        w = single.v
+        same(z.detach(), y[..., i])
+        same(w.detach(), v[..., i])
+        (z * weight(y)[..., i] + w * weight(v)[..., i]).sum().backward()
+        torch.testing.assert_close(single.tau.grad, tau_grad[i], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(single.v_threshold.grad, threshold_grad[i], rtol=1e-5, atol=1e-5)
+
+
+def test_our_own_surrogates_are_taken_as_they_are():
+    x = random(6, 20)
+    mine, host = (
+        loom.LIFNode(surrogate_function=ours.ATan(3.0)),
+        loom.LIFNode(surrogate_function=surrogate.ATan(3.0)),
+    )
+    same(trained(mine, x), trained(host, x))
+    assert "ATan(alpha=3.0)" in repr(mine)
+
+
+@pytest.mark.parametrize(("cls", "host"), PAIRS, ids=lambda cls: cls.__name__)
+def test_weights_move_to_and_from_the_host(cls, host):
+    """H 23: the keys are the host's, and no memory is among them."""
+    expected = ["w"] if cls is loom.ParametricLIFNode else []
+    node = cls(step_mode="m")
+    node(random(3, 4))
+    assert list(node.state_dict()) == list(host().state_dict()) == expected
+    host().load_state_dict(node.state_dict(), strict=True)
+    node.load_state_dict(host().state_dict(), strict=True)
+
+
+def test_tensor_arguments_are_saved_under_their_names():
+    """H 23: stable keys."""
+    node = loom.LIFNode(tau=nn.Parameter(torch.tensor(2.0)), v_threshold=torch.ones(4))
+    assert list(node.state_dict()) == ["tau", "v_threshold"]
+
+
+@pytest.mark.parametrize("cls", [cls for cls, _ in PAIRS])
+def test_repr_names_every_argument_and_what_runs(cls):
+    """H 25 and 39."""
+    text = repr(cls(v_threshold=0.7, step_mode="m"))
+    for argument in inspect.signature(cls).parameters:
+        assert argument.removeprefix("init_") in text
+    assert "0.7" in text
+    assert "implementation='auto' (llvm)" in text
+
+
+def test_repr_shows_the_time_constant_as_learned():
+    node = loom.ParametricLIFNode(init_tau=4.0)
+    assert "tau=4," in repr(node)
+    with torch.no_grad():
+        node.w.fill_(0.0)
+    assert "tau=2," in repr(node)
+
+
+def test_autocast_trains_with_float32_states():
+    """H 19."""
+    net = nn.Sequential(nn.Linear(6, 5), loom.LIFNode(step_mode="m"))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net(random(4, 3, 6))
+    assert y.dtype == torch.bfloat16
+    assert net[1].v.dtype == torch.float32
+    y.float().sum().backward()
+    assert bool(net[0].weight.grad.isfinite().all())
+
+
+def test_the_backward_pass_keeps_the_input_only():
+    """H 22: 1.0 times the input, and the first state; the host keeps three times as much."""
+
+    def saved(cls, **settings):
+        storages = {}
+
+        def note(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        x = random(16, 10, 100).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            cls(step_mode="m", **settings)(x)
+        return sum(storages.values()) / (x.numel() * x.element_size())
+
+    for settings in ({}, {"v_reset": None}, {"store_v_seq": True}):
+        assert saved(loom.LIFNode, **settings) <= 1.001  # a first state at rest is one number
+    assert saved(neuron.LIFNode) >= 2.5
+
+
+@pytest.mark.parametrize(("cls", "host"), PAIRS, ids=lambda cls: cls.__name__)
+def test_containers_drive_it_like_the_hosts(cls, host):
+    """H 35."""
+    x = 4 * random(5, 3, 4)
+    containers = [
+        lambda node: layer.MultiStepContainer(nn.Linear(4, 4), node()),
+        lambda node: layer.LinearRecurrentContainer(node(), 4, 4, step_mode="m"),
+        lambda node: layer.ElementWiseRecurrentContainer(node(), torch.add, step_mode="m"),
+        lambda node: nn.Sequential(layer.SeqToANNContainer(nn.Linear(4, 4)), node(step_mode="m")),
+    ]
+    for container in containers:
+        outputs = []
+        for node in (cls, host):
+            torch.manual_seed(0)
+            outputs.append(container(node)(x).detach())
+        same(*outputs)
+        assert 0 < outputs[0].mean() < 1
+    time_last = x.permute(1, 2, 0)
+    mine, theirs = (layer.TLastMultiStepContainer(node()) for node in (cls, host))
+    same(mine(time_last).detach(), theirs(time_last).detach())
+
+
+def test_the_model_zoo_takes_it_as_spiking_neuron():
+    """H 38: where torchvision, which the zoo needs, is installed."""
+    pytest.importorskip("torchvision")
+    from spikingjelly.activation_based.model import spiking_resnet
+
+    net = spiking_resnet.spiking_resnet18(spiking_neuron=loom.LIFNode, tau=2.0)
+    functional.set_step_mode(net, "m")
+    assert net(torch.rand(2, 1, 3, 32, 32)).shape == (2, 1, 1000)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("cls", [loom.LIFNode, loom.ParametricLIFNode])
+def test_compiled_it_equals_itself(cls, backend):
+    """H 36: one graph, forward and backward."""
+    torch._dynamo.reset()
+    node, twin = cls(step_mode="m"), cls(step_mode="m")
+    compiled = torch.compile(node, fullgraph=True, backend=backend)
+    for seed in (0, 1):  # the second call starts from a live state
+        x = random(6, 3, 4, seed=seed).requires_grad_()
+        z = x.detach().clone().requires_grad_()
+        y, expected = compiled(x), twin(z)
+        same(y, expected)
+        (y * weight(y)).sum().backward()
+        (expected * weight(y)).sum().backward()
+        torch.testing.assert_close(x.grad, z.grad)
+        same(node.v, twin.v)
+        functional.detach_net(node)
+        functional.detach_net(twin)

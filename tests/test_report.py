@@ -1,0 +1,103 @@
+"""Reports and whole files."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from spikeloom.files import whole_file
+from spikeloom.report import Report
+
+
+def example() -> Report:
+    rows = [("fc1", 3, 0.5, True), ("fc2", np.int64(12), torch.tensor(0.25), None)]
+    return Report("Title", ("layer", "count", "share", "exact"), rows, ["A note."])
+
+
+def test_the_table_is_aligned_numbers_to_the_right():
+    assert str(example()).split("\n") == [
+        "Title",
+        "layer  count  share  exact",
+        "-----  -----  -----  -----",
+        "fc1        3    0.5  yes",
+        "fc2       12   0.25  -",
+        "A note.",
+    ]
+
+
+def test_an_empty_report_prints_its_header():
+    assert str(Report("T", ("a", "b"))) == "T\na  b\n-  -"
+
+
+def test_json_keeps_the_numbers_and_turns_nan_into_null():
+    report = example()
+    report.add("fc3", np.float32(2.0), float("nan"), np.bool_(False))
+    rows = json.loads(report.to_json())["rows"]
+    assert rows[1] == {"layer": "fc2", "count": 12, "share": 0.25, "exact": None}
+    assert rows[2] == {"layer": "fc3", "count": 2.0, "share": None, "exact": False}
+
+
+def test_json_takes_nested_values_arrays_and_anything_that_has_a_name():
+    report = Report("T", ("a",), [({"x": (1, np.arange(2), torch.float32)},)])
+    assert json.loads(report.to_json())["rows"] == [{"a": {"x": [1, [0, 1], "torch.float32"]}}]
+
+
+def test_a_row_must_fit_the_columns():
+    with pytest.raises(ValueError, match="2 values needed, one for each of a, b; got 1"):
+        Report("T", ("a", "b"), [(1,)])
+
+
+def test_an_unknown_column_is_named():
+    with pytest.raises(ValueError, match="'speed' is not one of layer, count, share, exact"):
+        example().column("speed")
+
+
+def test_saving_writes_what_to_json_returns(tmp_path):
+    example().save(tmp_path / "report.json")
+    assert json.loads((tmp_path / "report.json").read_text())["title"] == "Title"
+    assert [file.name for file in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_the_plot_shows_one_bar_a_row(tmp_path):
+    pytest.importorskip("matplotlib")
+    figure = example().plot("share", tmp_path / "bars.png")
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [0.5, 0.25]
+    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_column_of_words_cannot_be_plotted():
+    with pytest.raises(ValueError, match="'layer' holds no numbers"):
+        example().plot("layer")
+
+
+def test_a_missing_matplotlib_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pip install .spikeloom\[plot\]"):
+        example().plot("share")
+
+
+def test_a_failing_block_leaves_the_old_file_and_no_temporary(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(KeyboardInterrupt), whole_file(target) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_whole_file_has_ordinary_permissions(tmp_path):
+    (tmp_path / "plain").write_text("")
+    with whole_file(tmp_path / "whole") as temporary:
+        temporary.write_text("")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError, match="nowhere does not exist"),
+        whole_file(tmp_path / "nowhere" / "a.txt"),
+    ):
+        pass
