@@ -115,7 +115,7 @@ def test_two_inputs_must_agree():
 
 
 def test_a_missing_kernel_falls_back_only_when_it_was_not_asked_for(monkeypatch):
-    monkeypatch.setattr(choose, "missing", lambda name: f"{name} is not installed")
+    monkeypatch.setitem(choose.MISSING, "llvm", "llvm is not installed")
     assert choose.choose("auto", "cpu") == ("eager", "llvm is not installed")
     assert choose.choose("auto", "mps") == ("eager", "there is no kernel for mps tensors")
     with pytest.raises(RuntimeError, match="not available: llvm is not installed"):

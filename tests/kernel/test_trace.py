@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import spikeloom
-from spikeloom.kernel.trace import Program, recording, schedule, summing, trace
+from spikeloom.kernel.trace import Program, schedule, trace
 from spikeloom.neurons import IF, LIF, Leaky, LIFBox, Trace
 
 
@@ -70,6 +70,7 @@ def test_an_untraceable_step_runs_eagerly_and_says_why_it_cannot_do_more():
 
 
 def test_summing_leaves_no_output_and_recording_adds_one():
-    program = Program.parse(LIF().program)
-    assert Program.parse(summing(program.text)).outputs == ()
-    assert Program.parse(recording(program.text, 0)).outputs == (*program.outputs, *program.next)
+    neuron = LIF()
+    program = Program.parse(neuron.program)
+    assert Program.parse(neuron.variant(None, True)).outputs == ()
+    assert Program.parse(neuron.variant("v", False)).outputs == (*program.outputs, *program.next)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikeloom.kernel.neuron import kind
-from spikeloom.kernel.scan import run
+from spikeloom.kernel.call import run
 from spikeloom.neurons import Trace
 
 __all__ = ["WEIGHT_LAYERS", "SecondMoment", "layer_hessian"]

@@ -86,8 +86,13 @@ def _value(array: Any) -> float | torch.Tensor:
     return torch.from_numpy(array.copy())
 
 
-def _equals(array: Any, value: float) -> bool:
-    return bool((np.asarray(array) == value).all())
+def _equals(array: Any, value: Any) -> bool:
+    return bool((np.asarray(array, dtype=np.float32) == value).all())
+
+
+def _resets_to_zero(node: nir.LIF | nir.IF) -> bool:
+    """Whether a neuron of :mod:`spikeloom.neurons.lif` says the same."""
+    return _equals(node.v_reset, 0) and bool((np.asarray(node.v_threshold) > 0).all())
 
 
 def _params(**arrays: Any) -> dict[str, Parameter]:
@@ -102,16 +107,15 @@ def _spike_and_reset(h: Any, p: Any, surrogate: Surrogate) -> tuple[Any, Any]:
 def _lif(node: nir.LIF, dt: float, surrogate: Surrogate) -> Neuron:
     k = steps_per_tau(node.tau, dt)
     threshold = _value(node.v_threshold)
-    resets_to_zero = _equals(node.v_leak, 0) and _equals(node.v_reset, 0)
-    if resets_to_zero and bool((np.asarray(node.v_threshold) > 0).all()):
-        if _equals(node.r, 1) or (np.asarray(node.r, dtype=np.float32) == k).all():
-            return LIF(
-                _value(k),
-                threshold,
-                decay_input=_equals(node.r, 1),
-                surrogate=surrogate,
-                fires_at_threshold=False,
-            )
+    decays, adds = _equals(node.r, 1), _equals(node.r, k)
+    if (decays or adds) and _equals(node.v_leak, 0) and _resets_to_zero(node):
+        return LIF(
+            _value(k),
+            threshold,
+            decay_input=decays,
+            surrogate=surrogate,
+            fires_at_threshold=False,
+        )
 
     def lif(x: Any, state: Any, p: Any) -> Any:
         (v,) = state
@@ -126,9 +130,8 @@ def _lif(node: nir.LIF, dt: float, surrogate: Surrogate) -> Neuron:
 def _if(node: nir.IF, dt: float, surrogate: Surrogate) -> Neuron:
     gain = _gain(node.r, dt)
     threshold = _value(node.v_threshold)
-    if _equals(gain, 1) and _equals(node.v_reset, 0):
-        if bool((np.asarray(node.v_threshold) > 0).all()):
-            return IF(threshold, surrogate=surrogate, fires_at_threshold=False)
+    if _equals(gain, 1) and _resets_to_zero(node):
+        return IF(threshold, surrogate=surrogate, fires_at_threshold=False)
 
     def integrate_and_fire(x: Any, state: Any, p: Any) -> Any:
         (v,) = state

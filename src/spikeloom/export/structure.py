@@ -21,15 +21,15 @@ Edge = tuple[str, str]
 
 @dataclass(frozen=True)
 class Group:
-    """Nodes that run together: one node, or the nodes of a feedback loop in their order.
+    """Nodes that run together: one node, or those of a feedback loop.
 
     Attributes:
         nodes: Node names; in a loop, each step runs them in this order.
-        is_loop: Whether signals run in a circle among them.
+        delayed: The edges that carry the value of the previous step; none outside loops.
     """
 
     nodes: tuple[str, ...]
-    is_loop: bool
+    delayed: frozenset[Edge] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -201,29 +201,25 @@ def _reachable(start: str, neighbours: dict[str, list[str]]) -> set[str]:
 
 def _groups(sources: dict[str, list[str]]) -> Iterator[Group]:
     for component in _components(sources):
-        first = component[0]
-        if len(component) == 1:
-            yield Group((first,), first in sources[first])
-        else:
-            yield Group(tuple(_inside_loop(component, sources)), True)
+        delayed: set[Edge] = set()
+        order = tuple(_order(component, sources, delayed))
+        yield Group(order, frozenset(delayed))
 
 
-def _inside_loop(component: list[str], sources: dict[str, list[str]]) -> Iterator[str]:
-    """The order of one loop's nodes within a step: its entries no longer wait for the loop."""
+def _order(
+    component: list[str], sources: dict[str, list[str]], delayed: set[Edge]
+) -> Iterator[str]:
+    """The nodes of a component as they run in a step; collects the edges that wait a step."""
     members = set(component)
-    entries = {name for name in component if not members.issuperset(sources[name])}
-    # A loop without an entry is what remains of a larger one; it starts at its first node.
-    entries = entries or {min(component)}
-    rest = {
-        name: [s for s in sources[name] if s in members and name not in entries]
-        for name in sorted(component)
-    }
+    inside = {name: [s for s in sources[name] if s in members] for name in sorted(component)}
+    if not any(inside.values()):
+        yield from component
+        return
+    entries = {name for name in component if len(inside[name]) < len(sources[name])}
+    delayed.update((source, name) for name in entries for source in inside[name])
+    rest = {name: [] if name in entries else found for name, found in inside.items()}
     for part in _components(rest):
-        if len(part) == 1:
-            yield part[0]
-        else:
-            within = {name: rest[name] for name in part}
-            yield from _inside_loop(part, within)
+        yield from _order(part, rest, delayed)
 
 
 def _components(sources: dict[str, list[str]]) -> Iterator[list[str]]:
@@ -253,7 +249,7 @@ def _components(sources: dict[str, list[str]]) -> Iterator[list[str]]:
                 if path:
                     low[path[-1][0]] = min(low[path[-1][0]], low[name])
                 if low[name] == index[name]:
-                    component = []
+                    component: list[str] = []
                     while not component or component[-1] != name:
                         component.append(stack.pop())
                         low[component[-1]] = math.inf

@@ -11,7 +11,6 @@ from spikeloom.kernel import run_eager
 from spikeloom.kernel.choose import choose
 from spikeloom.kernel.neuron import Neuron, Parameter, kind, tensor_of
 from spikeloom.kernel.scan import Call, scan
-from spikeloom.kernel.trace import recording, summing
 
 __all__ = ["run"]
 
@@ -23,19 +22,6 @@ COMPUTED = {
     torch.float64: torch.float64,
 }
 State = tuple[Tensor, ...]
-
-
-# torch.compile takes what these return as a constant and does not look inside.
-
-
-@torch.compiler.assume_constant_result
-def _recording(text: str, state: int) -> str:
-    return recording(text, state)
-
-
-@torch.compiler.assume_constant_result
-def _summing(text: str) -> str:
-    return summing(text)
 
 
 def run(
@@ -142,19 +128,23 @@ def _run_kernel(
     record: str | None,
     reduce: str | None,
 ) -> tuple[State, State, Tensor | None]:
-    text, states, outputs = neuron.program, len(vs), neuron.outputs
-    assert text is not None
+    states, outputs = len(vs), neuron.outputs
     if reduce:
-        text = _summing(text)
         zero = torch.zeros((), dtype=dtype, device=xs[0].device)
         vs = (*vs, *(zero.expand(xs[0].shape[1:]) for _ in range(outputs)))
         outputs = 0
-    if record is not None:
-        text = _recording(text, neuron.state_names.index(record))
-        outputs += 1
+    outputs += record is not None
     numbers = tuple(value for value in values.values() if not isinstance(value, Tensor))
     tensors = tuple(value for value in values.values() if isinstance(value, Tensor))
-    call = Call(text, steps, numbers, len(xs), len(vs), len(tensors), outputs)
+    call = Call(
+        neuron.variant(record, reduce is not None),
+        steps,
+        numbers,
+        len(xs),
+        len(vs),
+        len(tensors),
+        outputs,
+    )
     results = scan(call, (*xs, *vs, *tensors))
     ys, ws = results[:outputs], results[outputs:]
     seq = None

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 
-import torch
-
 IMPLEMENTATIONS = ("auto", "cupy", "llvm", "eager")
 
 _KERNEL_OF = {"cpu": "llvm", "cuda": "cupy"}
-_REMEDY = {
+
+# Why an implementation's package cannot be used; empty if it can. Looked up once, at import.
+MISSING = {
     "llvm": 'llvmlite is not installed: pip install "llvmlite>=0.44"',
     "cupy": 'CuPy is not installed: pip install "spikeloom[cuda13]" (or cuda12)',
 }
-_MODULE = {"llvm": "llvmlite", "cupy": "cupy"}
-
-
-@torch.compiler.assume_constant_result
-def missing(implementation: str) -> str:
-    """Why an implementation's package cannot be used; empty if it can."""
-    found = importlib.util.find_spec(_MODULE[implementation]) is not None
-    return "" if found else _REMEDY[implementation]
+for _name, _package in {"llvm": "llvmlite", "cupy": "cupy"}.items():
+    if importlib.util.find_spec(_package) is not None:
+        MISSING[_name] = ""
 
 
 def choose(implementation: str, device: str, untraceable: str = "") -> tuple[str, str]:
@@ -55,7 +50,7 @@ def choose(implementation: str, device: str, untraceable: str = "") -> tuple[str
     if kernel is None:
         reason = f"there is no kernel for {device} tensors"
     elif not reason:
-        reason = missing(kernel)
+        reason = MISSING[kernel]
     if not reason:
         return str(kernel), ""
     if implementation != "auto":

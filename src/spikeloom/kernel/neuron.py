@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeloom.kernel.trace import trace
+from spikeloom.kernel.trace import recording, summing, trace
 
 __all__ = ["Gated", "Neuron", "PerStep"]
 
@@ -117,17 +117,27 @@ class Neuron:
         self.program: str | None = None
         self.outputs = 1
         self.reason = ""
+        self._variants: dict[tuple[str | None, bool], str] = {}
         self._trace()
 
     def _trace(self) -> None:
-        """Set the program's text, or the reason why the step has no kernel."""
+        """Set the program's text and its variants, or the reason why the step has no kernel."""
         kinds = {name: kind(value) for name, value in self.params.items()}
         try:
             program = trace(self.step, len(self.rest), kinds, self.inputs, self.begin)
         except (TypeError, ValueError, AttributeError) as error:
             self.reason = f"the step of {self.name} cannot be traced: {error}"
-        else:
-            self.program, self.outputs = program.text, len(program.outputs)
+            return
+        self.program, self.outputs = program.text, len(program.outputs)
+        # All of them now, because torch.compile must find them ready.
+        for reduced, base in ((False, program), (True, summing(program))):
+            self._variants[None, reduced] = base.text
+            for i, state in enumerate(self.rest):
+                self._variants[state, reduced] = recording(base, i).text
+
+    def variant(self, record: str | None, reduced: bool) -> str:
+        """The program's text with a state recorded, or its outputs summed over time, or both."""
+        return self._variants[record, reduced]
 
     @property
     def state_names(self) -> tuple[str, ...]:

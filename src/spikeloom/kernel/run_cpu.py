@@ -140,7 +140,7 @@ def forward(
     long = not assume.stream and any(map(_large, ys))
     room = TILE_LONG if long else TILE_FORWARD
     tile = max(256, _aligned(room // (_width(vs) * states)))
-    _advise_huge_pages(ys)
+    advise_huge_pages(ys)
     _run(kernel, steps, neurons, tile, tile * states, words, even=True)
     if nan.value:
         raise ValueError(
@@ -201,7 +201,7 @@ def backward(
         words += [gy.data_ptr(), gy.stride(0)]
     words += [total.data_ptr() for total in sums.values()]
     words += _parameters(program, numbers, ps)
-    _advise_huge_pages(fresh)
+    advise_huge_pages(fresh)
     _run(kernel, steps, neurons, tile, tile * buffers, words, even=False)
     return {name: _total(total, dict(program.params)[name]) for name, total in sums.items()}
 
@@ -309,7 +309,7 @@ def _pool() -> ThreadPoolExecutor:
 HUGE_PAGE = 2 * 1024 * 1024
 
 
-def _advise_huge_pages(fresh: Sequence[Tensor]) -> None:
+def advise_huge_pages(fresh: Sequence[Tensor]) -> None:
     """Ask Linux for huge pages under large new tensors: touching them costs most of the time."""
     advise = _madvise()
     if advise is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from types import SimpleNamespace
 from typing import Any
@@ -323,44 +323,28 @@ def _check_tables(program: Program) -> None:
                 raise TypeError(f"parameter {operand[1]!r} is a gated table; read it with lookup")
 
 
-@lru_cache(maxsize=1024)
-def recording(text: str, state: int) -> str:
+def recording(program: Program, state: int) -> Program:
     """The same program with one state, as it is after each step, as one more output."""
-    program = Program.parse(text)
-    outputs = (*program.outputs, program.next[state])
-    return Program(
-        program.nodes,
-        program.inputs,
-        program.states,
-        program.params,
-        outputs,
-        program.next,
-        program.begin,
-    ).text
+    return replace(program, outputs=(*program.outputs, program.next[state]))
 
 
-@lru_cache(maxsize=1024)
-def summing(text: str) -> str:
+def summing(program: Program) -> Program:
     """The same program with its outputs summed over time into further states, and none left.
 
     The sums start at zero in the states ``states, states + 1, ...``; no output sequence exists.
     """
-    program = Program.parse(text)
     graph = Graph(program.nodes)
     sums = [graph.add("v", program.states + i) for i in range(len(program.outputs))]
     totals = [total + Expr(graph, y) for total, y in zip(sums, program.outputs, strict=True)]
-    begin = program.begin
-    if begin is not None:
-        begin = (*begin, *(total.number for total in sums))
-    return Program(
-        tuple(graph.nodes),
-        program.inputs,
-        program.states + len(sums),
-        program.params,
-        (),
-        (*program.next, *(total.number for total in totals)),
-        begin,
-    ).text
+    begin = program.begin and (*program.begin, *(total.number for total in sums))
+    return replace(
+        program,
+        nodes=tuple(graph.nodes),
+        states=program.states + len(sums),
+        outputs=(),
+        next=(*program.next, *(total.number for total in totals)),
+        begin=begin,
+    )
 
 
 def resolve(nodes: Sequence[Node], number: int) -> int:

@@ -1,1 +1,5 @@
 """Whole networks."""
+
+from spikeloom.models.spiking_mlp import SpikingMLP
+
+__all__ = ["SpikingMLP"]

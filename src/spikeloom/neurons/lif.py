@@ -7,6 +7,7 @@ and of reset and output, so each framework's spikes are met bit for bit by its o
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -172,12 +173,13 @@ class Leaky(Neuron):
     Args:
         beta: Decay a step; clamped to [0, 1] in the step, as snnTorch does. A tensor is shared
             when 0-d and per neuron otherwise; a Parameter is learned.
-        threshold: Threshold, a number or tensor like ``beta``.
+        threshold: Threshold, positive; a number or tensor like ``beta``.
         reset_mechanism: ``"subtract"``, ``"zero"`` or ``"none"``.
-        reset_delay: False applies the reset before the potential is returned, in addition to
-            firing as before; spike trains are those of ``reset_delay=True``.
+        reset_delay: False resets in the step that fires: before it is returned, the potential
+            changes by the reset due now less the one made at the start of the step, ``s / g - r``
+            times ``threshold`` (subtract) or ``v`` (zero), whose gradient is not cut.
         surrogate: The derivative of a spike; fires strictly above the threshold.
-        graded_spikes_factor: g, the height of a spike.
+        graded_spikes_factor: g, the height of a spike; a number or tensor like ``beta``.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -219,25 +221,30 @@ class Leaky(Neuron):
         }
         super().__init__(self._step, state=("mem",), params=params, name="Leaky")
 
+    def _reset(self, mem: Any, p: Any) -> Any:
+        return fire(mem - p.threshold, strict=True)
+
+    def _fire(self, mem: Any, p: Any) -> Any:
+        return fire(mem - p.threshold, self.surrogate, strict=True)
+
+    def _charge(self, x: Any, mem: Any, reset: Any, p: Any) -> Any:
+        if self.reset_mechanism == "zero":
+            mem = (1.0 - reset) * mem
+        mem = clamp(p.beta, 0.0, 1.0) * mem + x
+        return mem - reset * p.threshold if self.reset_mechanism == "subtract" else mem
+
     def _step(self, x: Any, state: Any, p: Any) -> Any:
         (mem,) = state
-        beta = clamp(p.beta, 0.0, 1.0)
-        if self.reset_delay:
-            reset = fire(detach(mem) - p.threshold, strict=True)
-            if self.reset_mechanism == "zero":
-                mem = (1.0 - reset) * mem
-            mem = beta * mem + x
-            if self.reset_mechanism == "subtract":
-                mem = mem - reset * p.threshold
-        else:
-            mem = beta * mem + x
-        s = fire(mem - p.threshold, self.surrogate, strict=True)
+        reset = self._reset(mem, p)
+        mem = self._charge(x, mem, reset, p)
+        s = self._fire(mem, p)
         if not self.reset_delay:
-            reset = detach(s)
+            # The next step resets again what is still above the threshold: not twice here.
+            due = s - reset
             if self.reset_mechanism == "subtract":
-                mem = mem - reset * p.threshold
+                mem = mem - due * p.threshold
             elif self.reset_mechanism == "zero":
-                mem = (1.0 - reset) * mem
+                mem = mem - due * mem
         return s * p.graded_spikes_factor, (mem,)
 
     def settings(self) -> dict[str, Any]:
@@ -252,6 +259,20 @@ class Leaky(Neuron):
         }
 
 
+ResetMethod = Callable[[Any, Any, Any, Any], Any]
+
+
+def _reset_by_value(s: Any, h: Any, v_reset: Any, v_th: Any) -> Any:
+    return (1.0 - s) * h + s * v_reset
+
+
+def _reset_by_subtraction(s: Any, h: Any, v_reset: Any, v_th: Any) -> Any:
+    return (1.0 - s) * h + s * (h - v_th)
+
+
+_RESETS: dict[str, ResetMethod] = {"value": _reset_by_value, "subtract": _reset_by_subtraction}
+
+
 class LIFBox(Neuron):
     r"""Leaky integrate-and-fire without a synaptic current, as Norse computes it.
 
@@ -264,11 +285,13 @@ class LIFBox(Neuron):
     With ``reset_method="subtract"``: ``v = (1 - s) h + s (h - v_th)``.
 
     Args:
-        tau_mem_inv: Inverse membrane time constant in 1/s, positive.
-        v_leak: Leak potential.
-        v_th: Threshold; firing is strict.
+        tau_mem_inv: Inverse membrane time constant in 1/s, positive; a tensor is shared when 0-d
+            and per neuron otherwise; a Parameter is learned.
+        v_leak: Leak potential, a number or tensor like ``tau_mem_inv``.
+        v_th: Threshold, of either sign; firing is strict.
         v_reset: Potential after a reset by value.
-        reset_method: ``"value"`` or ``"subtract"``.
+        reset_method: ``"value"``, ``"subtract"``, or a function ``(s, h, v_reset, v_th) -> v``
+            written like a step.
         surrogate: The derivative of a spike.
         dt: Time step in seconds, positive.
 
@@ -276,7 +299,8 @@ class LIFBox(Neuron):
         TypeError: If an argument has the wrong type.
         ValueError: If a value is out of range or not finite.
 
-    State: ``v``, the potential after reset.
+    State: ``v``, the potential after reset. Rest is the leak potential that the neuron is made
+    with, or 0 if that differs between neurons.
 
     Example:
         >>> import torch, spikeloom
@@ -294,30 +318,40 @@ class LIFBox(Neuron):
         v_leak: float | Tensor = 0.0,
         v_th: float | Tensor = 1.0,
         v_reset: float | Tensor = 0.0,
-        reset_method: str = "value",
+        reset_method: str | ResetMethod = "value",
         surrogate: Surrogate | None = None,
         dt: float = 0.001,
     ) -> None:
         _require_positive("LIFBox: tau_mem_inv", tau_mem_inv)
+        _require("LIFBox: v_leak", v_leak, -math.inf, "must be finite")
         _require_positive("LIFBox: dt", dt)
-        if reset_method not in ("value", "subtract"):
+        if not callable(reset_method) and reset_method not in _RESETS:
             raise ValueError(
-                f"LIFBox: reset_method must be 'value' or 'subtract', got {reset_method!r}"
+                f"LIFBox: reset_method must be 'value', 'subtract' or a function, "
+                f"got {reset_method!r}"
             )
         self.reset_method = reset_method
         self.surrogate = SuperSpike() if surrogate is None else surrogate
-        params = {"tau_mem_inv": tau_mem_inv, "v_leak": v_leak, "v_th": v_th, "dt": dt}
-        if reset_method == "value":
-            params["v_reset"] = v_reset
-        self._v_reset = v_reset
-        super().__init__(self._step, state=("v",), params=params, name="LIFBox")
+        params = {
+            "tau_mem_inv": tau_mem_inv,
+            "v_leak": v_leak,
+            "v_th": v_th,
+            "v_reset": v_reset,
+            "dt": dt,
+        }
+        if isinstance(v_leak, Tensor):
+            rest = 0.0 if v_leak.dim() else v_leak.item()
+        else:
+            rest = v_leak
+        super().__init__(self._step, state={"v": rest}, params=params, name="LIFBox")
 
     def _step(self, x: Any, state: Any, p: Any) -> Any:
         (v,) = state
         h = v + p.dt * p.tau_mem_inv * (x + p.v_leak - v)
         s = fire(h - p.v_th, self.surrogate, strict=True)
-        after = p.v_reset if self.reset_method == "value" else h - p.v_th
-        return s, ((1.0 - s) * h + s * after,)
+        method = self.reset_method
+        reset = method if callable(method) else _RESETS[method]
+        return s, (reset(s, h, p.v_reset, p.v_th),)
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
@@ -325,7 +359,7 @@ class LIFBox(Neuron):
             "tau_mem_inv": self.params["tau_mem_inv"],
             "v_leak": self.params["v_leak"],
             "v_th": self.params["v_th"],
-            "v_reset": self._v_reset,
+            "v_reset": self.params["v_reset"],
             "reset_method": self.reset_method,
             "surrogate": self.surrogate,
             "dt": self.params["dt"],

@@ -1,0 +1,58 @@
+"""What the export must know of a module, whatever framework it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from spikeloom.export.weights import layer_key
+from spikeloom.kernel.neuron import Neuron, Parameter
+from spikeloom.layer import current_parameters
+
+__all__ = ["current", "describes", "is_leaf", "over_time", "takes_steps", "to_rest"]
+
+
+def describes(module: nn.Module) -> Neuron | None:
+    """The neuron description that a module of ours carries, in any framework."""
+    neuron = getattr(module, "neuron", None)
+    return neuron if isinstance(neuron, Neuron) else None
+
+
+def current(module: nn.Module, neuron: Neuron) -> dict[str, Parameter]:
+    """All parameters of a module's neuron, with the values that the module holds now."""
+    return {**neuron.params, **current_parameters(module, neuron)}
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module is exported (or refused) as one thing."""
+    if describes(module) is not None or layer_key(module) is not None:
+        return True
+    return type(module).__module__.startswith("torch.nn.modules") and not any(module.children())
+
+
+def takes_steps(module: nn.Module) -> bool | None:
+    """True: one step at each call; False: sequences, time first; None: it has no time."""
+    if hasattr(module, "step_mode"):
+        return module.step_mode == "s"
+    if describes(module) is None:
+        return None
+    if hasattr(module, "time_first"):
+        return not module.time_first
+    return type(module).__name__.endswith("Cell")
+
+
+def over_time(module: nn.Module) -> Callable[[Tensor], Any]:
+    """How a module is called with a whole sequence."""
+    sequence = getattr(module, "sequence", None)
+    return sequence if callable(sequence) else module
+
+
+def to_rest(model: nn.Module) -> None:
+    """Put every neuron that keeps its state back to rest."""
+    for module in model.modules():
+        if hasattr(module, "reset_mem"):
+            module.reset_mem()
+        elif hasattr(module, "step_mode") and callable(getattr(module, "reset", None)):
+            module.reset()

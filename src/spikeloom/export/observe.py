@@ -1,0 +1,460 @@
+"""How signals flow through a model, found by running it once.
+
+Symbolic tracing, on which nirtorch's exporter builds, unrolls time loops into wrong graphs and
+stops at the first ``if``. So the model runs on a sample while every tensor that descends from the
+input carries the names of the modules it comes from. Modules that NIR may know are leaves; what
+happens between them must move values without changing them (indexing time, stacking, reshaping)
+or add signals. Everything else is remembered as an obstacle, and matters if the output needs it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from spikeloom.export.modules import is_leaf, over_time, takes_steps
+
+__all__ = ["INPUT", "Observation", "Site", "observe"]
+
+INPUT = "the model's input"
+
+# Functions that move values about and change none.
+MOVES = frozenset(
+    "__getitem__ select unbind split chunk narrow stack cat unsqueeze squeeze reshape view flatten "
+    "unflatten view_as reshape_as contiguous clone detach to float double type_as data cpu "
+    "requires_grad_ expand expand_as".split()
+)
+FLATTENS = frozenset(("flatten", "reshape", "view"))
+ADDS = frozenset(("add", "__add__", "__radd__", "__iadd__", "add_"))
+READOUTS = frozenset(("mean", "sum"))
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What a tensor carries.
+
+    Attributes:
+        sources: The sites whose outputs it is the sum of.
+        shape: Its shape for one sample at one step.
+        readout: How it was reduced over time, if it was.
+        spikes: The tensor before that reduction.
+    """
+
+    sources: frozenset[str]
+    shape: tuple[int, ...]
+    readout: str = ""
+    spikes: Tensor | None = None
+
+
+@dataclass
+class Site:
+    """A module, or an operation between modules, through which signals pass.
+
+    Attributes:
+        name: The module's name in the model; operations are named after where they stand.
+        kind: The class's or the function's name.
+        module: None for an operation.
+        shape_in: Shape of its input for one sample at one step.
+        shape_out: Shape of its output.
+        sources: The sites whose outputs it sums.
+        steps: How many time steps it has seen.
+        outputs: Its outputs, call by call.
+        obstacle: Why it cannot be exported, empty if it may be.
+        remedy: What to do about it.
+    """
+
+    name: str
+    kind: str
+    module: nn.Module | None
+    shape_in: tuple[int, ...]
+    shape_out: tuple[int, ...]
+    sources: set[str] = field(default_factory=set)
+    steps: int = 0
+    outputs: list[Tensor] = field(default_factory=list)
+    obstacle: str = ""
+    remedy: str = ""
+
+    def block(self, obstacle: str, remedy: str) -> None:
+        """Note the first reason why this site cannot be exported."""
+        if not self.obstacle:
+            self.obstacle, self.remedy = obstacle, remedy
+
+
+@dataclass
+class Observation:
+    """The sites that the output depends on, in the order in which they first ran.
+
+    Attributes:
+        sites: By name.
+        output: The sites whose outputs sum to the model's output.
+        spikes: The model's output ``[T, batch, *]``, before any reduction over time.
+        notes: What the export leaves out.
+    """
+
+    sites: dict[str, Site]
+    output: tuple[str, ...]
+    spikes: Tensor
+    notes: list[str]
+
+
+class _StepByStep(Exception):
+    """The model takes one step at each call."""
+
+
+class _Observer(TorchFunctionMode):
+    def __init__(self, T: int, B: int, stepwise: bool) -> None:
+        super().__init__()
+        self.T, self.B, self.stepwise = T, B, stepwise
+        self.signals = WeakTensorKeyDictionary()
+        self.sites: dict[str, Site] = {}
+        self.path: list[str] = []
+        self.inside_leaf = False
+
+    # --- modules ---------------------------------------------------------------------------
+
+    def attach(self, model: nn.Module) -> None:
+        """Let every leaf, and every module around leaves, report its calls."""
+        known: set[int] = set()
+        for name, module in model.named_modules():
+            if id(module) in known:
+                continue
+            known.add(id(module))
+            leaf = is_leaf(module)
+            if leaf:
+                known.update(map(id, module.modules()))
+            name = name or type(module).__name__
+            if not leaf:
+                self._wrap(module, "forward", functools.partial(self._container, name))
+                continue
+            steps = takes_steps(module)
+            self._wrap(module, "forward", functools.partial(self._leaf, name, module, steps))
+            if over_time(module) is not module:
+                self._wrap(module, "sequence", functools.partial(self._leaf, name, module, False))
+
+    def _wrap(self, module: nn.Module, method: str, report: Callable[..., Any]) -> None:
+        original = getattr(module, method)
+
+        @functools.wraps(original)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if self.inside_leaf:
+                return original(*args, **kwargs)
+            return report(original, args, kwargs)
+
+        setattr(module, method, wrapped)
+
+    def _container(self, name: str, original: Any, args: Any, kwargs: Any) -> Any:
+        self.path.append(name)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            self.path.pop()
+
+    def _leaf(
+        self,
+        name: str,
+        module: nn.Module,
+        steps: bool | None,
+        original: Any,
+        args: Any,
+        kwargs: Any,
+    ) -> Any:
+        tensors = self._tensors((args, kwargs))
+        own_state = frozenset((_state_of(name),))
+        signals = [t for t in tensors if t in self.signals and self._of(t).sources != own_state]
+        if signals and steps and not self.stepwise and self._rank(signals[0]) == 2:
+            raise _StepByStep
+        self.inside_leaf = True
+        try:
+            result = original(*args, **kwargs)
+        finally:
+            self.inside_leaf = False
+        outputs = self._tensors(result)
+        if outputs:
+            self._record_call(name, module, steps, signals, outputs)
+        return result
+
+    def _record_call(
+        self,
+        name: str,
+        module: nn.Module,
+        steps: bool | None,
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+    ) -> None:
+        x, y = (inputs or outputs)[0], outputs[0]
+        signal = self._of(x) if inputs else Signal(frozenset(), tuple(y.shape[1:]))
+        rank = x.dim() - len(signal.shape)
+        shape = tuple(y.shape[rank:])
+        site = self.sites.get(name)
+        if site is None:
+            site = Site(name, type(module).__name__, module, signal.shape, shape)
+            self.sites[name] = site
+        if len(inputs) != 1:
+            site.block(
+                f"takes {len(inputs)} signals that come from the model's input",
+                "a NIR node has one input, which sums its sources",
+            )
+        elif y.shape[:rank] != x.shape[:rank]:
+            site.block(
+                f"changes the time or batch axis, {list(x.shape)} -> {list(y.shape)}",
+                "keep [T, batch] or [batch] in front",
+            )
+        elif steps is False and rank == 1:
+            site.block("is time first and received a single step", "feed it [T, batch, *]")
+        if (site.shape_in, site.shape_out) != (signal.shape, shape):
+            site.block("sees inputs of different shapes", "use one module for each place")
+        if signal.readout:
+            site.block(f"follows a {signal.readout}", "reduce over time after the last module")
+        site.sources |= signal.sources
+        site.steps += self._steps(x, signal.shape) or 0
+        site.outputs.append(y.detach())
+        for state in outputs[1:]:
+            self._tag_state(name, state)
+        self.signals[y] = Signal(frozenset((name,)), shape)
+
+    def _tag_state(self, name: str, state: Tensor) -> None:
+        own = _state_of(name)
+        if own not in self.sites:
+            shape = tuple(state.shape)
+            self.sites[own] = Site(own, "state", None, shape, shape, {name})
+            self.sites[own].block(
+                "a neuron's state leaves the neuron", "NIR neurons give out their spikes only"
+            )
+        self.signals[state] = Signal(frozenset((own,)), self.sites[own].shape_out)
+
+    # --- what happens between modules ------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not self.inside_leaf:
+            self._follow(_name_of(func), args, kwargs or {}, result)
+        return result
+
+    def _follow(self, name: str, args: tuple[Any, ...], kwargs: Any, result: Any) -> None:
+        tensors = self._tensors((args, kwargs))
+        if not any(t in self.signals for t in tensors):
+            return
+        if name == "__setitem__":
+            self._move(name, tensors[-1:], [args[0]])
+            return
+        outputs = self._tensors(result)
+        if not outputs:
+            return
+        if name in MOVES:
+            self._move(name, tensors, outputs)
+        elif name in ADDS and not kwargs:
+            self._add(name, args, tensors, outputs[0])
+        elif not self._readout(name, args, kwargs, outputs[0]):
+            self._obstruct(name, tensors, outputs, f"the function {name} has no NIR counterpart")
+
+    def _move(self, name: str, tensors: list[Tensor], outputs: list[Tensor]) -> None:
+        signals = [self._of(t) for t in tensors if t in self.signals]
+        first = signals[0] if signals else Signal(frozenset(), ())
+        if len(signals) < len(tensors) or any(s.sources != first.sources for s in signals):
+            if name not in ("view_as", "reshape_as", "type_as", "expand_as"):
+                self._obstruct(name, tensors, outputs, f"{name} joins different signals")
+                return
+        flat = (math.prod(first.shape),)
+        for y in outputs:
+            if first.readout:
+                self._obstruct(name, tensors, [y], f"{name} follows a {first.readout}")
+            elif self._steps(y, first.shape) is not None:
+                self.signals[y] = first
+            elif name in FLATTENS and self._steps(y, flat) is not None:
+                self._flatten(first, flat, y)
+            else:
+                shapes = f"{list(tensors[0].shape)} -> {list(y.shape)}"
+                self._obstruct(name, tensors, [y], f"{name} {shapes} is no move along time")
+
+    def _flatten(self, signal: Signal, flat: tuple[int, ...], y: Tensor) -> None:
+        site = self._operation("flatten", signal, flat)
+        site.steps += self._steps(y, flat) or 0
+        self.signals[y] = Signal(frozenset((site.name,)), flat)
+
+    def _add(self, name: str, args: tuple[Any, ...], tensors: list[Tensor], y: Tensor) -> None:
+        signals = [self._of(t) for t in tensors if t in self.signals]
+        others = [a for a in args if not (isinstance(a, Tensor) and a in self.signals)]
+        overlap = len(signals) == 2 and bool(signals[0].sources & signals[1].sources)
+        if any(bool((torch.as_tensor(other) != 0).any()) for other in others):
+            self._obstruct(name, tensors, [y], "adds a constant", "put it into a bias")
+        elif overlap:
+            self._obstruct(name, tensors, [y], "adds a signal to itself", "double the weights")
+        elif len({s.shape for s in signals}) > 1 or any(s.readout for s in signals):
+            self._obstruct(name, tensors, [y], "adds signals of different kinds")
+        else:
+            sources = frozenset().union(*(s.sources for s in signals))
+            self.signals[y] = Signal(sources, signals[0].shape)
+
+    def _readout(self, name: str, args: tuple[Any, ...], kwargs: Any, y: Tensor) -> bool:
+        """Note a sum or mean over time; it may only be the very last operation."""
+        x, *dims = args
+        dims = dims or [kwargs.get("dim")]
+        if name not in READOUTS or dims not in ([0], [(0,)], [[0]]) or len(kwargs) > 1:
+            return False
+        signal = self._of(x) if isinstance(x, Tensor) and x in self.signals else None
+        if signal is None or signal.readout or self._rank(x) != 2 or len(x) != self.T:
+            return False
+        self.signals[y] = Signal(signal.sources, signal.shape, f"{name} over time", x.detach())
+        return True
+
+    def _obstruct(
+        self,
+        name: str,
+        tensors: list[Tensor],
+        outputs: list[Tensor],
+        reason: str,
+        remedy: str = "write it with modules that NIR knows",
+    ) -> None:
+        signals = [self._of(t) for t in tensors if t in self.signals]
+        sources = frozenset().union(*(s.sources for s in signals))
+        for y in outputs:
+            site = self._operation(name, Signal(sources, signals[0].shape), tuple(y.shape[1:]))
+            site.block(reason, remedy)
+            self.signals[y] = Signal(frozenset((site.name,)), site.shape_out)
+
+    def _operation(self, kind: str, signal: Signal, shape: tuple[int, ...]) -> Site:
+        """The site of an operation: where it stands, and on what."""
+        where = ".".join([*self.path[-1:], kind]) if self.path else kind
+        name, number = where, 1
+        while name in self.sites and self.sites[name].sources != signal.sources:
+            number += 1
+            name = f"{where}_{number}"
+        if name not in self.sites:
+            site = Site(name, kind, None, signal.shape, shape, set(signal.sources))
+            self.sites[name] = site
+        return self.sites[name]
+
+    # --- tensors -------------------------------------------------------------------------------
+
+    def _of(self, tensor: Tensor) -> Signal:
+        return self.signals[tensor]
+
+    @staticmethod
+    def _tensors(tree: Any) -> list[Tensor]:
+        return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+    def _rank(self, tensor: Tensor) -> int:
+        """How many axes stand in front of a signal's own: 2 for time and batch."""
+        return tensor.dim() - len(self._of(tensor).shape)
+
+    def _steps(self, tensor: Tensor, shape: tuple[int, ...]) -> int | None:
+        """How many time steps of such signals a tensor holds; None if it holds something else."""
+        rank = tensor.dim() - len(shape)
+        lead = tuple(tensor.shape[:rank])
+        if rank not in (1, 2) or tuple(tensor.shape[rank:]) != shape:
+            return None
+        if rank == 2:
+            return lead[0] if lead[1] == self.B and lead[0] <= self.T else None
+        steps, rest = divmod(lead[0], self.B)
+        return steps if not rest and steps <= self.T else None
+
+
+def _state_of(name: str) -> str:
+    return f"{name} (its state)"
+
+
+def _name_of(func: Any) -> str:
+    name = getattr(func, "__name__", str(func))
+    # A property such as `.data` arrives as the __get__ of its descriptor.
+    return getattr(func.__self__, "__name__", name) if name == "__get__" else name
+
+
+def observe(model: Callable[[], nn.Module], sample: Tensor) -> Observation:
+    """Run a model once and find its signal flow.
+
+    Args:
+        model: Gives a fresh copy of the model, at rest; it will be altered.
+        sample: Input ``[T, batch, *]``.
+
+    Returns:
+        The sites between input and output, in order.
+
+    Raises:
+        TypeError: If the model returns no tensor.
+        ValueError: If the output does not depend on the input, or has no time axis.
+    """
+    try:
+        return _observe(model(), sample, stepwise=False)
+    except _StepByStep:
+        return _observe(model(), sample, stepwise=True)
+
+
+def _observe(model: nn.Module, sample: Tensor, stepwise: bool) -> Observation:
+    T, B = sample.shape[:2]
+    observer = _Observer(T, B, stepwise)
+    observer.attach(model)
+    shape = tuple(sample.shape[2:])
+    observer.sites[INPUT] = Site(INPUT, "Input", None, shape, shape, steps=T)
+    entering = Signal(frozenset((INPUT,)), shape)
+    with torch.no_grad(), observer:
+        if stepwise:
+            result = torch.stack([*_loop(model, sample, observer.signals, entering)])
+        else:
+            x = sample.view_as(sample)
+            observer.signals[x] = entering
+            result = _first_tensor(model(x))
+    signal = observer.signals.get(result)
+    if signal is None:
+        raise ValueError("model: its output does not depend on the input through torch functions")
+    notes = [f"the {signal.readout} of the spikes is left to the reader"] if signal.readout else []
+    spikes = result if signal.spikes is None else signal.spikes
+    used = _ancestors(observer.sites, signal.sources)
+    for site in used.values():
+        _check_calls(site, T)
+    if not any(site.obstacle for site in used.values()) and spikes.shape[:2] != (T, B):
+        raise ValueError(
+            f"model: returns {list(spikes.shape)} for an input {list(sample.shape)}; "
+            f"the output must be [T, batch, *]"
+        )
+    unused = [name for name in observer.sites if name not in used and name != INPUT]
+    if unused:
+        notes.append(f"left out, the output does not need it: {', '.join(unused)}")
+    return Observation(used, tuple(sorted(signal.sources)), spikes, notes)
+
+
+def _loop(model: nn.Module, sample: Tensor, signals: Any, entering: Signal) -> Iterator[Tensor]:
+    """Call a model once for each step, and hand it back its state if it wants one."""
+    explicit = "state" in inspect.signature(model.forward).parameters
+    state: tuple[Any, ...] = ()
+    for x in sample.unbind(0):
+        signals[x] = entering
+        result = model(x, *state)
+        state = result[1:2] if explicit else ()
+        yield _first_tensor(result)
+
+
+def _first_tensor(result: Any) -> Tensor:
+    tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+    if not tensors:
+        raise TypeError(f"model: must return a tensor, got {type(result).__name__}")
+    return tensors[0]
+
+
+def _ancestors(sites: dict[str, Site], names: Iterable[str]) -> dict[str, Site]:
+    waiting, found = list(names), set(names)
+    while waiting:
+        for source in sites[waiting.pop()].sources:
+            if source not in found:
+                found.add(source)
+                waiting.append(source)
+    return {name: site for name, site in sites.items() if name in found}
+
+
+def _check_calls(site: Site, T: int) -> None:
+    if site.module is not None and site.steps != T:
+        site.block(
+            f"sees {site.steps} steps of an input of {T}",
+            "call each module once for a sequence, or once in each step",
+        )

@@ -1,0 +1,61 @@
+"""What cannot be written, said once, for every module of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["NotExpressible", "Offence", "Verdict"]
+
+
+class Verdict:
+    """How truly a module can be written in NIR."""
+
+    EXACT = "EXACT"
+    SUBGRAPH = "SUBGRAPH"
+    APPROXIMATE = "APPROXIMATE"
+    EXTENSION = "EXTENSION"
+    UNSUPPORTED = "UNSUPPORTED"
+
+
+@dataclass(frozen=True)
+class Offence:
+    """One module that the export would not write truly.
+
+    Attributes:
+        module: Its name in the user's model.
+        kind: What it is, such as ``LIF``.
+        verdict: One of :class:`Verdict`.
+        reason: Why it is not exact.
+        remedy: What to change, or the flag that allows it.
+        error: Known or measured share of wrong spikes, if any.
+    """
+
+    module: str
+    kind: str
+    verdict: str
+    reason: str
+    remedy: str
+    error: float | None = None
+
+    def __str__(self) -> str:
+        error = "" if self.error is None else f" ({self.error:.2%} of the output differs)"
+        return (
+            f"{self.module} ({self.kind}) is {self.verdict}: {self.reason}{error}; {self.remedy}"
+        )
+
+
+class NotExpressible(ValueError):
+    """The model cannot be written truly; every module that prevents it is listed.
+
+    Attributes:
+        offences: The modules, why, and the remedy for each.
+    """
+
+    def __init__(self, offences: Sequence[Offence]) -> None:
+        self.offences = tuple(offences)
+        lines = "\n".join(f"  {offence}" for offence in self.offences)
+        super().__init__(f"NIR cannot express the model exactly; nothing was written:\n{lines}")
+
+    def __reduce__(self) -> tuple[type, tuple[tuple[Offence, ...]]]:
+        return type(self), (self.offences,)

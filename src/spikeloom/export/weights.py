@@ -1,0 +1,227 @@
+"""Weight layers, pooling and normalisation of torch and its hosts as NIR nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import nir
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["LAYERS", "Norm", "Refused", "Transparent", "layer_key", "translate_layer"]
+
+Shape = tuple[int, ...]
+
+
+class Refused(Exception):
+    """A module that cannot be written as it is.
+
+    Args:
+        reason: Why.
+        remedy: What to do instead.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+
+
+@dataclass(frozen=True)
+class Transparent:
+    """A module that passes its input on."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A normalisation in evaluation: ``y = scale * x + shift`` for each channel."""
+
+    scale: Tensor
+    shift: Tensor
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().to(torch.float32).numpy().copy()
+
+
+def _linear(module: Any, shape: Shape) -> nir.NIRNode:
+    if len(shape) != 1:
+        raise Refused(
+            f"acts on the last axis of {list(shape)}, a NIR Affine takes one axis",
+            "flatten before it; mixing along one axis of several is a block matrix over all of them",
+        )
+    if module.bias is None:
+        return nir.Linear(weight=_array(module.weight))
+    return nir.Affine(weight=_array(module.weight), bias=_array(module.bias))
+
+
+def _pair(value: Any, rank: int) -> tuple[int, ...]:
+    return (int(value),) * rank if isinstance(value, int) else tuple(int(v) for v in value)
+
+
+def _conv(module: Any, shape: Shape) -> nir.NIRNode:
+    """One NIR convolution with the same numbers.
+
+    Groups are written as a dense kernel with zeros between the groups, and a kernel that is not
+    square is padded with zeros to a square: NIR 1.0.8 infers wrong shapes for both.
+    """
+    rank = len(module.kernel_size)
+    if module.padding_mode != "zeros":
+        raise Refused(
+            f"pads with padding_mode={module.padding_mode!r}", "use padding_mode='zeros'"
+        )
+    if len(shape) != rank + 1:
+        raise Refused(f"takes {rank + 1} axes, its input has {list(shape)}", "add the channel axis")
+    stride, dilation = _pair(module.stride, rank), _pair(module.dilation, rank)
+    weight = _ungrouped(_array(module.weight), module.groups)
+    weight, padding = _squared(weight, _padding(module, rank, dilation), dilation)
+    bias = np.zeros(len(weight), np.float32) if module.bias is None else _array(module.bias)
+    common: dict[str, Any] = {"weight": weight, "groups": 1, "bias": bias}
+    if rank == 1:
+        sizes = {"stride": stride[0], "padding": padding[0], "dilation": dilation[0]}
+        return nir.Conv1d(input_shape=shape[1], **sizes, **common)
+    return nir.Conv2d(
+        input_shape=shape[1:], stride=stride, padding=padding, dilation=dilation, **common
+    )
+
+
+def _padding(module: Any, rank: int, dilation: tuple[int, ...]) -> tuple[int, ...]:
+    if module.padding == "valid":
+        return (0,) * rank
+    if module.padding != "same":
+        return _pair(module.padding, rank)
+    totals = [d * (k - 1) for d, k in zip(dilation, module.kernel_size, strict=True)]
+    if any(total % 2 for total in totals):
+        raise Refused(
+            "pads one side more than the other (padding='same', even kernel)",
+            "use an odd kernel",
+        )
+    return tuple(total // 2 for total in totals)
+
+
+def _ungrouped(weight: np.ndarray, groups: int) -> np.ndarray:
+    if groups == 1:
+        return weight
+    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
+    dense = np.zeros((weight.shape[0], inputs * groups, *weight.shape[2:]), weight.dtype)
+    for group in range(groups):
+        rows = slice(group * outputs, (group + 1) * outputs)
+        dense[rows, group * inputs : (group + 1) * inputs] = weight[rows]
+    return dense
+
+
+def _squared(
+    weight: np.ndarray, padding: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    sizes = weight.shape[2:]
+    missing = [max(sizes) - size for size in sizes]
+    if any(extra % 2 for extra in missing):
+        raise Refused(
+            f"has a {'x'.join(map(str, sizes))} kernel, which zeros cannot make square evenly",
+            "use kernel sizes that differ by an even number",
+        )
+    borders = [(extra // 2, extra // 2) for extra in missing]
+    wider = tuple(
+        p + d * extra // 2 for p, d, extra in zip(padding, dilation, missing, strict=True)
+    )
+    return np.pad(weight, [(0, 0), (0, 0), *borders]), wider
+
+
+def _average(module: Any, shape: Shape) -> nir.NIRNode:
+    if module.ceil_mode or module.divisor_override is not None:
+        raise Refused(
+            "uses ceil_mode or divisor_override, which NIR has not", "use their defaults"
+        )
+    sizes = [_pair(v, 2) for v in (module.kernel_size, module.stride, module.padding)]
+    if any(sizes[2]) and not module.count_include_pad:
+        raise Refused("leaves its padding out of the average", "use count_include_pad=True")
+    kernel, stride, padding = map(np.array, sizes)
+    return nir.AvgPool2d(kernel_size=kernel, stride=stride, padding=padding)
+
+
+def flatten_node(shape: Shape) -> nir.Flatten:
+    """A flattening of all axes, counted from the end, so that readers with a batch axis agree."""
+    return nir.Flatten(input_type=np.array(shape), start_dim=-len(shape), end_dim=-1)
+
+
+def _flatten(module: Any, shape: Shape) -> nir.NIRNode | Transparent:
+    # Whether it flattens exactly the signal's own axes was seen when it ran.
+    return flatten_node(shape) if len(shape) > 1 else Transparent()
+
+
+def _norm(module: Any, shape: Shape) -> Norm:
+    if module.running_mean is None:
+        raise Refused(
+            "normalises with the statistics of each batch", "use track_running_stats=True"
+        )
+    spread = torch.sqrt(module.running_var.double() + module.eps)
+    scale = (1.0 if module.weight is None else module.weight.double()) / spread
+    shift = -module.running_mean.double() * scale
+    return Norm(scale, shift if module.bias is None else shift + module.bias.double())
+
+
+def _transparent(module: Any, shape: Shape) -> Transparent:
+    return Transparent()
+
+
+# Layer by class name, of torch and of the frameworks that wrap torch's under the same names.
+LAYERS: dict[str, Callable[[Any, Shape], nir.NIRNode | Norm | Transparent]] = {
+    "Linear": _linear,
+    "Conv1d": _conv,
+    "Conv2d": _conv,
+    "AvgPool2d": _average,
+    "Flatten": _flatten,
+    "BatchNorm1d": _norm,
+    "BatchNorm2d": _norm,
+    "Identity": _transparent,
+    "Dropout": _transparent,
+    "Dropout1d": _transparent,
+    "Dropout2d": _transparent,
+    "AlphaDropout": _transparent,
+}
+WRAPPERS = ("torch.nn.", "spikingjelly.activation_based.layer.")
+
+REMEDIES = {
+    "ReLU": "convert the model to spikes first, see spikeloom.convert",
+    "GELU": "convert the model to spikes first, see spikeloom.convert",
+    "MaxPool2d": "NIR has no maximum; use AvgPool2d",
+    "LayerNorm": "NIR has no normalisation; use BatchNorm, which is folded into weights",
+}
+
+
+def layer_key(module: nn.Module) -> str | None:
+    """The name of a layer in :data:`LAYERS`, by its exact class; a user's subclass has none."""
+    cls = type(module)
+    if cls.__module__.startswith(WRAPPERS) and cls.__name__ in LAYERS:
+        return cls.__name__
+    return None
+
+
+def translate_layer(
+    module: nn.Module, shape: Shape, shape_out: Shape
+) -> nir.NIRNode | Norm | Transparent:
+    """A stateless layer in NIR's terms.
+
+    Args:
+        module: The layer.
+        shape: Shape of its input for one sample at one step.
+        shape_out: Shape of its output.
+
+    Raises:
+        Refused: If NIR has no exact form for it.
+    """
+    key = layer_key(module)
+    if key is None:
+        name = type(module).__name__
+        raise Refused(
+            f"NIR has no counterpart of {name}", REMEDIES.get(name, "replace or remove it")
+        )
+    if key == "Flatten" and shape_out != (math.prod(shape),):
+        raise Refused(
+            f"flattens only some axes, {list(shape)} -> {list(shape_out)}",
+            "flatten all axes after time and batch",
+        )
+    return LAYERS[key](module, shape)
