@@ -68,12 +68,6 @@ def _horner(lanes: Lanes, coefficients: Sequence[float], x: str) -> str:
     return value
 
 
-def _limited(lanes: Lanes, x: str, low: float, high: float) -> str:
-    """Clamp, keeping NaN."""
-    x = lanes.select(lanes.compare("olt", x, lanes.number(low)), lanes.number(low), x)
-    return lanes.select(lanes.compare("ogt", x, lanes.number(high)), lanes.number(high), x)
-
-
 def _power_of_two(lanes: Lanes, exponent: str) -> str:
     biased = lanes.int_op("add", exponent, lanes.integer(127))
     return lanes.cast(
@@ -82,7 +76,7 @@ def _power_of_two(lanes: Lanes, exponent: str) -> str:
 
 
 def _exp(lanes: Lanes, x: str) -> str:
-    x = _limited(lanes, x, -104.0, 89.0)
+    x = lanes.limited(x, -104.0, 89.0)
     scaled = lanes.real_op("mul", x, lanes.number(1.0 / math.log(2.0)))
     n = lanes.intrinsic("roundeven", scaled)
     r = _fma(lanes, n, lanes.number(-LN2_HIGH), x)
@@ -125,8 +119,8 @@ def _log(lanes: Lanes, x: str) -> str:
 
 
 def _erf(lanes: Lanes, x: str) -> str:
-    x = _limited(lanes, x, -3.925, 3.925)
+    x = lanes.limited(x, -3.925, 3.925)
     square = lanes.real_op("mul", x, x)
     above = lanes.real_op("mul", x, _horner(lanes, ERF_A, square))
     ratio = lanes.real_op("div", above, _horner(lanes, ERF_B, square))
-    return _limited(lanes, ratio, -1.0, 1.0)
+    return lanes.limited(ratio, -1.0, 1.0)

@@ -178,10 +178,10 @@ class Step:
         """For each neuron, the index of its entry in a gated table at this step."""
         f, lanes = self.scan.f, self.lanes
         last, indices = f.sub(f.word(f"p.{name}.rows"), "1"), []
-        for number in lanes.per_lane(lanes.truncated(row), f"i{8 * lanes.bytes}"):
+        rows = lanes.truncated(lanes.limited(row, 0.0, 2.0**30))
+        for number in lanes.per_lane(rows, f"i{8 * lanes.bytes}"):
             wide = f.value(f"sext i32 {number} to i64") if lanes.bytes == 4 else number
-            safe = f.call("i64", "llvm.smax.i64", ("i64", f.least(wide, last)), ("i64", "0"))
-            indices.append(f.add(f.mul(safe, f.word("steps")), self.t))
+            indices.append(f.add(f.mul(f.least(wide, last), f.word("steps")), self.t))
         return indices
 
     def _lookup(self, name: str, row: str) -> str:

@@ -179,11 +179,17 @@ class Lanes:
         suffix = f"v{self.width}f{8 * self.bytes}"
         return self.f.call(self.type, f"llvm.{name}.{suffix}", *((self.type, v) for v in values))
 
+    def limited(self, value: str, low: float, high: float) -> str:
+        """Reals clamped to [low, high]; NaN stays NaN."""
+        least, most = self.number(low), self.number(high)
+        value = self.select(self.compare("olt", value, least), least, value)
+        return self.select(self.compare("ogt", value, most), most, value)
+
     def truncated(self, value: str) -> str:
-        """Reals as integers of the same width; NaN gives 0, what is too large the limit."""
-        bits = 8 * self.bytes
-        name = f"llvm.fptosi.sat.v{self.width}i{bits}.v{self.width}f{bits}"
-        return self.f.call(self.int, name, (self.type, value))
+        """Reals, limited to what an integer can hold, as integers of the same width; NaN gives 0."""
+        ordered = self.compare("ord", value, value)
+        value = self.select(ordered, value, self.number(0.0))
+        return self.cast("fptosi", value, self.type, self.int)
 
     def per_lane(self, values: str, kind: str) -> list[str]:
         """The lanes one by one."""
