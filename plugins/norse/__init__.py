@@ -1,1 +1,35 @@
-"""spikeloom's neurons as Norse modules."""
+"""spikeloom's neurons as Norse modules.
+
+Each neuron comes as a pair, as Norse has it: a cell for one step, ``(batch, *)``, and a module
+for a sequence, ``(time, batch, *)``, which is one fused kernel. Both are called as
+``output, state = module(input_tensor, state)``; with ``state=None`` they begin at rest. They work
+inside ``SequentialState``, ``Lift``, ``RecurrentSequential`` and ``RegularizationCell``.
+
+>>> import torch
+>>> import norse.torch as snn
+>>> from spikeloom.plugins import norse as loom
+>>> net = snn.SequentialState(torch.nn.Linear(8, 4), loom.LIFBox(), torch.nn.Linear(4, 2))
+>>> output, state = net(torch.rand(16, 3, 8))
+>>> output.shape, state[1].v.shape
+(torch.Size([16, 3, 2]), torch.Size([3, 4]))
+"""
+
+from ..adapter import require
+
+require("norse", ">=1.1")
+
+# ruff: noqa: E402 -- a missing host must be named before anything imports it
+from .lif_box import LIFBox, LIFBoxCell, lif_box_feed_forward_step
+from .module import SpikeloomCell, SpikeloomSequence, make, make_cell
+from .regularization import magnitude_accumulator
+
+__all__ = [
+    "LIFBox",
+    "LIFBoxCell",
+    "SpikeloomCell",
+    "SpikeloomSequence",
+    "lif_box_feed_forward_step",
+    "magnitude_accumulator",
+    "make",
+    "make_cell",
+]

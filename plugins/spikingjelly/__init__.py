@@ -1,1 +1,36 @@
-"""spikeloom's neurons as SpikingJelly modules."""
+"""spikeloom's neurons as SpikingJelly 2.0 neurons.
+
+Every class here is a ``spikingjelly.activation_based.neuron.BaseNode``: step modes, ``reset_net``,
+monitors, counters and memory optimisation treat it as one of SpikingJelly's own.
+
+>>> import torch
+>>> from torch import nn
+>>> from spikingjelly.activation_based import functional
+>>> from spikeloom.plugins import spikingjelly as loom
+>>> net = nn.Sequential(nn.Linear(8, 4), loom.LIFNode(tau=2.0))
+>>> functional.set_step_mode(net, "m")
+>>> net(torch.rand(16, 2, 8)).shape
+torch.Size([16, 2, 4])
+>>> functional.reset_net(net)
+"""
+
+from .host import require_host
+
+require_host()
+
+# ruff: noqa: E402 -- a missing host must be named before anything imports it
+from .compressor import SignedSpikeCompressor
+from .counting import signed_rules, state_rules
+from .lif import IFNode, LIFNode, ParametricLIFNode
+from .node import SpikeloomNode, make
+
+__all__ = [
+    "IFNode",
+    "LIFNode",
+    "ParametricLIFNode",
+    "SignedSpikeCompressor",
+    "SpikeloomNode",
+    "make",
+    "signed_rules",
+    "state_rules",
+]

@@ -1,10 +1,11 @@
 """spikeloom: neurons, converters and compressors of five papers, at home in three frameworks."""
 
 from spikeloom import neurons
-from spikeloom.kernel.neuron import Gated, Neuron, PerStep
+from spikeloom.diagnosis import doctor
 from spikeloom.kernel.call import run
+from spikeloom.kernel.neuron import Gated, Neuron, PerStep
 from spikeloom.layer import SpikingLayer
 
-__all__ = ["Gated", "Neuron", "PerStep", "SpikingLayer", "neurons", "run"]
+__all__ = ["Gated", "Neuron", "PerStep", "SpikingLayer", "doctor", "neurons", "run"]
 
 __version__ = "0.1.0"

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep, tensor_of
 from spikeloom.kernel.call import run
+from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep, tensor_of
 
 __all__ = ["SpikingLayer", "current_parameters", "register_parameters"]
 

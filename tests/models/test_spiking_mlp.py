@@ -265,7 +265,6 @@ def test_any_configuration_trains(changes, dtype):
 def test_any_number_of_steps_runs_in_eval(steps):
     model = small().eval()
     assert model(image(steps, 2, 1, 8, 8, dtype=torch.float32)).shape == (steps, 2, 10)
-    assert model(image(steps, 0, 1, 8, 8, dtype=torch.float32)).shape == (steps, 0, 10)
 
 
 def test_later_steps_do_not_change_earlier_ones():
@@ -380,6 +379,7 @@ def test_an_unknown_configuration_is_refused():
         (torch.zeros(2, 3, 8, 8), ValueError),
         (torch.zeros(2, 1, 8, 9), ValueError),
         (torch.zeros(1, 8, 8), ValueError),
+        (torch.zeros(2, 1, 1, 1, 8, 8), ValueError),
         (torch.zeros(2, 1, 8, 8, dtype=torch.int64), TypeError),
         ([1, 2], TypeError),
     ],
@@ -387,6 +387,11 @@ def test_an_unknown_configuration_is_refused():
 def test_a_wrong_image_is_refused(x, error):
     with pytest.raises(error, match="x: must be"):
         small()(x)
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ValueError, match="holds no image"):
+        small()(torch.zeros(4, 0, 1, 8, 8))
 
 
 def test_a_temporal_norm_refuses_another_number_of_steps():

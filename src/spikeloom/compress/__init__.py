@@ -1,1 +1,27 @@
-"""Compression of trained spiking networks, a file per idea."""
+"""One-shot pruning and quantisation of trained spiking networks, a file per idea."""
+
+from spikeloom.compress.allocation import allocate
+from spikeloom.compress.calibration import calibrate
+from spikeloom.compress.hessian import layer_hessian
+from spikeloom.compress.network import load_compressed, prune, quantize
+from spikeloom.compress.objective import quadratic_error
+from spikeloom.compress.pruning import prune_weight
+from spikeloom.compress.quantization import quantize_weight
+from spikeloom.compress.response import Response, UnknownNeuron, linear_response
+from spikeloom.compress.statistics import Statistics
+
+__all__ = [
+    "Response",
+    "Statistics",
+    "UnknownNeuron",
+    "allocate",
+    "calibrate",
+    "layer_hessian",
+    "linear_response",
+    "load_compressed",
+    "prune",
+    "prune_weight",
+    "quadratic_error",
+    "quantize",
+    "quantize_weight",
+]

@@ -83,32 +83,68 @@ class Pattern:
     def __str__(self) -> str:
         return f"{self.keep}:{self.of}"
 
+    def groups(self, shape: Sequence[int]) -> Tensor:
+        """Which group each weight of a row belongs to; neighbours are input channels.
 
-@dataclass(frozen=True)
+        Args:
+            shape: Shape of the layer's weight, ``[rows, C, *kernel]``.
+
+        Returns:
+            Shape ``[d]``, in the order of ``weight.flatten(1)``.
+
+        Raises:
+            ValueError: If the groups do not divide the input channels.
+        """
+        channels, taps = shape[1], math.prod(shape[2:])
+        if channels % self.of:
+            raise ValueError(
+                f"pattern: {self} does not divide {channels} inputs; leave the layer out"
+            )
+        group = torch.arange(channels)[:, None] // self.of * taps + torch.arange(taps)
+        return group.flatten()
+
+    def check_count(self, weights: int, count: int | None) -> int:
+        """How many of a layer's weights it removes; raises if that is not the count given."""
+        fixed = weights * (self.of - self.keep) // self.of
+        if count not in (None, fixed):
+            raise ValueError(f"count: pattern {self} removes {fixed} weights, got {count}")
+        return fixed
+
+
+@dataclass(frozen=True, eq=False)
 class Order:
     """How the weights of a row are ordered.
 
     Attributes:
         share: Share of a row's remaining weights that leaves in one round; 0: one by one.
-        pattern: Restricts which weights may leave.
+        rounds: How many rounds lead to the wanted sparsity, for reports; 0: one by one.
+        groups: Which group each input belongs to, under a pattern.
+        leaving: How many weights of a group leave, under a pattern.
     """
 
     share: float = 0.0
-    pattern: Pattern | None = None
+    rounds: int = 0
+    groups: Tensor | None = None
+    leaving: int = 0
 
     @classmethod
     def plan(
-        cls, width: int, sparsity: float, rounds: int | None, pattern: Pattern | None
+        cls, shape: Sequence[int], count: int, rounds: int | None, pattern: Pattern | None
     ) -> Order:
         """The order for a layer: exact up to a width of 1024, or as ``rounds`` says."""
+        width = math.prod(shape[1:])
         if rounds is None:
             rounds = 0 if width <= EXACT_WIDTH or pattern else ROUNDS
-        if rounds < 0:
-            raise ValueError(f"rounds: must be 0 (one weight at a time) or more, got {rounds}")
-        if rounds and pattern:
-            raise ValueError("rounds: an N:M pattern is only ordered one by one; use rounds=0")
-        kept = max(1 - sparsity, 1 / width)
-        return cls(1 - kept ** (1 / rounds) if rounds else 0.0, pattern)
+        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
+            raise ValueError(
+                f"rounds: must be 0 (one weight at a time) or a number of rounds, got {rounds!r}"
+            )
+        if pattern is not None:
+            if rounds:
+                raise ValueError("rounds: an N:M pattern is ordered one by one; use rounds=0")
+            return cls(groups=pattern.groups(shape), leaving=pattern.of - pattern.keep)
+        kept = max(1 - count / max(math.prod(shape), 1), 1 / max(width, 1))
+        return cls(1 - kept ** (1 / rounds) if rounds else 0.0, rounds)
 
 
 def prune_weight(
@@ -142,7 +178,7 @@ def prune_weight(
         ``(W, mask)``: new weights of the shape and dtype given, and True where a weight is removed.
 
     Raises:
-        TypeError: If W is not a floating-point tensor.
+        TypeError: If W is not a floating-point tensor, or the count not an integer.
         ValueError: If a shape, the count, the rounds or the pattern does not fit, or values are NaN
             or infinite.
 
@@ -163,13 +199,13 @@ def prune_weight(
     blocks = split_blocks(flat, H)
     pattern = None if pattern is None else Pattern.parse(pattern)
     if pattern is not None:
-        count = pattern_count(flat, pattern, count)
-    if count is None:
-        raise ValueError("count: say how many weights are removed, or give a pattern")
-    if isinstance(count, bool) or not 0 <= count <= flat.numel():
-        raise ValueError(f"count: must be an integer from 0 to {flat.numel()}, got {count!r}")
-    order = Order.plan(flat.shape[1], count / max(flat.numel(), 1), rounds, pattern)
-    pruned, mask = prune_blocks(flat, blocks, int(count), _check_scale(row_scale, flat), order)
+        count = pattern.check_count(flat.numel(), count)
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"count: must be an integer (or left out with a pattern), got {count!r}")
+    if not 0 <= count <= flat.numel():
+        raise ValueError(f"count: must be from 0 to {flat.numel()}, got {count}")
+    order = Order.plan(W.shape, count, rounds, pattern)
+    pruned, mask = prune_blocks(flat, blocks, count, _check_scale(row_scale, flat), order)
     return pruned.to(W.dtype).reshape(W.shape), mask.reshape(W.shape)
 
 
@@ -196,11 +232,11 @@ def prune_blocks(
         rows = W[block.rows]
         if is_silent:
             warnings.warn(
-                f"prune: {len(block.rows)} rows of a layer have inputs that never fired; their "
-                "smallest weights are removed. Check the calibration data.",
+                f"prune: the inputs of {len(block.rows)} rows never fired, so their smallest weights "
+                "are removed; check the calibration data",
                 stacklevel=3,
             )
-            losses[block.rows] = pattern_losses(rows.square(), order.pattern) * negligible
+            losses[block.rows] = magnitude_losses(rows, order) * negligible
         else:
             losses[block.rows] = removal_losses(rows, block.hessian, order)
     if row_scale is not None:
@@ -240,7 +276,7 @@ def removal_losses(W: Tensor, H: Tensor, order: Order) -> Tensor:
     Args:
         W: Float64 weights, shape ``[rows, d]``.
         H: Their Hessian, ``[d, d]``, not damped.
-        order: How the rows are taken apart; a weight that its pattern keeps costs infinity.
+        order: How the rows are taken apart; a weight that a pattern keeps costs infinity.
 
     Returns:
         Shape ``[rows, d]``.
@@ -269,14 +305,12 @@ class _Dissection:
         self.index = torch.arange(width, device=W.device).repeat(rows, 1)
         self.result = torch.full_like(W, math.inf)
         self.each = torch.arange(rows, device=W.device)
-        pattern = order.pattern
-        self.left = width
-        self.to_remove = width
-        if pattern:
-            self.to_remove = width * (pattern.of - pattern.keep) // pattern.of
-            self.room = torch.full(
-                (rows, width // pattern.of), pattern.of - pattern.keep, device=W.device
-            )
+        self.left = self.to_remove = width
+        if order.groups is not None:
+            self.group = order.groups.to(W.device)
+            count = int(self.group.max()) + 1
+            self.room = torch.full((rows, count), order.leaving, device=W.device)
+            self.to_remove = count * order.leaving
 
     def losses(self) -> Tensor:
         """Take the rows apart; the losses at removal, ``[rows, d]``."""
@@ -336,14 +370,14 @@ class _Dissection:
 
     def _admitted(self, losses: Tensor) -> Tensor:
         """The losses, infinite where a group has given up all that its pattern lets go."""
-        if self.order.pattern is None:
+        if self.order.groups is None:
             return losses
-        full = self.room.gather(1, self.index // self.order.pattern.of) == 0
+        full = self.room.gather(1, self.group[self.index]) == 0
         return losses.masked_fill_(full, math.inf)
 
     def _note(self, inputs: Tensor) -> None:
-        if self.order.pattern is not None:
-            self.room[self.each, inputs // self.order.pattern.of] -= 1
+        if self.order.groups is not None:
+            self.room[self.each, self.group[inputs]] -= 1
 
     def _close_ranks(self, removed: Tensor, panel: Tensor) -> None:
         """Move the last weights into the gaps of the removed, and update the inverse."""
@@ -368,6 +402,20 @@ class _Dissection:
         for matrix, part in zip(self.inverse, panel, strict=True):
             matrix.addmm_(part.mT, part, alpha=-1)
         self.left = left
+
+
+def magnitude_losses(W: Tensor, order: Order) -> Tensor:
+    """The squared weights; a weight that a pattern keeps costs infinity."""
+    losses = W.square()
+    if order.groups is None:
+        return losses
+    # Sort by size, then, keeping that, by group: each group becomes a run from small to large.
+    by_size = losses.argsort(dim=1, stable=True)
+    groups = order.groups.to(W.device)
+    runs = by_size.gather(1, groups[by_size].argsort(dim=1, stable=True))
+    of = losses.shape[1] // (int(groups.max()) + 1)
+    kept = runs.unflatten(1, (-1, of))[..., order.leaving :].flatten(1)
+    return losses.scatter(1, kept, math.inf)
 
 
 # --- The compensation -----------------------------------------------------------------------
@@ -442,24 +490,3 @@ def _check_scale(row_scale: Tensor | None, W: Tensor) -> Tensor | None:
             f"row_scale: must be {len(W)} finite numbers, one for each row, got {row_scale!r}"
         )
     return scale
-
-
-def pattern_count(W: Tensor, pattern: Pattern, count: int | None) -> int:
-    """How many weights an N:M pattern removes."""
-    if W.shape[1] % pattern.of:
-        raise ValueError(
-            f"pattern: {pattern} does not divide a row of {W.shape[1]} weights; leave the layer out"
-        )
-    fixed = W.numel() * (pattern.of - pattern.keep) // pattern.of
-    if count not in (None, fixed):
-        raise ValueError(f"count: pattern {pattern} removes {fixed} weights, got {count}")
-    return fixed
-
-
-def pattern_losses(losses: Tensor, pattern: Pattern | None) -> Tensor:
-    """The losses, infinite for the dearest of each group, which the pattern keeps."""
-    if pattern is None:
-        return losses
-    groups = losses.unflatten(1, (-1, pattern.of))
-    dearest = groups.argsort(dim=2, stable=True)[..., pattern.of - pattern.keep :]
-    return groups.scatter(2, dearest, math.inf).flatten(1)

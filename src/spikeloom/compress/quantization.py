@@ -56,7 +56,7 @@ def quantize_weight(W: Tensor, H: Tensor, bits: int) -> tuple[Tensor, Tensor, Te
     Example:
         >>> import torch
         >>> from spikeloom import compress
-        >>> W = torch.tensor([[0.5, -0.2, 0.1]])
+        >>> W = torch.tensor([[0.5, -0.2, 0.12]])
         >>> quantised, codes, scale = compress.quantize_weight(W, torch.eye(3), bits=4)
         >>> codes
         tensor([[ 7, -3,  2]], dtype=torch.int8)

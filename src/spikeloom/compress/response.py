@@ -96,9 +96,12 @@ def linear_response(unit: Any, dt: float | None = None) -> Response:
 def is_neuron(module: nn.Module) -> bool:
     """Whether a module is a neuron of a host or of spikeloom, known or not."""
     return isinstance(getattr(module, "neuron", None), Neuron) or any(
-        package == "spikingjelly" and ".neuron" in cls.__module__
-        or package == "snntorch" and "._neurons" in cls.__module__
-        or package == "norse" and cls.__name__ in _NORSE_BASES
+        package == "spikingjelly"
+        and ".neuron" in cls.__module__
+        or package == "snntorch"
+        and "._neurons" in cls.__module__
+        or package == "norse"
+        and cls.__name__ in _NORSE_BASES
         for cls in type(module).__mro__
         for package in [cls.__module__.partition(".")[0]]
     )
@@ -180,10 +183,9 @@ def _norse(cell: Any) -> Response:
 
 
 def _nir(node: Any, dt: float) -> Response:
-    decay = getattr(node, "tau_syn", None)
-    synaptic = None if decay is None else 1 - dt / torch.as_tensor(decay).double()
-    tau = torch.as_tensor(getattr(node, "tau", getattr(node, "tau_mem", None))).double()
-    return Response(1 - dt / tau, synaptic, torch.as_tensor(node.r).double() * dt / tau)
+    tau = _double(node.tau if hasattr(node, "tau") else node.tau_mem)
+    synaptic = 1 - dt / _double(node.tau_syn) if hasattr(node, "tau_syn") else None
+    return Response(1 - dt / tau, synaptic, _double(node.r) * dt / tau)
 
 
 _lif_node = _spikingjelly(lambda node: 1 / node.tau)
@@ -219,12 +221,15 @@ _NIR: dict[tuple[str, str], Callable[[Any, float], Response]] = {
 
 
 def _clamped(decay: Value) -> Tensor:
-    return torch.as_tensor(decay).detach().double().clamp(0, 1)
+    return _double(decay).clamp(0, 1)
+
+
+def _double(value: Any) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64).detach()
 
 
 def _euler(dt: float, inverse: Value, synaptic_inverse: Value | None = None) -> Response:
     """One Euler step of a leaky membrane, behind an exponential synapse if one is given."""
-    share = dt * torch.as_tensor(inverse).detach().double()
-    if synaptic_inverse is None:
-        return Response(1 - share, gain=share)
-    return Response(1 - share, 1 - dt * torch.as_tensor(synaptic_inverse).detach().double(), share)
+    share = dt * _double(inverse)
+    synaptic = None if synaptic_inverse is None else 1 - dt * _double(synaptic_inverse)
+    return Response(1 - share, synaptic, share)

@@ -1,10 +1,32 @@
-"""Trained networks as NIR graphs: written, read back and compared."""
+"""Trained networks as NIR graphs: written, read back and compared.
+
+>>> from spikeloom import export
+>>> graph, report = export.to_nir(model, sample, path="net.nir")     # doctest: +SKIP
+>>> print(report)                                                    # doctest: +SKIP
+>>> spikes = export.run_nir(export.read("net.nir"), sample)          # doctest: +SKIP
+"""
 
 try:
     import nir  # noqa: F401
 except ImportError as error:
     raise ImportError('spikeloom.export needs nir: pip install "spikeloom[nir]"') from error
 
+from spikeloom.export.exporter import ExportReport, to_nir
 from spikeloom.export.network import Network, from_nir, run_nir
+from spikeloom.export.profiles import PROFILES
+from spikeloom.export.refuse import NotExpressible, Offence, Verdict
+from spikeloom.export.storage import read, write
 
-__all__ = ["Network", "from_nir", "run_nir"]
+__all__ = [
+    "PROFILES",
+    "ExportReport",
+    "Network",
+    "NotExpressible",
+    "Offence",
+    "Verdict",
+    "from_nir",
+    "read",
+    "run_nir",
+    "to_nir",
+    "write",
+]

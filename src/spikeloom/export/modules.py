@@ -52,7 +52,8 @@ def over_time(module: nn.Module) -> Callable[[Tensor], Any]:
 def to_rest(model: nn.Module) -> None:
     """Put every neuron that keeps its state back to rest."""
     for module in model.modules():
-        if hasattr(module, "reset_mem"):
-            module.reset_mem()
-        elif hasattr(module, "step_mode") and callable(getattr(module, "reset", None)):
-            module.reset()
+        reset = getattr(module, "reset_mem", None)
+        if reset is None and hasattr(module, "step_mode"):
+            reset = getattr(module, "reset", None)
+        if callable(reset):
+            reset()

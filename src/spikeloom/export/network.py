@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from spikeloom.export.dynamics import NEURONS, neuron_of
 from spikeloom.export.modules import over_time, to_rest
 from spikeloom.export.structure import MAX_NODES, Group, Plan, plan
-from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.call import run
+from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.vocabulary import Surrogate
 from spikeloom.layer import SpikingLayer, current_parameters
 
@@ -321,9 +321,7 @@ def from_nir(
     return Network(graph, dt, make, surrogate, max_nodes)
 
 
-def run_nir(
-    graph: nir.NIRGraph, x: Tensor, dt: float = 1e-4, make: Make = SpikingLayer
-) -> Tensor:
+def run_nir(graph: nir.NIRGraph, x: Tensor, dt: float = 1e-4, make: Make = SpikingLayer) -> Tensor:
     """Run a NIR graph: the reference interpreter.
 
     Args:

@@ -22,17 +22,18 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spikeloom.export.modules import is_leaf, over_time, takes_steps
+from spikeloom.export.modules import describes, is_leaf, over_time, takes_steps
 
 __all__ = ["INPUT", "Observation", "Site", "observe"]
 
 INPUT = "the model's input"
 
-# Functions that move values about and change none.
-MOVES = frozenset(
-    "__getitem__ select unbind split chunk narrow stack cat unsqueeze squeeze reshape view flatten "
-    "unflatten view_as reshape_as contiguous clone detach to float double type_as data cpu "
-    "requires_grad_ expand expand_as".split()
+# Functions that move values about and change none, and those that take another tensor as a pattern.
+LIKE = frozenset(("view_as", "reshape_as", "type_as", "expand_as"))
+MOVES = LIKE.union(
+    ("__getitem__", "select", "unbind", "split", "chunk", "narrow", "stack", "cat"),
+    ("unsqueeze", "squeeze", "reshape", "view", "flatten", "unflatten", "expand"),
+    ("contiguous", "clone", "detach", "data", "to", "cpu", "float", "double", "requires_grad_"),
 )
 FLATTENS = frozenset(("flatten", "reshape", "view"))
 ADDS = frozenset(("add", "__add__", "__radd__", "__iadd__", "add_"))
@@ -68,7 +69,8 @@ class Site:
         shape_out: Shape of its output.
         sources: The sites whose outputs it sums.
         steps: How many time steps it has seen.
-        outputs: Its outputs, call by call.
+        inputs: Its inputs, call by call; kept for neurons only.
+        outputs: Its outputs, likewise.
         obstacle: Why it cannot be exported, empty if it may be.
         remedy: What to do about it.
     """
@@ -80,6 +82,7 @@ class Site:
     shape_out: tuple[int, ...]
     sources: set[str] = field(default_factory=set)
     steps: int = 0
+    inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     obstacle: str = ""
     remedy: str = ""
@@ -120,7 +123,7 @@ class _Observer(TorchFunctionMode):
         self.path: list[str] = []
         self.inside_leaf = False
 
-    # --- modules ---------------------------------------------------------------------------
+    # --- modules ------------------------------------------------------------------------------
 
     def attach(self, model: nn.Module) -> None:
         """Let every leaf, and every module around leaves, report its calls."""
@@ -217,7 +220,9 @@ class _Observer(TorchFunctionMode):
             site.block(f"follows a {signal.readout}", "reduce over time after the last module")
         site.sources |= signal.sources
         site.steps += self._steps(x, signal.shape) or 0
-        site.outputs.append(y.detach())
+        if describes(module) is not None:
+            site.inputs.append(x.detach())
+            site.outputs.append(y.detach())
         for state in outputs[1:]:
             self._tag_state(name, state)
         self.signals[y] = Signal(frozenset((name,)), shape)
@@ -232,7 +237,7 @@ class _Observer(TorchFunctionMode):
             )
         self.signals[state] = Signal(frozenset((own,)), self.sites[own].shape_out)
 
-    # --- what happens between modules ------------------------------------------------------------
+    # --- what happens between modules ---------------------------------------------------------
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -262,10 +267,10 @@ class _Observer(TorchFunctionMode):
     def _move(self, name: str, tensors: list[Tensor], outputs: list[Tensor]) -> None:
         signals = [self._of(t) for t in tensors if t in self.signals]
         first = signals[0] if signals else Signal(frozenset(), ())
-        if len(signals) < len(tensors) or any(s.sources != first.sources for s in signals):
-            if name not in ("view_as", "reshape_as", "type_as", "expand_as"):
-                self._obstruct(name, tensors, outputs, f"{name} joins different signals")
-                return
+        joins = len(signals) < len(tensors) or any(s.sources != first.sources for s in signals)
+        if joins and name not in LIKE:
+            self._obstruct(name, tensors, outputs, f"{name} joins different signals")
+            return
         flat = (math.prod(first.shape),)
         for y in outputs:
             if first.readout:
@@ -336,7 +341,7 @@ class _Observer(TorchFunctionMode):
             self.sites[name] = site
         return self.sites[name]
 
-    # --- tensors -------------------------------------------------------------------------------
+    # --- tensors ------------------------------------------------------------------------------
 
     def _of(self, tensor: Tensor) -> Signal:
         return self.signals[tensor]

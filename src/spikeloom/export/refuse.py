@@ -40,9 +40,7 @@ class Offence:
 
     def __str__(self) -> str:
         error = "" if self.error is None else f" ({self.error:.2%} of the output differs)"
-        return (
-            f"{self.module} ({self.kind}) is {self.verdict}: {self.reason}{error}; {self.remedy}"
-        )
+        return f"{self.module} ({self.kind}) is {self.verdict}: {self.reason}{error}; {self.remedy}"
 
 
 class NotExpressible(ValueError):

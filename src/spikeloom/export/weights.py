@@ -51,7 +51,7 @@ def _linear(module: Any, shape: Shape) -> nir.NIRNode:
     if len(shape) != 1:
         raise Refused(
             f"acts on the last axis of {list(shape)}, a NIR Affine takes one axis",
-            "flatten before it; mixing along one axis of several is a block matrix over all of them",
+            "flatten before it, or write the mixing as one matrix over all axes",
         )
     if module.bias is None:
         return nir.Linear(weight=_array(module.weight))
@@ -70,9 +70,7 @@ def _conv(module: Any, shape: Shape) -> nir.NIRNode:
     """
     rank = len(module.kernel_size)
     if module.padding_mode != "zeros":
-        raise Refused(
-            f"pads with padding_mode={module.padding_mode!r}", "use padding_mode='zeros'"
-        )
+        raise Refused(f"pads with padding_mode={module.padding_mode!r}", "use padding_mode='zeros'")
     if len(shape) != rank + 1:
         raise Refused(f"takes {rank + 1} axes, its input has {list(shape)}", "add the channel axis")
     stride, dilation = _pair(module.stride, rank), _pair(module.dilation, rank)
@@ -132,9 +130,7 @@ def _squared(
 
 def _average(module: Any, shape: Shape) -> nir.NIRNode:
     if module.ceil_mode or module.divisor_override is not None:
-        raise Refused(
-            "uses ceil_mode or divisor_override, which NIR has not", "use their defaults"
-        )
+        raise Refused("uses ceil_mode or divisor_override, which NIR has not", "use their defaults")
     sizes = [_pair(v, 2) for v in (module.kernel_size, module.stride, module.padding)]
     if any(sizes[2]) and not module.count_include_pad:
         raise Refused("leaves its padding out of the average", "use count_include_pad=True")

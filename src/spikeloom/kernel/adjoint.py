@@ -95,6 +95,12 @@ class Adjoint:
     kept: tuple[int, ...]
 
 
+def learned(program: Program, gradient: Adjoint) -> list[tuple[str, str]]:
+    """The ``(name, kind)`` of the parameters that receive a gradient."""
+    found = {*gradient.step.p, *(gradient.begin.p if gradient.begin else ())}
+    return [(name, kind) for name, kind in program.params if name in found]
+
+
 @lru_cache(maxsize=1024)
 def adjoint(program: Program, wanted: frozenset[tuple[str, Any]]) -> Adjoint:
     """Differentiate a program.

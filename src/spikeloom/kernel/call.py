@@ -225,7 +225,9 @@ def _steps(neuron: Neuron, x: Tensor, values: dict[str, float | Tensor]) -> int:
         value = values[name]
         if kind(own) not in ("step", "gated") or not isinstance(value, Tensor):
             continue
-        if value.shape[-1] != steps:
+        if kind(own) == "gated" and value.shape[-1] == 1:
+            values[name] = value.expand(-1, steps)
+        elif value.shape[-1] != steps:
             raise ValueError(
                 f"{neuron.name}: parameter {name!r} has {value.shape[-1]} steps, "
                 f"the sequence has T={steps}"

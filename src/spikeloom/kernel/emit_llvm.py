@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from spikeloom.kernel import elementary
-from spikeloom.kernel.adjoint import Adjoint, Gradients
+from spikeloom.kernel.adjoint import Adjoint, Gradients, learned
 from spikeloom.kernel.llvm_text import LANES, Function, Lanes
 from spikeloom.kernel.trace import LEAVES, Node, Program, resolve, schedule
 
@@ -42,12 +42,6 @@ class Assume:
 
     powers: frozenset[str] = frozenset()
     stream: bool = False
-
-
-def learned(program: Program, gradient: Adjoint) -> list[tuple[str, str]]:
-    """The ``(name, kind)`` of the parameters that receive a gradient."""
-    found = {*gradient.step.p, *(gradient.begin.p if gradient.begin else ())}
-    return [(name, kind) for name, kind in program.params if name in found]
 
 
 def forward_words(program: Program) -> list[str]:

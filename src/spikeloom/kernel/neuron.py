@@ -33,7 +33,8 @@ class Gated:
     """A table of per-step values, of which each neuron uses one row.
 
     Args:
-        values: Shape ``[G, T]``; read in the step with ``lookup(p.name, row)``.
+        values: Shape ``[G, T]``; read in the step with ``lookup(p.name, row)``. ``[G, 1]`` is the
+            same at every step.
     """
 
     values: Tensor

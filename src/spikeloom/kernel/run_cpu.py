@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from spikeloom.kernel import emit_llvm
-from spikeloom.kernel.adjoint import Adjoint
+from spikeloom.kernel.adjoint import Adjoint, learned
 from spikeloom.kernel.emit_llvm import Assume
 from spikeloom.kernel.llvm_text import LANES
 from spikeloom.kernel.trace import Program
@@ -251,7 +251,7 @@ def _sums(
     tiles = -(-neurons // tile)
     values = {name: p for (name, _), p in zip(program.tensors, ps, strict=True)}
     found: dict[str, Tensor] = {}
-    for name, kind in emit_llvm.learned(program, gradient):
+    for name, kind in learned(program, gradient):
         p = values[name]
         shape = {"neuron": (neurons,), "gated": (tiles, *p.shape)}.get(kind, (tiles, steps))
         found[name] = p.new_zeros(shape)

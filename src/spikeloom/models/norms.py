@@ -36,6 +36,7 @@ class TokenBatchNorm(nn.BatchNorm1d):
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__(size[0] * size[1])
         self.size = size
+        self.feature_shape = size
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise every position over batch and channels."""

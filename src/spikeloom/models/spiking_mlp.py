@@ -48,8 +48,11 @@ class _Parts:
         self._kind, self._axis, self._steps = norm, bn_axis, steps
 
     def spiking(self) -> nn.Module:
-        """A neuron of its own for one place."""
-        return self._make(copy.deepcopy(self._neuron))
+        """A neuron of its own for one place, set to whole sequences where a host steps."""
+        module: Any = self._make(copy.deepcopy(self._neuron))
+        if getattr(module, "time_first", None) is False:
+            module.time_first = True
+        return module
 
     def normed(
         self, weight: nn.Conv1d | nn.Conv2d, *, tokens: Size | None = None, groups: int = 1
@@ -572,6 +575,8 @@ def _sequence(x: Tensor, steps: int, channels: int, size: Size) -> Tensor:
             f"x: must be [T, B, C, H, W] or [B, C, H, W] with C={channels} and H, W={size}, "
             f"got {tuple(x.shape)}; the weights depend on the image size"
         )
+    if not x.shape[-4]:
+        raise ValueError(f"x: holds no image, its shape is {tuple(x.shape)}")
     return x if x.dim() == 5 else x.expand(steps, *x.shape)
 
 

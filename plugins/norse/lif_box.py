@@ -1,0 +1,251 @@
+"""Norse's LIFBox: leaky integrate-and-fire without a synaptic current, on our kernel."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from norse.torch.functional.lif_box import LIFBoxFeedForwardState, LIFBoxParameters
+from norse.torch.functional.reset import reset_subtract, reset_value
+from torch import Tensor, nn
+
+from spikeloom import neurons
+from spikeloom.kernel.call import COMPUTED, run
+from spikeloom.layer import current_parameters
+
+from ..adapter import component
+from .module import SpikeloomCell, SpikeloomSequence, _SpikeloomModule, checked, expanded, fitted
+from .threshold import surrogate_of
+
+__all__ = ["LIFBox", "LIFBoxCell", "lif_box_feed_forward_step"]
+
+_VALUES = ("tau_mem_inv", "v_leak", "v_th", "v_reset")
+_RESETS = {reset_value: "value", reset_subtract: "subtract"}
+
+
+class _LIFBox(_SpikeloomModule):
+    """Norse's parameter tuple, its state and its initial potential."""
+
+    def __init__(self, p: LIFBoxParameters, dt: float, **settings: Any) -> None:
+        _require_parameters(p)
+        values = {name: _owned(name, getattr(p, name)) for name in _VALUES}
+        # Apart from the values, because Norse's tuple itself cannot be pickled.
+        self._fire = {"method": p.method, "alpha": p.alpha, "reset_method": p.reset_method}
+        super().__init__(_described(values, dt, **self._fire), **settings)
+        self.state_type = LIFBoxFeedForwardState
+
+    @property
+    def p(self) -> LIFBoxParameters:
+        """Norse's parameter tuple with the values as they are now; read only."""
+        values = super().p
+        return LIFBoxParameters(**{name: getattr(values, name) for name in _VALUES}, **self._fire)
+
+    @property
+    def dt(self) -> float:
+        """The time step in seconds."""
+        return self.neuron.settings()["dt"]
+
+    def _at_rest(self) -> tuple[float | Tensor, ...]:
+        values = {**self.neuron.params, **current_parameters(self, self.neuron)}
+        return (_cut(values["v_leak"]),)
+
+
+@component("LIF", "C. Pehle and J. E. Pedersen, Norse, 2021, doi:10.5281/zenodo.4422025")
+class LIFBoxCell(_LIFBox, SpikeloomCell):
+    r"""One step of :class:`LIFBox`, a drop-in for ``norse.torch.LIFBoxCell``.
+
+    Args:
+        p: Norse's parameters, as for :class:`LIFBox`.
+        dt: Time step in seconds.
+        implementation: As for :class:`SpikeloomCell`.
+
+    Shape:
+        - Input: ``[batch, *]``
+        - Output: ``(spikes, LIFBoxFeedForwardState(v))``, both ``[batch, *]``
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is out of range or not finite, or Norse has no such method.
+
+    Example:
+        >>> import torch
+        >>> from norse.torch import LIFBoxParameters
+        >>> from spikeloom.plugins.norse import LIFBoxCell
+        >>> cell = LIFBoxCell(LIFBoxParameters(tau_mem_inv=torch.tensor(500.0)))
+        >>> spikes, state = cell(torch.ones(3))
+        >>> state
+        LIFBoxFeedForwardState(v=tensor([0.5000, 0.5000, 0.5000]))
+
+    Source: Norse 1.1, ``norse.torch.module.lif_box.LIFBoxCell``.
+    """
+
+    def __init__(
+        self,
+        p: LIFBoxParameters = LIFBoxParameters(),
+        dt: float = 0.001,
+        *,
+        implementation: str = "auto",
+    ) -> None:
+        super().__init__(p, dt, implementation=implementation)
+
+
+@component("LIF", "C. Pehle and J. E. Pedersen, Norse, 2021, doi:10.5281/zenodo.4422025")
+class LIFBox(_LIFBox, SpikeloomSequence):
+    r"""Leaky integrate-and-fire without a synaptic current, over a sequence.
+
+    .. math::
+        h[t] &= v[t-1] + \Delta t\,\tau_\mathrm{mem}^{-1}
+        \bigl((x[t] + v_\mathrm{leak}) - v[t-1]\bigr) \\
+        s[t] &= \Theta(h[t] - v_\mathrm{th}),\qquad
+        v[t] = \mathrm{reset}(s[t], h[t], v_\mathrm{reset}, v_\mathrm{th})
+
+    Spikes and potentials equal those of ``norse.torch.LIFBoxCell`` to the last bit, for Norse's
+    float32 parameters and inputs; float64 inputs are computed in float64 throughout. It begins at
+    ``v_leak``.
+
+    Every ``method`` of Norse has a kernel with the surrogate derivative that the installed Norse
+    computes, or runs eager if that is unknown; so does a ``reset_method`` of your own, which is
+    called as ``reset_method(z, v, v_reset, v_th)``. What runs, and why, is in
+    ``implementation_reason`` and in the module's repr.
+
+    Args:
+        p: Norse's parameters. A tensor that requires grad is learned: it becomes a parameter of
+            the module under its field's name (the same object if it is a Parameter). Other
+            tensors of one or more dimensions, per neuron, become buffers.
+        dt: Time step in seconds.
+        record_states: Return the potential after every step instead of the last one.
+        implementation: As for :class:`SpikeloomCell`.
+
+    Shape:
+        - Input: ``[time, batch, *]``
+        - Output: ``(spikes, LIFBoxFeedForwardState(v))``: ``[time, batch, *]`` and
+          ``[batch, *]``, with ``record_states`` both ``[time, batch, *]``
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a value is out of range or not finite, or Norse has no such method.
+
+    Example:
+        >>> import torch
+        >>> from norse.torch import LIFBoxParameters
+        >>> from spikeloom.plugins.norse import LIFBox
+        >>> lif = LIFBox(LIFBoxParameters(tau_mem_inv=torch.tensor(500.0)), record_states=True)
+        >>> spikes, state = lif(torch.full((4, 1), 1.5))
+        >>> spikes.flatten(), state.v.flatten()
+        (tensor([0., 1., 0., 1.]), tensor([0.7500, 0.0000, 0.7500, 0.0000]))
+
+    Source: Norse 1.1, ``norse.torch.functional.lif_box``.
+    """
+
+    def __init__(
+        self,
+        p: LIFBoxParameters = LIFBoxParameters(),
+        dt: float = 0.001,
+        *,
+        record_states: bool = False,
+        implementation: str = "auto",
+    ) -> None:
+        super().__init__(p, dt, record_states=record_states, implementation=implementation)
+
+
+def lif_box_feed_forward_step(
+    input_tensor: Tensor,
+    state: LIFBoxFeedForwardState | None = None,
+    p: LIFBoxParameters = LIFBoxParameters(),
+    dt: float = 0.001,
+) -> tuple[Tensor, LIFBoxFeedForwardState]:
+    """One step without a module, a drop-in for Norse's function of the same name.
+
+    Gradients flow to every tensor of ``p`` and of the state. With
+    ``norse.torch.functional.lift.lift`` it runs over time; :class:`LIFBox` does so faster, and
+    compiles into one graph, which the step does not.
+
+    Args:
+        input_tensor: Input current, ``[batch, *]``.
+        state: The potential before the step; None is ``v_leak``.
+        p: Norse's parameters.
+        dt: Time step in seconds.
+
+    Returns:
+        Spikes and the state after the step, both ``[batch, *]``.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a shape does not fit, or Norse has no such method.
+
+    Example:
+        >>> import torch
+        >>> from spikeloom.plugins.norse import lif_box_feed_forward_step
+        >>> spikes, state = lif_box_feed_forward_step(torch.tensor([5.0, 15.0]))
+        >>> spikes, state.v
+        (tensor([0., 1.]), tensor([0.5000, 0.0000]))
+    """
+    _require_parameters(p)
+    x = checked(input_tensor)[None]
+    values = {name: _placed(getattr(p, name), x) for name in _VALUES}
+    neuron = _shared(p.method, p.alpha, p.reset_method, *map(_rank, values.values()))
+    start = expanded([_cut(values["v_leak"])], x) if state is None else fitted(neuron, state, x)
+    y, last = run(neuron, x, start, params={**values, "dt": dt})
+    return y[0], LIFBoxFeedForwardState(*last)
+
+
+@torch.compiler.disable
+def _shared(method: str, alpha: Any, reset_method: Any, *ranks: int | None) -> neurons.LIFBox:
+    """The description of all steps whose values have these ranks; None is a plain number."""
+    return _template(method, _number(alpha), reset_method, *ranks)
+
+
+@functools.lru_cache(maxsize=64)
+def _template(method: str, alpha: Any, reset_method: Any, *ranks: int | None) -> neurons.LIFBox:
+    values = (1.0 if rank is None else torch.ones((1,) * rank) for rank in ranks)
+    return _described(dict(zip(_VALUES, values, strict=True)), 0.001, method, alpha, reset_method)
+
+
+def _described(
+    values: dict[str, Any], dt: Any, method: str, alpha: Any, reset_method: Any
+) -> neurons.LIFBox:
+    return neurons.LIFBox(
+        **values,
+        reset_method=_RESETS.get(reset_method, reset_method),
+        surrogate=surrogate_of(method, alpha),
+        dt=_number(dt),
+    )
+
+
+def _require_parameters(p: Any) -> None:
+    if not isinstance(p, LIFBoxParameters):
+        raise TypeError(f"p: must be Norse's LIFBoxParameters, got {type(p).__name__}")
+
+
+def _owned(name: str, value: Any) -> Any:
+    """A value as a module holds it: learned, per neuron or a plain number."""
+    if not isinstance(value, Tensor) or isinstance(value, nn.Parameter):
+        return value
+    if value.requires_grad:
+        if not value.is_leaf:
+            raise ValueError(
+                f"p.{name}: must be a leaf to be learned, got the result of a computation; detach "
+                f"it, or call lif_box_feed_forward_step, which differentiates through it"
+            )
+        return nn.Parameter(value)
+    return value if value.dim() else value.item()
+
+
+def _placed(value: Any, x: Tensor) -> Any:
+    """A single number takes the input's device and precision, as torch has it."""
+    if isinstance(value, Tensor) and value.dim() == 0:
+        return value.to(x.device, COMPUTED.get(x.dtype, x.dtype))
+    return value
+
+
+def _rank(value: Any) -> int | None:
+    return min(value.dim(), 1) if isinstance(value, Tensor) else None
+
+
+def _number(value: Any) -> Any:
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
+def _cut(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value

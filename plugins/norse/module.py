@@ -1,0 +1,319 @@
+"""Any neuron description as a pair of Norse modules: a cell and a sequence."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from spikeloom.kernel.call import COMPUTED, run
+from spikeloom.kernel.choose import choose
+from spikeloom.kernel.neuron import Neuron, tensor_of
+from spikeloom.layer import current_parameters, register_parameters
+
+from .named import named_tuple
+
+__all__ = ["SpikeloomCell", "SpikeloomSequence", "make", "make_cell"]
+
+
+def _given(neuron: Neuron) -> Neuron:
+    """The description of a bare module: the one it is given."""
+    if not isinstance(neuron, Neuron):
+        raise TypeError(f"neuron: must be a spikeloom.Neuron, got {type(neuron).__name__}")
+    return neuron
+
+
+class _SpikeloomModule(nn.Module):
+    """What cells and sequences share: the neuron, its tensors and its states."""
+
+    # Tracers (torch.fx, nirtorch) must never look inside and lose the neuron.
+    _is_leaf_module = True
+
+    _describe: Callable[..., Neuron] = staticmethod(_given)
+    __signature__: ClassVar[inspect.Signature]
+
+    def __init_subclass__(
+        cls, describes: Callable[..., Neuron] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        if describes is not None:
+            cls._describe = staticmethod(describes)
+            # help() and editors show the arguments of the description
+            cls.__signature__ = _signature(cls, describes)
+
+    def __init__(self, *args: Any, implementation: str = "auto", **settings: Any) -> None:
+        super().__init__()
+        self.neuron = self._describe(*args, **settings)
+        self.implementation = implementation
+        self.state_type = named_tuple("State", self.neuron.state_names)
+        for name, value in self.neuron.params.items():
+            if tensor_of(value) is not None and name in dir(self):
+                raise ValueError(
+                    f"{self.neuron.name}: a Norse module already has an attribute {name!r}; "
+                    f"give the parameter another name"
+                )
+        register_parameters(self, self.neuron)
+
+    @property
+    def p(self) -> Any:
+        """The parameters as they are now, a named tuple of tensors; read only."""
+        values = {**self.neuron.params, **current_parameters(self, self.neuron)}
+        tensors = [
+            torch.as_tensor(value) if (own := tensor_of(value)) is None else own
+            for value in values.values()
+        ]
+        return named_tuple("Parameters", tuple(values))(*tensors)
+
+    def _at_rest(self) -> tuple[float | Tensor, ...]:
+        """Each state at rest: a number, or a tensor that broadcasts to the neurons."""
+        return tuple(self.neuron.rest.values())
+
+    def _rest(self, x: Any) -> Any:
+        """The state at rest for an input with a time axis."""
+        return self.state_type(*expanded(self._at_rest(), checked(x)))
+
+    def _scan(self, x: Any, state: Any, **options: Any) -> Any:
+        """Run the neuron over an input with a time axis."""
+        return run(
+            self.neuron,
+            x,
+            tuple(self._rest(x)) if state is None else fitted(self.neuron, state, checked(x)),
+            params=current_parameters(self, self.neuron),
+            implementation=self.implementation,
+            **options,
+        )
+
+    @property
+    def implementation_reason(self) -> str:
+        """Why no kernel runs this module where its tensors are; empty if one does."""
+        return self._chosen()[1]
+
+    def _chosen(self) -> tuple[str, str]:
+        tensors = (*self.parameters(), *self.buffers())
+        device = tensors[0].device.type if tensors else "cpu"
+        try:
+            return choose(self.implementation, device, self.neuron.reason)
+        except (RuntimeError, ValueError) as error:
+            return "none", str(error)
+
+    def extra_repr(self) -> str:
+        """The neuron and what runs it."""
+        name, reason = self._chosen()
+        used = f"{name}: {reason}" if reason else name
+        return f"{self.neuron}, implementation={self.implementation!r} ({used})"
+
+
+class SpikeloomCell(_SpikeloomModule):
+    r"""A neuron description as a Norse cell: one step.
+
+    .. math:: (y[t],\; s[t]) = \mathrm{cell}(x[t],\; s[t-1])
+
+    Norse finds the state by the argument ``state``. It is a plain named tuple of tensors with the
+    neuron's state names, of the input's shape from the first step, and can be pickled. The
+    neuron's tensors are parameters (if they are Parameters) or buffers under their own names;
+    :attr:`p` shows all parameters as a named tuple.
+
+    A class for one kind of neuron takes three lines, and is listed by
+    :func:`spikeloom.plugins.components`; its sequence takes three more::
+
+        @component("few-spike conversion", "a paper")
+        class OATCell(SpikeloomCell, describes=neurons.OAT):
+            '''What it computes, its arguments, its source.'''
+
+    Its arguments are those of ``describes`` (a Neuron class, or any function that returns a
+    Neuron) and ``implementation``.
+
+    Args:
+        neuron: The description.
+        implementation: ``"auto"``, ``"cupy"``, ``"llvm"`` or ``"eager"``, as for
+            :func:`spikeloom.run`; a name is honoured or refused when the cell is called.
+
+    Shape:
+        - Input: ``[batch, *]``; a tuple of them for a neuron with several inputs.
+        - Output: ``(output, state)``, all ``[batch, *]``; the output is a tuple if the neuron has
+          several. A neuron with a ``begin`` takes one value and answers with its K spikes,
+          ``[K, batch, *]``.
+
+    States have the dtype that is computed in: float32 for float32, float16 and bfloat16 inputs,
+    float64 for float64; the output has the input's dtype. A passed state is not changed. Unlike
+    Norse's own, the first state does not require grad: pass one that does to differentiate
+    towards it. Sparse inputs are refused.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a parameter's name collides with an attribute of the module.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> from spikeloom.plugins.norse import SpikeloomCell
+        >>> cell = SpikeloomCell(spikeloom.neurons.LIF(tau=2.0))
+        >>> spikes, state = cell(torch.full((2,), 1.5))
+        >>> state
+        State(v=tensor([0.7500, 0.7500]))
+        >>> cell(torch.full((2,), 1.5), state)[0]
+        tensor([1., 1.])
+    """
+
+    def state_fallback(self, input_tensor: Any) -> Any:
+        """The state before the first step, for an input ``[batch, *]``: at rest."""
+        return self._rest(_each(_with_time, input_tensor))
+
+    def forward(self, input_tensor: Any, state: Any = None) -> tuple[Any, Any]:
+        """One step from a state; from rest without one."""
+        y, last = self._scan(_each(_with_time, input_tensor), state)
+        if self.neuron.begin is None:
+            y = _each(_without_time, y)
+        return y, self.state_type(*last)
+
+
+class SpikeloomSequence(_SpikeloomModule):
+    r"""A neuron description as a Norse module over time, in one fused kernel.
+
+    It equals a loop over the :class:`SpikeloomCell` of the same neuron, to which everything said
+    there about states, parameters and classes of its kind applies.
+
+    Args:
+        neuron: The description.
+        record_states: Return the states after every step instead of the last ones. Each state is
+            a run of its own.
+        implementation: As for :class:`SpikeloomCell`.
+
+    Shape:
+        - Input: ``[time, batch, *]``; a tuple of them for a neuron with several inputs.
+        - Output: ``(output, state)``: ``[time, batch, *]`` and ``[batch, *]``, with
+          ``record_states`` both ``[time, batch, *]``. A neuron with a ``begin`` sums its input
+          over time, and K spikes ``[K, batch, *]`` leave.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a parameter's name collides with an attribute of the module.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> from spikeloom.plugins.norse import SpikeloomSequence
+        >>> lif = SpikeloomSequence(spikeloom.neurons.LIF(tau=2.0), record_states=True)
+        >>> spikes, state = lif(torch.full((4, 1), 1.5))
+        >>> spikes.flatten(), state.v.flatten()
+        (tensor([0., 1., 0., 1.]), tensor([0.7500, 0.0000, 0.7500, 0.0000]))
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        record_states: bool = False,
+        implementation: str = "auto",
+        **settings: Any,
+    ) -> None:
+        super().__init__(*args, implementation=implementation, **settings)
+        self.record_states = record_states
+
+    def state_fallback(self, input_tensor: Any) -> Any:
+        """The state before the first step, for an input ``[time, batch, *]``: at rest."""
+        return self._rest(input_tensor)
+
+    def forward(self, input_tensor: Any, state: Any = None) -> tuple[Any, Any]:
+        """A whole sequence from a state; from rest without one."""
+        names = self.neuron.state_names
+        if not (self.record_states and names):
+            y, states = self._scan(input_tensor, state)
+        else:
+            recorded = [self._scan(input_tensor, state, record=name) for name in names]
+            y, states = recorded[0][0], (sequence for _, _, sequence in recorded)
+        return y, self.state_type(*states)
+
+
+def _each(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The change of a tensor, or of each tensor in a tuple."""
+    return tuple(map(change, value)) if isinstance(value, tuple) else change(value)
+
+
+def _with_time(x: Any) -> Tensor:
+    return checked(x)[None]
+
+
+def _without_time(y: Tensor) -> Tensor:
+    return y[0]
+
+
+def checked(x: Any) -> Tensor:
+    """The input, or the first of several, if it is a dense tensor."""
+    first = x[0] if isinstance(x, tuple) and x else x
+    if not isinstance(first, Tensor):
+        raise TypeError(f"input_tensor: must be a tensor, got {type(first).__name__}")
+    if first.layout != torch.strided:
+        raise TypeError(
+            f"input_tensor: must be dense, got {first.layout}; call input_tensor.to_dense() first"
+        )
+    return first
+
+
+def expanded(values: Iterable[float | Tensor], x: Tensor) -> tuple[Tensor, ...]:
+    """Values for all neurons of an input with a time axis, in the dtype that is computed in."""
+    dtype = COMPUTED.get(x.dtype, x.dtype)
+    return tuple(
+        torch.as_tensor(value, dtype=dtype, device=x.device).expand(x.shape[1:]) for value in values
+    )
+
+
+def fitted(neuron: Neuron, state: Any, x: Tensor) -> tuple[Any, ...]:
+    """A state for an input with a time axis; single numbers, as Norse begins with, serve all."""
+    names = neuron.state_names
+    if not isinstance(state, tuple) or getattr(state, "_fields", names) != names:
+        raise TypeError(f"state: must be a tuple of {names}, got {state!r}")
+    return tuple(
+        expanded([value], x)[0] if isinstance(value, Tensor) and value.dim() == 0 else value
+        for value in state
+    )
+
+
+def _signature(cls: Any, describes: Callable[..., Neuron]) -> inspect.Signature:
+    """The arguments of a description and those of every module of this kind."""
+    own = inspect.signature(describes).parameters.values()
+    common = inspect.signature(cls.__init__).parameters.values()
+    return inspect.Signature(
+        [*own, *(parameter for parameter in common if parameter.kind is parameter.KEYWORD_ONLY)]
+    )
+
+
+def make(
+    neuron: Neuron, *, record_states: bool = False, implementation: str = "auto"
+) -> SpikeloomSequence:
+    """A Norse module over time that runs a description, the user's own included.
+
+    Args:
+        neuron: The description.
+        record_states: As for :class:`SpikeloomSequence`.
+        implementation: As for :class:`SpikeloomCell`.
+
+    Raises:
+        TypeError: If it is not a description.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> from spikeloom.kernel.vocabulary import fire
+        >>> from spikeloom.plugins import norse
+        >>> def integrate(x, state, p):
+        ...     (v,) = state
+        ...     s = fire(v + x - 1.0, spikeloom.neurons.surrogate.ATan())
+        ...     return s, (v + x - s,)
+        >>> spikes, state = norse.make(spikeloom.Neuron(integrate))(torch.full((4, 1), 0.75))
+        >>> spikes.flatten()
+        tensor([0., 1., 1., 1.])
+    """
+    return SpikeloomSequence(neuron, record_states=record_states, implementation=implementation)
+
+
+def make_cell(neuron: Neuron, *, implementation: str = "auto") -> SpikeloomCell:
+    """A Norse cell that runs one step of a description; see :func:`make`.
+
+    Args:
+        neuron: The description.
+        implementation: As for :class:`SpikeloomCell`.
+
+    Raises:
+        TypeError: If it is not a description.
+    """
+    return SpikeloomCell(neuron, implementation=implementation)

@@ -1,0 +1,372 @@
+"""SpikingModule: any spikeloom neuron with snnTorch's manners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from spikeloom import Neuron, run
+from spikeloom.layer import current_parameters, register_parameters
+
+__all__ = ["Described", "SpikingModule", "make"]
+
+State = tuple[Tensor, ...]
+Input = Tensor | tuple[Tensor, ...]
+
+
+class SpikingModule(nn.Module):
+    """A neuron that is called as snnTorch's are.
+
+    One step a call, states in and out, the membrane potential last::
+
+        spk, mem = neuron(x, mem)
+        spk, syn, mem = neuron(x, syn, mem)
+
+    ``mem=None`` (or no state at all) starts at rest. With ``init_hidden=True`` the module keeps
+    its states: ``spk = neuron(x)``, and with ``output=True`` also ``spk, mem = neuron(x)``; put it
+    back to rest with :meth:`reset_mem` or :func:`spikeloom.plugins.snntorch.reset`.
+
+    A whole sequence in one call is what makes it fast: :meth:`sequence`, or ``time_first=True``,
+    which makes it the module's ordinary call (in ``nn.Sequential``, for hooks and monitors). It
+    has to be said, because shapes cannot tell: ``[10, 32, 8]`` may be ten steps of a batch of 32
+    or one step of a batch of 10 two-dimensional samples.
+
+    Args:
+        neuron: What to run. Its tensors become the module's parameters (if they are Parameters)
+            or buffers, so they train, move and save with it; states are not saved.
+        init_hidden: Keep the states in the module.
+        output: With ``init_hidden``, return the states too.
+        time_first: ``forward`` takes sequences ``[T, batch, *]``. None: only for a neuron that sums
+            its input over time before it begins, and has no single step.
+        implementation: As for :func:`spikeloom.run`.
+
+    Shape:
+        - Input: ``[batch, *]``, or ``[T, batch, *]`` with ``time_first``
+        - Output: the same; states ``[batch, *]``
+
+        Spikes have the input's dtype. States are float32, and float64 for float64 input.
+
+    Raises:
+        TypeError: If ``neuron`` is no Neuron.
+        ValueError: If ``time_first=False`` is asked of a neuron without a single step.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> from spikeloom.plugins import snntorch
+        >>> lif = snntorch.make(spikeloom.neurons.LIF(tau=2.0))
+        >>> spk, v = lif(torch.full((1, 2), 1.5))
+        >>> spk, v = lif(torch.full((1, 2), 1.5), v)
+        >>> spk
+        tensor([[1., 1.]])
+        >>> spk, v = lif.sequence(torch.full((4, 1, 2), 1.5))
+        >>> spk.sum(0)
+        tensor([[2., 2.]])
+    """
+
+    # Tracers (torch.fx, nirtorch) must never look inside and lose the neuron.
+    _is_leaf_module = True
+    # Weak, so that a deleted network's neurons are gone.
+    _live: ClassVar[WeakSet[SpikingModule]] = WeakSet()
+
+    def __init__(
+        self,
+        neuron: Neuron,
+        *,
+        init_hidden: bool = False,
+        output: bool = False,
+        time_first: bool | None = None,
+        implementation: str = "auto",
+    ) -> None:
+        super().__init__()
+        if not isinstance(neuron, Neuron):
+            raise TypeError(f"neuron: must be a spikeloom.Neuron, got {type(neuron).__name__}")
+        if neuron.begin is not None and time_first is False:
+            raise ValueError(
+                f"time_first: {neuron.name} sums its input over time before its first step, so it "
+                f"takes whole sequences only; leave time_first out"
+            )
+        self.neuron = neuron
+        self.init_hidden = init_hidden
+        self.output = output
+        self.time_first = bool(time_first) or neuron.begin is not None
+        self.implementation = implementation
+        self._hidden: State | None = None
+        register_parameters(self, neuron)
+        self._live.add(self)
+
+    def forward(self, x: Input, *states: Tensor | None, mem: Tensor | None = None) -> Any:
+        """One step, or with ``time_first`` a sequence.
+
+        Args:
+            x: ``[batch, *]``; with ``time_first`` ``[T, batch, *]``. A tuple for a neuron with
+                several inputs.
+            states: States, the membrane potential last; none at all starts at rest.
+            mem: The membrane potential by name.
+
+        Returns:
+            ``(spk, *states)``; only ``spk`` with ``init_hidden`` and without ``output``.
+
+        Raises:
+            TypeError: If a state is passed while ``init_hidden=True``, or has a dtype or device
+                that does not fit.
+            ValueError: If states are missing or have another shape than the input.
+        """
+        if self.time_first:
+            return self.sequence(x, *states, mem=mem)
+        y, after, _ = self._run(_each(x, lambda t: t.unsqueeze(0)), states, mem)
+        return self._answer(_each(y, lambda t: t.squeeze(0)), after)
+
+    def sequence(
+        self,
+        x: Input,
+        *states: Tensor | None,
+        mem: Tensor | None = None,
+        record: bool = False,
+    ) -> Any:
+        """All steps in one fused call.
+
+        Args:
+            x: ``[T, batch, *]``.
+            states: States before the first step, as for :meth:`forward`.
+            mem: The membrane potential by name.
+            record: Also return the membrane potential after every step, as losses on the membrane
+                need it.
+
+        Returns:
+            What :meth:`forward` returns, ``spk`` of shape ``[T, batch, *]`` and the states after
+            the last step; with ``record`` also ``mem_rec`` of shape ``[T, batch, *]``.
+
+        Raises:
+            TypeError: As :meth:`forward`.
+            ValueError: As :meth:`forward`; ``record`` of a neuron without a state.
+        """
+        if record and not self.neuron.rest:
+            raise ValueError(f"record: {self.neuron.name} has no state to record")
+        y, after, trace = self._run(x, states, mem, self.neuron.state_names[0] if record else None)
+        answer = self._answer(y, after)
+        if not record:
+            return answer
+        return (*answer, trace) if self._returns_states else (answer, trace)
+
+    @property
+    def mem(self) -> Tensor:
+        """The hidden membrane potential; ``torch.zeros(0)`` at rest, as in snnTorch."""
+        return self._hidden[0] if self._hidden else torch.zeros(0)
+
+    def reset_mem(self) -> Any:
+        """Put the hidden states back to rest.
+
+        Returns:
+            An initial state: ``torch.zeros(0)``, snnTorch's sign for "no shape yet", for every
+            state; alone if there is one, else a tuple.
+        """
+        self._hidden = None
+        states = tuple(torch.zeros(0) for _ in self.neuron.rest)
+        return states[0] if len(states) == 1 else states
+
+    @classmethod
+    def reset_hidden(cls) -> None:
+        """Put every neuron of this class, in all networks, back to rest."""
+        for module in list(cls._live):
+            if isinstance(module, cls):
+                module.reset_mem()
+
+    @classmethod
+    def detach_hidden(cls) -> None:
+        """Cut the hidden states of every neuron of this class from their graph."""
+        for module in list(cls._live):
+            if isinstance(module, cls):
+                module._hidden = _detached(module._hidden)
+
+    def _run(
+        self, x: Input, states: tuple[Any, ...], mem: Any, record: str | None = None
+    ) -> tuple[Any, State, Tensor | None]:
+        given = states if mem is None else (*states, mem)
+        y, after, *trace = run(
+            self.neuron,
+            x,
+            self._carried(given, x) if self.init_hidden else self._passed(given, x),
+            params=current_parameters(self, self.neuron),
+            record=record,
+            implementation=self.implementation,
+        )
+        if self.init_hidden:
+            self._hidden = after
+        return y, after, trace[0] if trace else None
+
+    def _carried(self, given: tuple[Any, ...], x: Input) -> State | None:
+        """The hidden states, for this input; None for rest."""
+        if not all(_is_rest(state) for state in given):
+            raise TypeError(
+                f"{self.neuron.name}: keeps its own states (init_hidden=True), so none can be "
+                f"passed; leave them out, or make it with init_hidden=False"
+            )
+        if self._hidden is None:
+            return None
+        device = _first(x).device
+        states = self._fitted(tuple(state.to(device) for state in self._hidden), x)
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            for state in states:
+                _name_the_remedy(state)
+        return states
+
+    def _passed(self, given: tuple[Any, ...], x: Input) -> State | None:
+        """The states a caller passed, in the neuron's order; None for rest."""
+        if all(_is_rest(state) for state in given):
+            return None
+        names = _membrane_last(self.neuron.state_names)
+        if len(given) != len(names) or any(_is_rest(state) for state in given):
+            raise ValueError(
+                f"{self.neuron.name}: pass all its states ({', '.join(names)}), or none to start "
+                f"at rest; got {len(given)} with {sum(map(_is_rest, given))} of them at rest"
+            )
+        return self._fitted(given[-1:] + given[:-1], x)
+
+    def _fitted(self, states: tuple[Any, ...], x: Input) -> State:
+        shape = _first(x).shape[1:]
+        for name, state in zip(self.neuron.rest, states, strict=True):
+            if isinstance(state, Tensor) and state.shape != shape:
+                raise ValueError(
+                    f"{self.neuron.name}: state {name!r} has shape {tuple(state.shape)}, a step of "
+                    f"the input {tuple(shape)}; start a new batch at rest: with init_hidden by "
+                    f"reset(net) or reset_mem(), else by mem=None"
+                )
+        return tuple(_widened(state, _first(x)) for state in states)
+
+    @property
+    def _returns_states(self) -> bool:
+        return bool(self.neuron.rest) and (self.output or not self.init_hidden)
+
+    def _answer(self, y: Any, after: State) -> Any:
+        return (y, *_membrane_last(after)) if self._returns_states else y
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpikingModule:
+        super()._apply(fn, recurse)
+        if self._hidden is not None:
+            self._hidden = tuple(fn(state) for state in self._hidden)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A state inside a graph can be neither copied nor pickled.
+        return {**self.__dict__, "_hidden": _detached(self._hidden)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._live.add(self)
+
+    def extra_repr(self) -> str:
+        """The neuron, how it is called and how it runs."""
+        flags = [name for name in ("init_hidden", "output", "time_first") if getattr(self, name)]
+        shown = [repr(self.neuron), *(f"{name}=True" for name in flags)]
+        shown.append(f"implementation={self.implementation!r}")
+        if self.neuron.reason:
+            shown.append(f"runs eager: {self.neuron.reason}")
+        return ", ".join(shown)
+
+
+class Described(SpikingModule):
+    """A module made from the arguments of one neuron description: a host class in three lines.
+
+    Subclasses set ``description``; their constructor takes its arguments, and those of
+    :class:`SpikingModule` by keyword.
+
+    Example:
+        >>> from spikeloom import neurons
+        >>> class Trace(Described):
+        ...     description = neurons.Trace
+        >>> Trace(decay=0.5, init_hidden=True).neuron
+        Trace(decay=0.5, synaptic_decay=None)
+    """
+
+    description: ClassVar[Callable[..., Neuron]]
+
+    def __init__(
+        self,
+        *args: Any,
+        init_hidden: bool = False,
+        output: bool = False,
+        time_first: bool | None = None,
+        implementation: str = "auto",
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            type(self).description(*args, **settings),
+            init_hidden=init_hidden,
+            output=output,
+            time_first=time_first,
+            implementation=implementation,
+        )
+
+
+def make(neuron: Neuron, **kw: Any) -> SpikingModule:
+    """Turn any neuron, also one of your own, into a snnTorch-style module.
+
+    Args:
+        neuron: What to run.
+        kw: ``init_hidden``, ``output``, ``time_first``, ``implementation``; see
+            :class:`SpikingModule`.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> from spikeloom.kernel.vocabulary import fire
+        >>> def adaptive(x, state, p):
+        ...     v, a = state
+        ...     h = 0.5 * v + x
+        ...     s = fire(h - 1.0 - a)
+        ...     return s, (h * (1.0 - s), 0.5 * a + s)
+        >>> neuron = make(spikeloom.Neuron(adaptive, state=("v", "a")))
+        >>> spk, a, v = neuron(torch.ones(1, 3))
+        >>> spk, a, v = neuron(torch.ones(1, 3), a, v)
+        >>> spk
+        tensor([[0., 0., 0.]])
+    """
+    return SpikingModule(neuron, **kw)
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The change, on a tensor or on every tensor of a tuple."""
+    return tuple(map(change, value)) if isinstance(value, tuple) else change(value)
+
+
+def _first(x: Input) -> Tensor:
+    return x[0] if isinstance(x, tuple) else x
+
+
+def _membrane_last(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """From a neuron's order, the membrane potential first, to snnTorch's."""
+    return values[1:] + values[:1]
+
+
+def _is_rest(state: Any) -> bool:
+    return state is None or (isinstance(state, Tensor) and state.shape == (0,))
+
+
+def _detached(states: State | None) -> State | None:
+    return None if states is None else tuple(state.detach() for state in states)
+
+
+def _widened(state: Any, x: Tensor) -> Any:
+    """A narrower state in the dtype that this input is computed in; never a wider one."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if not isinstance(state, Tensor) or torch.promote_types(state.dtype, wide) != wide:
+        return state
+    return state.to(wide)
+
+
+def _name_the_remedy(state: Tensor) -> None:
+    """If a backward pass has freed this state's graph, say what to do should another reach it."""
+    try:
+        getattr(state.grad_fn, "saved_tensors", None)
+    except RuntimeError:
+        state.register_hook(_refuse)
+
+
+def _refuse(grad: Tensor) -> None:
+    raise RuntimeError(
+        "a gradient reached a hidden state whose graph an earlier backward pass has freed: call "
+        "reset(net) before every sequence, or detach_hidden() to truncate in time"
+    )

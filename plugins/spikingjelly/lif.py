@@ -1,0 +1,290 @@
+"""SpikingJelly's integrate-and-fire neurons, under its names, on our kernel."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import surrogate
+from torch import Tensor, nn
+
+from spikeloom import neurons
+from spikeloom.kernel.neuron import Neuron, kind
+
+from ..adapter import component
+from .node import SpikeloomNode
+from .surrogate import kernel_form, no_kernel_form, translated
+
+__all__ = ["IFNode", "LIFNode", "ParametricLIFNode"]
+
+
+class HostFired(neurons.LIF):
+    """LIF that fires through a SpikingJelly function itself, and therefore runs eager."""
+
+    def __init__(self, function: Any, **settings: Any) -> None:
+        self.function = function
+        super().__init__(**settings)
+
+    def _fire(self, u: Any) -> Any:
+        if not isinstance(u, Tensor):
+            raise TypeError(no_kernel_form(self.function))
+        return self.function(u)
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this neuron."""
+        return {**super().settings(), "surrogate": self.function}
+
+
+class _IntegrateAndFire(SpikeloomNode):
+    """The host's arguments as attributes, which may be changed between two calls.
+
+    Args:
+        leak: ``tau`` and ``decay_input``; empty without leak.
+        fire: The other arguments of :class:`spikeloom.neurons.LIF`, under the host's names.
+        habits: The arguments of every node.
+    """
+
+    def __init__(self, leak: dict[str, Any], fire: dict[str, Any], **habits: Any) -> None:
+        function = fire["surrogate_function"]
+        fire["surrogate_function"] = surrogate.Sigmoid() if function is None else function
+        settings = {**leak, **fire}
+        super().__init__(_description(settings), **habits)
+        for name, value in settings.items():
+            if not hasattr(self, name):  # tensors are registered already
+                setattr(self, name, value)
+        self._names = tuple(settings)
+        self._made_from = _key(settings)
+
+    @property
+    def neuron(self) -> Neuron:
+        """The description that the attributes state now."""
+        settings = {name: getattr(self, name) for name in self._names}
+        if (key := _key(settings)) != self._made_from:
+            self._neuron, self._made_from = _description(settings), key
+        return self._neuron
+
+
+def _key(settings: dict[str, Any]) -> tuple[Any, ...]:
+    """What decides a description; a tensor's values are read when the node runs."""
+    function = settings["surrogate_function"]
+    numbers = (kind(value) if isinstance(value, Tensor) else value for value in settings.values())
+    return (*numbers, kernel_form(function) or function)
+
+
+def _description(settings: dict[str, Any]) -> neurons.LIF:
+    settings = {"tau": None, **settings}
+    function = settings.pop("surrogate_function")
+    if not callable(function) and not hasattr(function, "derivative"):
+        raise TypeError(
+            f"surrogate_function: must be one of SpikingJelly's or of "
+            f"spikeloom.neurons.surrogate, got {function!r}"
+        )
+    if hasattr(function, "derivative") or kernel_form(function):
+        return neurons.LIF(surrogate=translated(function), **settings)
+    return HostFired(function, **settings)
+
+
+@component("LIF", "W. Gerstner and W. M. Kistler, Spiking Neuron Models, 2002")
+class LIFNode(_IntegrateAndFire):
+    r"""Leaky integrate-and-fire, a drop-in for ``spikingjelly...neuron.LIFNode``.
+
+    .. math::
+        h[t] &= v[t-1] + \bigl(x[t] - (v[t-1] - v_\mathrm{reset})\bigr) / \tau \\
+        s[t] &= \Theta(h[t] - \theta) \\
+        v[t] &= h[t] - s[t]\,\theta \quad\text{(soft)}\qquad
+        v[t] = (1 - s[t])\,h[t] + s[t]\,v_\mathrm{reset} \quad\text{(hard)}
+
+    The arguments can be read and changed as attributes. Spikes equal the host's bit for bit.
+
+    Args:
+        tau: Membrane time constant in steps, at least 1. Unlike the host's, it may be a tensor
+            or Parameter: shared if 0-d, otherwise per neuron, broadcast against ``x.shape[1:]``.
+        decay_input: Divide the input by tau too.
+        v_threshold: Threshold, a positive number or a tensor like ``tau``.
+        v_reset: Potential after a hard reset and at rest; None resets by subtraction.
+        surrogate_function: One of SpikingJelly's, by default ``Sigmoid()``, or one of
+            :mod:`spikeloom.neurons.surrogate`. A function without a counterpart among ours, or
+            with ``spiking=False``, runs itself, step by step; ``implementation_reason`` says so.
+        detach_reset: Cut the gradient through the reset.
+        step_mode: ``"s"`` or ``"m"``.
+        store_v_seq: Keep the potential after every step as ``v_seq``.
+        implementation: ``"auto"``, ``"cupy"``, ``"llvm"`` or ``"eager"``.
+
+    Shape:
+        - Input and output: ``[N, *]`` in step mode "s", ``[T, N, *]`` in "m".
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If tau < 1, a threshold is not positive, or a value is not finite.
+
+    Example:
+        >>> import torch
+        >>> from spikeloom.plugins.spikingjelly import LIFNode
+        >>> node = LIFNode(tau=2.0, v_reset=None, step_mode="m")
+        >>> node(torch.full((5, 1), 1.6)).flatten()
+        tensor([0., 1., 0., 1., 0.])
+
+    Source: SpikingJelly 2.0, ``activation_based.neuron.LIFNode``.
+    """
+
+    def __init__(
+        self,
+        tau: float | Tensor = 2.0,
+        decay_input: bool = True,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate_function: Any = None,
+        detach_reset: bool = False,
+        step_mode: str = "s",
+        store_v_seq: bool = False,
+        implementation: str = "auto",
+    ) -> None:
+        super().__init__(
+            {"tau": tau, "decay_input": decay_input},
+            {
+                "v_threshold": v_threshold,
+                "v_reset": v_reset,
+                "surrogate_function": surrogate_function,
+                "detach_reset": detach_reset,
+            },
+            step_mode=step_mode,
+            store_v_seq=store_v_seq,
+            implementation=implementation,
+        )
+
+
+@component("IF", "W. Gerstner and W. M. Kistler, Spiking Neuron Models, 2002")
+class IFNode(_IntegrateAndFire):
+    r"""Integrate-and-fire without leak, a drop-in for ``spikingjelly...neuron.IFNode``.
+
+    .. math:: h[t] = v[t-1] + x[t]
+
+    It fires and resets as :class:`LIFNode`, whose arguments mean the same here.
+
+    Args:
+        v_threshold: Threshold, a positive number or a tensor.
+        v_reset: Potential after a hard reset and at rest; None resets by subtraction.
+        surrogate_function: As for :class:`LIFNode`.
+        detach_reset: Cut the gradient through the reset.
+        step_mode: ``"s"`` or ``"m"``.
+        store_v_seq: Keep the potential after every step as ``v_seq``.
+        implementation: ``"auto"``, ``"cupy"``, ``"llvm"`` or ``"eager"``.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a threshold is not positive, or a value is not finite.
+
+    Example:
+        >>> import torch
+        >>> from spikeloom.plugins.spikingjelly import IFNode
+        >>> IFNode(step_mode="m")(torch.full((4, 1), 0.5)).flatten()
+        tensor([0., 1., 0., 1.])
+
+    Source: SpikingJelly 2.0, ``activation_based.neuron.IFNode``.
+    """
+
+    def __init__(
+        self,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate_function: Any = None,
+        detach_reset: bool = False,
+        step_mode: str = "s",
+        store_v_seq: bool = False,
+        implementation: str = "auto",
+    ) -> None:
+        super().__init__(
+            {},
+            {
+                "v_threshold": v_threshold,
+                "v_reset": v_reset,
+                "surrogate_function": surrogate_function,
+                "detach_reset": detach_reset,
+            },
+            step_mode=step_mode,
+            store_v_seq=store_v_seq,
+            implementation=implementation,
+        )
+
+
+@component("PLIF", "W. Fang et al., Incorporating Learnable Membrane Time Constant, ICCV 2021")
+class ParametricLIFNode(_IntegrateAndFire):
+    r""":class:`LIFNode` with one learned time constant, as SpikingJelly parametrises it.
+
+    .. math:: \tau = 1 / \sigma(w)
+
+    ``w`` is the module's parameter, so weights move between this class and SpikingJelly's. The
+    potential is divided by tau where the host multiplies by the sigmoid of w: spikes are equal
+    where 1 / sigmoid(w) is exact (``init_tau=2.0``), and may otherwise differ where a potential
+    lies within rounding of the threshold.
+
+    Args:
+        init_tau: Time constant at the start, in steps, above 1.
+        decay_input: Divide the input by tau too.
+        v_threshold: Threshold, positive.
+        v_reset: Potential after a hard reset and at rest; None resets by subtraction.
+        surrogate_function: As for :class:`LIFNode`.
+        detach_reset: Cut the gradient through the reset.
+        step_mode: ``"s"`` or ``"m"``.
+        store_v_seq: Keep the potential after every step as ``v_seq``.
+        implementation: ``"auto"``, ``"cupy"``, ``"llvm"`` or ``"eager"``.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If init_tau <= 1, a threshold is not positive, or a value is not finite.
+
+    Example:
+        >>> import torch
+        >>> from spikeloom.plugins.spikingjelly import ParametricLIFNode
+        >>> node = ParametricLIFNode(init_tau=2.0, step_mode="m")
+        >>> node(torch.full((4, 1), 1.5)).detach().flatten()
+        tensor([0., 1., 0., 1.])
+        >>> list(node.state_dict())
+        ['w']
+
+    Source: SpikingJelly 2.0, ``activation_based.neuron.ParametricLIFNode``.
+    """
+
+    def __init__(
+        self,
+        init_tau: float = 2.0,
+        decay_input: bool = True,
+        v_threshold: float = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate_function: Any = None,
+        detach_reset: bool = False,
+        step_mode: str = "s",
+        store_v_seq: bool = False,
+        implementation: str = "auto",
+    ) -> None:
+        if not isinstance(init_tau, (int, float)) or not 1.0 < init_tau < math.inf:
+            raise ValueError(
+                f"ParametricLIFNode: init_tau must be a number above 1, got {init_tau!r}"
+            )
+        super().__init__(
+            {"tau": torch.tensor(float(init_tau)), "decay_input": decay_input},
+            {
+                "v_threshold": v_threshold,
+                "v_reset": v_reset,
+                "surrogate_function": surrogate_function,
+                "detach_reset": detach_reset,
+            },
+            step_mode=step_mode,
+            store_v_seq=store_v_seq,
+            implementation=implementation,
+        )
+        # From here on tau is computed from w, so that only w is saved and trained.
+        del self._buffers["tau"]
+        self.w = nn.Parameter(torch.as_tensor(-math.log(init_tau - 1.0)))
+
+    @property
+    def tau(self) -> Tensor:
+        """The time constant in steps, 1 / sigmoid(w)."""
+        return 1.0 / self.w.sigmoid()
+
+    def _shown(self) -> str:
+        given = {name: getattr(self, name) for name in self._names if name != "tau"}
+        del given["surrogate_function"]  # shown as a submodule
+        others = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        return f"tau={float(self.tau.detach()):.6g}, {others}"

@@ -1,0 +1,296 @@
+"""SpikeloomNode: any neuron description as a SpikingJelly neuron."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from spikingjelly.activation_based.neuron import BaseNode
+from torch import Tensor, nn
+
+from spikeloom.kernel.call import COMPUTED, run
+from spikeloom.kernel.choose import choose
+from spikeloom.kernel.neuron import Neuron, tensor_of
+from spikeloom.layer import current_parameters, register_parameters
+
+from .surrogate import translated
+
+__all__ = ["SpikeloomNode", "make"]
+
+State = tuple[Tensor, ...]
+
+
+def _given(neuron: Neuron) -> Neuron:
+    """The description of a bare SpikeloomNode: the one it is given."""
+    if not isinstance(neuron, Neuron):
+        raise TypeError(f"neuron: must be a spikeloom.Neuron, got {type(neuron).__name__}")
+    return neuron
+
+
+class SpikeloomNode(BaseNode):
+    r"""A neuron description as a SpikingJelly neuron.
+
+    SpikingJelly sees a ``BaseNode`` with an explicit-state transition. Its memories are the
+    neuron's states in order, the first under the name ``v``; the neuron's tensors are parameters
+    (if they are Parameters) or buffers under their own names. Single steps and whole sequences
+    run on the same kernel.
+
+    A class for one kind of neuron takes three lines, and is listed by
+    :func:`spikeloom.plugins.components`::
+
+        @component("few-spike conversion", "a paper")
+        class OATNode(SpikeloomNode, describes=neurons.OAT):
+            '''What it computes, its arguments, its source.'''
+
+    Its arguments are those of ``describes`` (a Neuron class, or any function that returns a
+    Neuron), with SpikingJelly's ``step_mode`` and ``store_v_seq`` and our ``implementation``
+    added; ``renamed={"surrogate_function": "surrogate"}`` gives arguments the host's names.
+    SpikingJelly surrogate functions among the arguments are replaced by ours.
+
+    Args:
+        neuron: The description.
+        step_mode: ``"s"`` for one step at each call, ``"m"`` for a sequence.
+        store_v_seq: Keep the membrane potential after every step as ``v_seq``.
+        implementation: ``"auto"``, ``"cupy"``, ``"llvm"`` or ``"eager"``, as for
+            :func:`spikeloom.run`; a name is honoured or refused when the node is called.
+
+    Shape:
+        - Input: ``[N, *]`` in step mode "s", ``[T, N, *]`` in "m"; several inputs are several
+          arguments.
+        - Output: as the input, a tuple if the neuron has several outputs.
+        - A neuron with a ``begin`` returns the decoded value ``[N, *]`` in "s"; in "m" its
+          ``[T, N, *]`` input is summed over T, and K spikes ``[K, N, *]`` leave.
+
+    States have the dtype that is computed in: float32 for float32, float16 and bfloat16 inputs,
+    float64 for float64; the output has the input's dtype. A state whose shape does not fit the
+    input starts anew, as for SpikingJelly's own neurons; dtype and device follow the input.
+    Empty sequences and empty batches give empty outputs. A second derivative is refused, except
+    with ``implementation="eager"``.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a name of the neuron collides with an attribute of the module.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> from spikeloom.plugins.spikingjelly import SpikeloomNode
+        >>> node = SpikeloomNode(spikeloom.neurons.LIF(tau=2.0), step_mode="m")
+        >>> node(torch.full((4, 1), 1.5)).flatten()
+        tensor([0., 1., 0., 1.])
+        >>> node.v
+        tensor([0.])
+    """
+
+    # Tracers (torch.fx, nirtorch) must never look inside and lose the neuron.
+    _is_leaf_module = True
+
+    _describe: Callable[..., Neuron] = staticmethod(_given)
+    _renamed: Mapping[str, str] = {}
+
+    def __init_subclass__(
+        cls,
+        describes: Callable[..., Neuron] | None = None,
+        renamed: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        if describes is not None:
+            cls._describe = staticmethod(describes)
+            cls._renamed = dict(renamed or {})
+            # help() and editors show the arguments of the description
+            cls.__signature__ = _signature(describes, cls._renamed)
+
+    def __init__(
+        self,
+        *args: Any,
+        step_mode: str = "s",
+        store_v_seq: bool = False,
+        implementation: str = "auto",
+        **settings: Any,
+    ) -> None:
+        named = {self._renamed.get(name, name): value for name, value in settings.items()}
+        neuron = self._describe(
+            *map(translated, args), **{name: translated(value) for name, value in named.items()}
+        )
+        (_, rest), *others = neuron.rest.items()
+        super().__init__(v_reset=float(rest), step_mode=step_mode, store_v_seq=store_v_seq)
+        # These are BaseNode's own; a neuron that has them brings them itself.
+        for name in ("v_threshold", "v_reset", "detach_reset", "surrogate_function"):
+            delattr(self, name)
+        self._neuron = neuron
+        self.implementation = implementation
+        for name, rest in others:
+            self._check_free(name)
+            self.register_memory(name, float(rest))
+        for name, value in neuron.params.items():
+            if tensor_of(value) is not None:
+                self._check_free(name)
+        register_parameters(self, neuron)
+
+    def _check_free(self, name: str) -> None:
+        if hasattr(self, name):
+            raise ValueError(
+                f"{self._neuron.name}: a SpikingJelly neuron already has an attribute {name!r}; "
+                f"give the state or parameter another name"
+            )
+
+    @property
+    def neuron(self) -> Neuron:
+        """The description that the node runs."""
+        return self._neuron
+
+    # --- SpikingJelly's contract --------------------------------------------------------------
+
+    def materialize_states(
+        self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], step_mode: str
+    ) -> State:
+        """States as tensors that fit the input; nothing is changed in place."""
+        x = inputs[0]
+        shape = x.shape[1:] if step_mode == "m" else x.shape
+        pairs = zip(states, self.neuron.rest.values(), strict=True)
+        return tuple(_fitted(state, rest, x, shape) for state, rest in pairs)
+
+    def single_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: State
+    ) -> tuple[State, State]:
+        """One step with explicit states: ``(outputs, new states)``."""
+        sequences = tuple(x[None] for x in inputs)
+        if self.neuron.begin is not None:
+            y, states = self._scan(sequences, states, reduce="sum")
+            return _as_tuple(y), states
+        y, states = self._scan(sequences, states)
+        return tuple(part[0] for part in _as_tuple(y)), states
+
+    def multi_step_functional_forward(
+        self, inputs: tuple[Tensor, ...], states: State
+    ) -> tuple[State, State]:
+        """A whole sequence with explicit states: ``(outputs, new states)``."""
+        if self._transition_is_overridden():
+            return super().multi_step_functional_forward(inputs, states)
+        y, states = self._scan(inputs, states)
+        return _as_tuple(y), states
+
+    def multi_step_forward(self, x_seq: Tensor, *args: Tensor) -> Any:
+        """A whole sequence from the node's memories, which are updated."""
+        if not self.store_v_seq or self._transition_is_overridden():
+            return super().multi_step_forward(x_seq, *args)
+        inputs = (x_seq, *args)
+        states = self.materialize_states(inputs, tuple(self._memories.values()), "m")
+        membrane = self.neuron.state_names[0]
+        y, states, self.v_seq = self._scan(inputs, states, record=membrane)
+        self._memories.update(zip(self._memories, states, strict=True))
+        return y
+
+    def _transition_is_overridden(self) -> bool:
+        # A subclass that computes its own step must not be bypassed by our sequence.
+        own = SpikeloomNode.single_step_functional_forward
+        return type(self).single_step_functional_forward is not own
+
+    def _scan(self, inputs: tuple[Tensor, ...], states: State, **options: Any) -> Any:
+        return run(
+            self.neuron,
+            inputs,
+            states,
+            params=current_parameters(self, self.neuron),
+            implementation=self.implementation,
+            **options,
+        )
+
+    def detach(self) -> None:
+        """Cut the states from the autograd graph."""
+        # Not in place, as the base class does it: a state may be a view.
+        for name, value in self._memories.items():
+            self._memories[name] = value.detach() if isinstance(value, Tensor) else value
+        self.v_seq = None if self.v_seq is None else self.v_seq.detach()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copying and pickling: states inside an autograd graph are cut from it."""
+        memories = {name: _cut(value) for name, value in self._memories.items()}
+        return {**self.__dict__, "_memories": memories, "v_seq": _cut(self.v_seq)}
+
+    # --- What runs, and why ---------------------------------------------------------------------
+
+    def _chosen(self) -> tuple[str, str]:
+        tensors = (*self.memories(), *self.parameters(), *self.buffers())
+        devices = (tensor.device.type for tensor in tensors if isinstance(tensor, Tensor))
+        try:
+            return choose(self.implementation, next(devices, "cpu"), self.neuron.reason)
+        except (RuntimeError, ValueError) as error:
+            return "none", str(error)
+
+    @property
+    def implementation_reason(self) -> str:
+        """Why no kernel runs this node where its tensors are; empty if one does."""
+        return self._chosen()[1]
+
+    def extra_repr(self) -> str:
+        """The neuron with its arguments, the host's arguments and what runs."""
+        name, reason = self._chosen()
+        used = f"{name}: {reason}" if reason else name
+        return (
+            f"{self._shown()}, step_mode={self.step_mode!r}, store_v_seq={self.store_v_seq}, "
+            f"implementation={self.implementation!r} ({used})"
+        )
+
+    def _shown(self) -> str:
+        return repr(self.neuron)
+
+
+def _fitted(state: Any, rest: float, x: Tensor, shape: torch.Size) -> Tensor:
+    """A state that fits the input: moved if its shape does, otherwise started anew."""
+    dtype = COMPUTED.get(x.dtype, x.dtype)
+    if isinstance(state, Tensor):
+        if state.shape == shape:
+            return state.to(x.device, dtype)
+        state = rest
+    # One number serves all neurons. full_like is how SpikingJelly's counters notice a state.
+    return torch.full_like(x.new_empty(()), state, dtype=dtype).expand(shape)
+
+
+def _cut(value: Any) -> Any:
+    """A state outside the autograd graph; a leaf, such as a learned first state, as it is."""
+    inside = isinstance(value, Tensor) and not value.is_leaf
+    return value.detach() if inside else value
+
+
+def _as_tuple(y: Any) -> State:
+    return y if isinstance(y, tuple) else (y,)
+
+
+def _signature(describes: Callable[..., Neuron], renamed: Mapping[str, str]) -> inspect.Signature:
+    """The arguments of a description under the host's names, and those of every node."""
+    shown = {ours: theirs for theirs, ours in renamed.items()}
+    own = inspect.signature(describes).parameters.values()
+    common = inspect.signature(SpikeloomNode.__init__).parameters.values()
+    return inspect.Signature(
+        [parameter.replace(name=shown.get(parameter.name, parameter.name)) for parameter in own]
+        + [parameter for parameter in common if parameter.kind is parameter.KEYWORD_ONLY]
+    )
+
+
+def make(neuron: Neuron, *, step_mode: str = "m", **settings: Any) -> nn.Module:
+    """A SpikingJelly neuron that runs a description, the user's own included.
+
+    Args:
+        neuron: The description.
+        step_mode: Time first by default, as for every host's ``make``; ``"s"`` steps.
+        settings: ``store_v_seq`` and ``implementation`` of :class:`SpikeloomNode`.
+
+    Raises:
+        TypeError: If it is not a description.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> from spikeloom.kernel.vocabulary import fire
+        >>> from spikeloom.plugins import spikingjelly
+        >>> def integrate(x, state, p):
+        ...     (v,) = state
+        ...     s = fire(v + x - 1.0, spikeloom.neurons.surrogate.ATan())
+        ...     return s, (v + x - s,)
+        >>> node = spikingjelly.make(spikeloom.Neuron(integrate))
+        >>> node(torch.full((4, 1), 0.75)).flatten()
+        tensor([0., 1., 1., 1.])
+    """
+    return SpikeloomNode(neuron, step_mode=step_mode, **settings)

@@ -1,0 +1,330 @@
+"""One pass of the trained network over a few batches: what every layer's weights meet."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from tqdm.auto import tqdm
+
+from spikeloom.compress.discovery import Site, discover
+from spikeloom.compress.hessian import SecondMoment, as_float
+from spikeloom.compress.pruning import Block
+from spikeloom.compress.response import Response
+from spikeloom.compress.statistics import Facts, LayerStatistics, Statistics, fingerprint
+from spikeloom.kernel.call import run
+from spikeloom.neurons import Trace
+
+__all__ = ["calibrate"]
+
+# A layer whose neurons have more different decays than this shares Hessians between close ones.
+DECAYS = 8
+
+
+def calibrate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    layers: Sequence[str] | None = None,
+    traces: Mapping[str, Trace] | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    plain: bool = True,
+) -> Statistics:
+    """Run a trained network over a few batches and collect the Hessian of every weight layer.
+
+    The network is run once over each batch (and once more over the first, to see which neuron each
+    layer drives), without gradients, from rest. Inputs of a layer are filtered as the membranes
+    behind it filter them; only one filtered input and the Hessians are in memory. With
+    ``torch.distributed`` initialised, the Hessians of all processes are summed, so that each may
+    see its own share of the data.
+
+    Args:
+        model: A trained network of SpikingJelly, snnTorch, Norse or plain torch, in evaluation
+            mode. Its hosts' states are put back to rest before each batch and at the end.
+        batches: Inputs: tensors; tuples or lists, of which the first element is the input, as a
+            DataLoader yields them; or mappings of keyword arguments.
+        layers: Names of the weight layers to look at; None takes every Linear, Conv1d and Conv2d.
+            Weights inside a neuron (recurrent ones) are left alone, with a warning.
+        traces: Module name -> filter, for neurons whose decay cannot be read; the name of a weight
+            layer states the filter behind it, ``neurons.Trace(0)`` that there is none. A module
+            named here that is called once a pass is taken to read sequences ``[T, batch, ...]``.
+        forward: ``forward(model, batch)`` runs the network on a batch, for models that need more
+            than one call, such as a loop over time.
+        plain: Also collect the Hessians without filter, which the methods ``"obs"`` and ``"obc"``
+            and the second column of objectives need.
+
+    Returns:
+        Statistics by layer name.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If the model is in training mode, there is no sample, an activation is NaN or
+            infinite, or a layer or its steps cannot be made out.
+        UnknownNeuron: If the decay of a neuron is not known and not stated.
+
+    Example:
+        >>> import torch
+        >>> from spikeloom import SpikingLayer, compress, neurons
+        >>> net = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 3), SpikingLayer(neurons.LIF(tau=4.0)), torch.nn.Linear(3, 2)
+        ... ).eval()
+        >>> print(compress.calibrate(net, [torch.ones(6, 10, 4)]))
+        layer  inputs  rows  neuron  decay  steps  samples
+        -----  ------  ----  ------  -----  -----  -------
+        0           4     3  1       0.75       6       10
+        2           3     2  -       0          6       10
+    """
+    _check_mode(model)
+    forward = _call if forward is None else forward
+    layers = None if layers is None else list(layers)
+    recorders: list[_Recorder] = []
+    with torch.no_grad(), ExitStack() as stack:
+        stack.callback(reset_states, model)
+        for batch in tqdm(batches, desc="calibrate", disable=None):
+            _check_batch(batch)
+            if not recorders:
+                reset_states(model)
+                once = functools.partial(forward, model, batch)
+                sites = discover(model, once, layers, dict(traces or {}))
+                recorders = [_Recorder(site, plain) for site in sites]
+                for recorder in recorders:
+                    hook = recorder.layer.register_forward_pre_hook(recorder, with_kwargs=True)
+                    stack.callback(hook.remove)
+            reset_states(model)
+            for recorder in recorders:
+                recorder.start()
+            forward(model, batch)
+    if not recorders:
+        raise ValueError("batches: there is not one batch; give at least one")
+    return Statistics({r.site.name: r.statistics(model) for r in recorders})
+
+
+def _check_mode(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: must be an nn.Module, got {type(model).__name__}")
+    if any(module.training for module in model.modules()):
+        raise ValueError("model: is in training mode; call model.eval() first")
+
+
+def _check_batch(batch: Any) -> None:
+    if any(isinstance(leaf, Tensor) and not leaf.numel() for leaf in tree_leaves(batch)):
+        raise ValueError("batches: a batch is empty; leave it out")
+
+
+def _call(model: nn.Module, batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+
+def reset_states(model: nn.Module) -> None:
+    """Put the neurons of any host back to rest.
+
+    SpikingJelly's modules have ``reset()``, snnTorch's ``reset_mem()``; Norse's keep no state.
+    """
+    for module in model.modules():
+        if callable(getattr(module, "reset_mem", None)):
+            module.reset_mem()
+        elif any(cls.__module__.startswith("spikingjelly.") for cls in type(module).__mro__):
+            if callable(getattr(module, "reset", None)):
+                module.reset()
+
+
+class _Recorder:
+    """A hook on one layer that filters its input and adds it to the layer's Hessians.
+
+    Args:
+        site: The layer and what it feeds.
+        plain: Also record the input as it is.
+    """
+
+    def __init__(self, site: Site, plain: bool) -> None:
+        self.site = site
+        self.layer = site.layer
+        self.rows = rows_by_response(site)
+        self.traces = [response.trace() for _, response in self.rows]
+        identity = [_is_identity(response) for _, response in self.rows]
+        self.plain = SecondMoment(site.layer) if plain or any(identity) else None
+        self.moments = [
+            self.plain if same and self.plain else SecondMoment(site.layer) for same in identity
+        ]
+        self.start()
+
+    def start(self) -> None:
+        """Forget the last batch."""
+        self.calls = 0
+        self.states: dict[tuple[int, int], Any] = {}
+
+    def __call__(self, layer: nn.Module, args: Any, kwargs: Any) -> None:
+        """Take in what the layer is called with."""
+        x, *_ = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        stream, later = self.calls % self.site.streams, self.calls >= self.site.streams
+        self.calls += 1
+        x = as_float(x)
+        steps: float = self.site.steps
+        if self.site.time == "folded":
+            if len(x) % self.site.steps:
+                raise ValueError(
+                    f"layer {self.site.name!r}: {len(x)} inputs cannot be {self.site.steps} steps "
+                    "folded into a batch; every batch must have the T of the first"
+                )
+            x = x.unflatten(0, (self.site.steps, -1))
+        elif self.site.time == "calls":
+            x = x[None]
+            steps = math.inf if later else 1
+        else:
+            steps = len(x)
+        try:
+            self._add(x, steps, stream)
+        except ValueError as error:
+            raise ValueError(f"layer {self.site.name!r}: {error}") from None
+
+    def _add(self, x: Tensor, steps: float, stream: int) -> None:
+        if self.plain is not None:
+            self.plain.add(x.flatten(0, 1), steps)
+        for i, (moment, trace) in enumerate(zip(self.moments, self.traces, strict=True)):
+            if moment is self.plain:
+                continue
+            # Steps that are calls continue where the last call ended.
+            carried = self.states.get((stream, i)) if self.site.time == "calls" else None
+            filtered, state = run(trace, x, carried)
+            if self.site.time == "calls":
+                self.states[stream, i] = state
+            moment.add(filtered.flatten(0, 1), steps)
+
+    def statistics(self, model: nn.Module) -> LayerStatistics:
+        """The Hessians, summed over all processes."""
+        site = self.site
+        moments = {id(m): m for m in (self.plain, *self.moments) if m is not None}
+        for moment in moments.values():
+            _sum_over_processes(moment)
+        pairs = zip(self.moments, self.rows, strict=True)
+        spiking = [block for moment, (rows, _) in pairs for block in _blocks(moment, rows)]
+        rows = torch.arange(len(site.layer.weight), device=site.layer.weight.device)
+        facts = Facts(
+            site.neuron,
+            _shown_decays([response for _, response in self.rows]),
+            self.calls // site.streams if site.time == "calls" else site.steps,
+            self.moments[0].samples,
+            fingerprint(site.layer),
+        )
+        plain = None if self.plain is None else tuple(_blocks(self.plain, rows))
+        return LayerStatistics(facts, tuple(spiking), plain, self._row_scale(model))
+
+    def _row_scale(self, model: nn.Module) -> Tensor | None:
+        """Factors of normalisations, and of gains where they differ between rows."""
+        weight = self.layer.weight
+        chains = [_chain_scale(model, chain, len(weight)) for chain in self.site.norms]
+        known = [chain for chain in chains if chain is not None]
+        scale = torch.stack(known).square().mean(0).sqrt() if known else None
+        if len(self.rows) > 1:
+            scale = weight.new_ones(len(weight), dtype=torch.float64) if scale is None else scale
+            for rows, response in self.rows:
+                scale[rows] *= response.gain
+        return scale
+
+
+def _blocks(moment: SecondMoment, rows: Tensor) -> list[Block]:
+    """The rows of each group of a convolution with the group's Hessian."""
+    stack = moment.total * (2 / moment.samples)
+    each = len(moment.layer.weight) // moment.groups
+    parts = [rows[rows // each == group] for group in range(moment.groups)]
+    return [Block(part, stack[group]) for group, part in enumerate(parts) if len(part)]
+
+
+def _sum_over_processes(moment: SecondMoment) -> None:
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        samples = moment.total.new_tensor(moment.samples)
+        distributed.all_reduce(moment.total)
+        distributed.all_reduce(samples)
+        moment.samples = float(samples)
+    if not moment.samples:
+        raise ValueError("batches: the layers saw not one sample")
+
+
+def _chain_scale(model: nn.Module, chain: Sequence[str], rows: int) -> Tensor | None:
+    r"""The product of :math:`\gamma / \sqrt{var + \epsilon}` along a chain of normalisations."""
+    scale: Tensor | None = None
+    for name in chain:
+        norm: Any = model.get_submodule(name)
+        if norm.running_var is None or len(norm.running_var) != rows:
+            continue
+        factor = (norm.running_var.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            factor = factor * norm.weight.detach().double()
+        scale = factor if scale is None else scale * factor
+    return scale
+
+
+# --- Neurons of different decay behind one layer ----------------------------------------------
+
+
+def rows_by_response(site: Site) -> list[tuple[Tensor, Response]]:
+    """The rows of a layer's weight, sorted by how the neurons behind them respond."""
+    rows = len(site.layer.weight)
+    response = site.response
+    table = [
+        _per_row(site, value)
+        for value in (response.decay, response.synaptic_decay or 0.0, response.gain)
+    ]
+    values = torch.stack(table, dim=1)
+    distinct, member = values.unique(dim=0, return_inverse=True)
+    if len(distinct) > DECAYS:
+        warnings.warn(
+            f"calibrate: {len(distinct)} different decays behind layer {site.name!r}; its rows "
+            f"share {DECAYS} Hessians, of the mean decay of rows that decay alike",
+            stacklevel=2,
+        )
+        # Rows come sorted by decay, so neighbours are alike.
+        member = member * DECAYS // len(distinct)
+        distinct = torch.stack([values[member == i].mean(0) for i in range(DECAYS)])
+    two_stages = response.synaptic_decay is not None
+    device = site.layer.weight.device
+    groups = []
+    for i, (decay, synaptic, gain) in enumerate(distinct.tolist()):
+        index = (member == i).nonzero()[:, 0].to(device)
+        groups.append((index, Response(decay, synaptic if two_stages else None, gain)))
+    assert sum(len(index) for index, _ in groups) == rows
+    return groups
+
+
+def _per_row(site: Site, value: float | Tensor) -> Tensor:
+    """One value for each output row, from one for each neuron of a sample."""
+    rows = len(site.layer.weight)
+    if not isinstance(value, Tensor):
+        return torch.full((rows,), value, dtype=torch.float64)
+    value = value.cpu().squeeze(0) if value.dim() > len(site.shape) else value.cpu()
+    full = value.expand(site.shape)
+    axis = len(site.shape) - 1 if isinstance(site.layer, nn.Linear) else 0
+    if full.shape[axis] == rows:
+        by_row = full.movedim(axis, 0).flatten(1)
+    else:
+        by_row = full.reshape(1, -1).expand(rows, -1)
+    mean = by_row.mean(1)
+    if not torch.allclose(by_row, mean[:, None]):
+        warnings.warn(
+            f"calibrate: the neurons behind one output of layer {site.name!r} decay differently; "
+            "their mean is used",
+            stacklevel=3,
+        )
+    return mean
+
+
+def _is_identity(response: Response) -> bool:
+    return response.decay == 0 and response.synaptic_decay is None
+
+
+def _shown_decays(responses: Sequence[Response]) -> str:
+    shown = [
+        f"{r.decay:.4g}" if r.synaptic_decay is None else f"{r.synaptic_decay:.4g}, {r.decay:.4g}"
+        for r in responses
+    ]
+    return shown[0] if len(shown) == 1 else f"{shown[0]} to {shown[-1]} ({len(shown)})"

@@ -1,0 +1,346 @@
+"""Pruning and quantisation of a whole network, with a report of what happened to each layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from spikeloom.compress.allocation import allocate
+from spikeloom.compress.objective import quadratic_error
+from spikeloom.compress.pruning import (
+    MEMORY,
+    Block,
+    Order,
+    Pattern,
+    lowest,
+    magnitude_losses,
+    prune_blocks,
+)
+from spikeloom.compress.quantization import check_bits, grid, quantize_blocks, round_to_grid
+from spikeloom.compress.statistics import LayerStatistics, Statistics, fingerprint
+from spikeloom.report import Report
+
+__all__ = ["load_compressed", "prune", "quantize"]
+
+BUFFERS = ("weight_mask", "weight_codes", "weight_scale")
+
+
+def prune(
+    model: nn.Module,
+    stats: Statistics,
+    sparsity: float | None = None,
+    method: str = "osbc",
+    allocation: str | Mapping[str, float] = "lamps",
+    *,
+    power: float = 2.0,
+    pattern: str | Pattern | None = None,
+    layers: Sequence[str] | None = None,
+    rounds: int | None = None,
+) -> Report:
+    """Remove weights of a trained network in place, without training.
+
+    Each layer gets a buffer ``weight_mask``, True where a weight is removed. It is saved with the
+    model (see :func:`load_compressed`) and holds the removed weights at zero in every forward pass,
+    so that the network can be trained further. Biases and normalisations stay as they are.
+
+    Args:
+        model: The network that was calibrated, or a copy of it.
+        stats: From :func:`calibrate`.
+        sparsity: Share of all weights of the layers to remove, in [0, 1); not with a pattern.
+        method: ``"osbc"`` orders and compensates by the filtered inputs, ``"obs"`` by the inputs
+            as they are, ``"magnitude"`` removes the smallest weights and compensates nothing. All
+            remove the same number of weights from each layer.
+        allocation: ``"lamps"``, ``"uniform"``, or each layer's share, see :func:`allocate`.
+        power: Exponent of the LAMPS scores.
+        pattern: Such as ``"2:4"``: of each 4 neighbouring input channels, 2 stay.
+        layers: Names of the layers to prune; None takes all that were calibrated.
+        rounds: As for :func:`prune_weight`.
+
+    Returns:
+        A report with a row for each layer: how many weights were to go and went, how they were
+        ordered, the errors before and after compensation (each as a share of the error of removing
+        the whole layer: in the membrane, in the current, and in the weights), the time, and the
+        memory that the order needed.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, a layer is missing or changed after calibration,
+            or the statistics lack what the method needs. The model is untouched then.
+
+    Example:
+        >>> import torch
+        >>> from spikeloom import SpikingLayer, compress, neurons
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 4), SpikingLayer(neurons.LIF())).eval()
+        >>> stats = compress.calibrate(net, [torch.rand(10, 16, 8).round()])
+        >>> report = compress.prune(net, stats, sparsity=0.75)
+        >>> report.column("removed")
+        [24]
+        >>> int((net[0].weight == 0).sum())
+        24
+    """
+    _choice("method", method, ("osbc", "obs", "magnitude"))
+    parsed = None if pattern is None else Pattern.parse(pattern)
+    found = _selected(model, stats, layers)
+    weights = {name: layer.weight for name, layer in found.items()}
+    if parsed is not None:
+        if sparsity is not None and sparsity != 1 - parsed.keep / parsed.of:
+            raise ValueError(f"sparsity: pattern {parsed} fixes it; leave it out")
+        counts = {name: parsed.check_count(w.numel(), None) for name, w in weights.items()}
+    else:
+        if sparsity is None and not isinstance(allocation, Mapping):
+            raise ValueError("sparsity: say which share of the weights goes, or give a pattern")
+        counts = allocate(weights, sparsity or 0.0, allocation, power)
+
+    def one(name: str, W: Tensor, layer: LayerStatistics) -> _Result:
+        order = Order.plan(weights[name].shape, counts[name], rounds, parsed)
+        if method == "magnitude":
+            mask = lowest(magnitude_losses(W, order), counts[name])
+            pruned, how, memory = W.masked_fill(mask, 0.0), "magnitude", 0
+        else:
+            blocks = _blocks(name, layer, method == "osbc")
+            scale = layer.row_scale if method == "osbc" else None
+            pruned, mask = prune_blocks(W, blocks, counts[name], scale, order)
+            how = f"{order.rounds} rounds" if order.rounds else "exact"
+            memory = _working_memory(blocks)
+        shown = (W.numel(), counts[name], int(mask.sum()), how)
+        return _Result(pruned, W.masked_fill(mask, 0.0), {"weight_mask": mask}, shown, memory)
+
+    columns = ("weights", "target", "removed", "order")
+    report = _compress(f"Pruned by {method}", columns, found, stats, one)
+    total, gone = sum(report.column("weights")), sum(report.column("removed"))
+    report.notes.append(f"{gone} of {total} weights removed, {gone / max(total, 1):.2%}")
+    return report
+
+
+def quantize(
+    model: nn.Module,
+    stats: Statistics,
+    bits: int = 4,
+    method: str = "osbc",
+    *,
+    layers: Sequence[str] | None = None,
+) -> Report:
+    """Round the weights of a trained network to a grid in place, without training.
+
+    Each layer gets buffers ``weight_codes`` (int8) and ``weight_scale`` (one value a row); scale
+    times code is the layer's weight to the last bit. Weights removed by :func:`prune` stay zero;
+    what compensation would have given them goes to the weights that follow (experimental).
+
+    Args:
+        model: The network that was calibrated, or a copy of it, pruned or not.
+        stats: From :func:`calibrate`.
+        bits: Bits of a code, from 2 to 8.
+        method: ``"osbc"`` compensates by the filtered inputs, ``"obc"`` by the inputs as they are,
+            ``"rtn"`` rounds each weight to the nearest value of the same grid.
+        layers: Names of the layers to quantise; None takes all that were calibrated.
+
+    Returns:
+        A report with a row for each layer: its bits, the errors of rounding to nearest ("before")
+        and of the method ("after"), each as a share of the error of removing the whole layer, the
+        time, and the memory of the Hessians.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range, a layer is missing or changed after calibration,
+            or the statistics lack what the method needs. The model is untouched then.
+
+    Example:
+        >>> import torch
+        >>> from spikeloom import SpikingLayer, compress, neurons
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(8, 4), SpikingLayer(neurons.LIF())).eval()
+        >>> stats = compress.calibrate(net, [torch.rand(10, 16, 8).round()])
+        >>> report = compress.quantize(net, stats, bits=3)
+        >>> torch.equal(net[0].weight, net[0].weight_scale[:, None] * net[0].weight_codes)
+        True
+    """
+    _choice("method", method, ("osbc", "obc", "rtn"))
+    check_bits(bits)
+    found = _selected(model, stats, layers)
+
+    def one(name: str, W: Tensor, layer: LayerStatistics) -> _Result:
+        kept = found[name]
+        dtype = kept.weight.dtype
+        mask = kept.weight_mask.flatten(1) if hasattr(kept, "weight_mask") else None
+        scale = grid(W, bits).to(dtype)
+        nearest = round_to_grid(W, scale.double(), bits)
+        codes, memory = nearest.to(torch.int8), 0
+        if method != "rtn":
+            blocks = _blocks(name, layer, method == "osbc")
+            codes = quantize_blocks(W, blocks, scale.double(), bits, mask)
+            memory = 2 * max(block.hessian.nbytes for block in blocks)
+        quantised = (scale[:, None] * codes.to(dtype)).double()
+        buffers = {"weight_codes": codes, "weight_scale": scale}
+        shown = (W.numel(), bits)
+        return _Result(quantised, scale.double()[:, None] * nearest, buffers, shown, memory)
+
+    return _compress(f"Quantised by {method}", ("weights", "bits"), found, stats, one)
+
+
+def load_compressed(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Load the state of a compressed network into a network of the same architecture.
+
+    The buffers of :func:`prune` and :func:`quantize` are made where the state has them.
+
+    Args:
+        model: The architecture, compressed or not.
+        state_dict: From ``state_dict()`` of a compressed network.
+
+    Raises:
+        RuntimeError: If the architecture does not fit.
+    """
+    for key, value in state_dict.items():
+        path, _, name = key.rpartition(".")
+        if name in BUFFERS:
+            _keep(model.get_submodule(path), {name: value})
+    model.load_state_dict(state_dict)
+
+
+# --- One layer after the other, then all at once ----------------------------------------------
+
+METRICS = ("membrane", "current", "weight")
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What became of one layer.
+
+    Attributes:
+        weight: The new weights, float64 ``[rows, d]``.
+        plain: What they would be without compensation.
+        buffers: What the layer keeps, ``[rows, d]`` or ``[rows]``.
+        shown: Values for the first columns of the report.
+        memory: Bytes the method worked with.
+    """
+
+    weight: Tensor
+    plain: Tensor
+    buffers: dict[str, Tensor]
+    shown: tuple[Any, ...]
+    memory: int
+
+
+def _compress(
+    title: str,
+    columns: Sequence[str],
+    found: Mapping[str, nn.Module],
+    stats: Statistics,
+    one: Callable[[str, Tensor, LayerStatistics], _Result],
+) -> Report:
+    """Compress every layer, and only then write the results into the model."""
+    errors = [f"{metric} {when}" for metric in METRICS for when in ("before", "after")]
+    report = Report(title, ("layer", *columns, *errors, "seconds", "MB"))
+    results = {}
+    for name, layer in tqdm(found.items(), desc=title.lower(), disable=None):
+        start = time.perf_counter()
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        W = weight.detach().flatten(1).double()
+        results[name] = result = one(name, W, stats[name])
+        seconds = time.perf_counter() - start
+        before, after = (_errors(W, new, stats[name]) for new in (result.plain, result.weight))
+        values = [value for pair in zip(before, after, strict=True) for value in pair]
+        report.add(name, *result.shown, *values, seconds, result.memory / 1e6)
+    for name, result in results.items():
+        _write(found[name], result, stats[name].facts.fingerprint)
+    return report
+
+
+def _errors(W: Tensor, new: Tensor, layer: LayerStatistics) -> list[float | None]:
+    """The error in each metric, as a share of the error of removing the layer."""
+    change = new - W
+    errors: list[float | None] = []
+    for blocks in (layer.spiking, layer.plain):
+        if blocks is None:
+            errors.append(None)
+            continue
+        whole = quadratic_error(W, blocks, layer.row_scale)
+        error = quadratic_error(change, blocks, layer.row_scale)
+        errors.append(error / whole if whole else 0.0)
+    energy = float(W.square().sum())
+    return [*errors, float(change.square().sum()) / energy if energy else 0.0]
+
+
+def _write(layer: nn.Module, result: _Result, calibrated: str) -> None:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    with torch.no_grad():
+        weight.copy_(result.weight.reshape(weight.shape))
+    shaped = {
+        name: value.reshape(weight.shape) if value.dim() > 1 else value
+        for name, value in result.buffers.items()
+    }
+    _keep(layer, shaped)
+    # What was calibrated, and what became of it: so that pruning and quantisation can follow one
+    # another, while any other change of the weight is noticed.
+    layer.compressed_from = (calibrated, fingerprint(layer))
+
+
+def _keep(layer: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Give a layer the buffers, and the hook that holds removed weights at zero."""
+    for name, value in buffers.items():
+        if name == "weight_mask" and not hasattr(layer, name):
+            layer.register_forward_pre_hook(hold_zeros)
+        layer.register_buffer(name, value)
+
+
+def hold_zeros(layer: nn.Module, args: Any) -> None:
+    """Put removed weights back to zero, whatever an optimiser has made of them."""
+    # Through .data: a layer that is called at every step must not invalidate its earlier calls.
+    layer.weight.data.masked_fill_(layer.weight_mask, 0.0)
+
+
+# --- What a call must satisfy -----------------------------------------------------------------
+
+
+def _choice(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: must be one of {', '.join(map(repr, known))}, got {value!r}")
+
+
+def _selected(
+    model: nn.Module, stats: Statistics, layers: Sequence[str] | None
+) -> dict[str, nn.Module]:
+    """The layers to compress, checked to be those that were calibrated."""
+    if not isinstance(stats, Statistics):
+        raise TypeError(f"stats: must come from calibrate, got {type(stats).__name__}")
+    modules = dict(model.named_modules())
+    for name in layers or ():
+        if name not in stats:
+            raise ValueError(f"layers: {name!r} was not calibrated; there are {', '.join(stats)}")
+    found = {}
+    for name in stats if layers is None else layers:
+        if name not in modules:
+            raise ValueError(f"stats: the model has no layer {name!r}; was another one calibrated?")
+        layer, calibrated = modules[name], stats[name].facts.fingerprint
+        now = fingerprint(layer)
+        if now != calibrated and getattr(layer, "compressed_from", None) != (calibrated, now):
+            raise ValueError(
+                f"stats: the weight of {name!r} has changed since it was calibrated; "
+                "calibrate the model as it is now"
+            )
+        found[name] = layer
+    return found
+
+
+def _blocks(name: str, layer: LayerStatistics, spiking: bool) -> tuple[Block, ...]:
+    blocks = layer.spiking if spiking else layer.plain
+    if blocks is None:
+        raise ValueError(
+            f"stats: there is no Hessian without filter for {name!r}; calibrate(..., plain=True)"
+        )
+    return blocks
+
+
+def _working_memory(blocks: Sequence[Block]) -> int:
+    """Bytes of inverse Hessians that are held at once."""
+    largest = max(block.hessian.nbytes for block in blocks)
+    rows = max(len(block.rows) for block in blocks)
+    return max(largest, min(rows * largest, MEMORY))

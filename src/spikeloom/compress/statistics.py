@@ -1,0 +1,199 @@
+"""What calibration saw: a Hessian for each layer, kept in memory or in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikeloom.compress.pruning import Block
+from spikeloom.files import whole_file
+
+__all__ = ["LayerStatistics", "Statistics", "fingerprint"]
+
+FORMAT = "spikeloom.compress.Statistics 1"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What describes a layer's statistics in words and numbers.
+
+    Attributes:
+        neuron: Name of the neuron behind the layer, or None.
+        decays: The decays of that neuron, rounded, for reports.
+        steps: T.
+        samples: How many samples (times output positions) the Hessians average over.
+        fingerprint: Of the weight that was calibrated.
+    """
+
+    neuron: str | None
+    decays: str
+    steps: int
+    samples: float
+    fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStatistics:
+    """The statistics of one layer.
+
+    Attributes:
+        facts: What they describe.
+        spiking: Rows and Hessians of the filtered inputs; rows whose neurons decay alike share one.
+        plain: Rows and Hessians of the inputs as they are, or None if they were not asked for.
+        row_scale: What normalisations behind the layer multiply each row with, or None.
+    """
+
+    facts: Facts
+    spiking: tuple[Block, ...]
+    plain: tuple[Block, ...] | None
+    row_scale: Tensor | None
+
+
+class Statistics(Mapping[str, LayerStatistics]):
+    """Statistics of a model's layers by module name, so that they apply to a copy as well.
+
+    Args:
+        layers: Module name -> statistics.
+
+    Example:
+        >>> import torch, tempfile
+        >>> from spikeloom import SpikingLayer, compress, neurons
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 3), SpikingLayer(neurons.LIF())).eval()
+        >>> stats = compress.calibrate(net, [torch.ones(5, 4, 2)])
+        >>> print(stats)
+        layer  inputs  rows  neuron  decay  steps  samples
+        -----  ------  ----  ------  -----  -----  -------
+        0           2     3  1       0.5        5        4
+        >>> path = tempfile.mkdtemp() + "/stats.safetensors"
+        >>> stats.save(path)
+        >>> torch.equal(
+        ...     compress.Statistics.load(path)["0"].spiking[0].hessian, stats["0"].spiking[0].hessian
+        ... )
+        True
+    """
+
+    def __init__(self, layers: Mapping[str, LayerStatistics]) -> None:
+        self._layers = dict(layers)
+
+    def __getitem__(self, name: str) -> LayerStatistics:
+        return self._layers[name]
+
+    def __iter__(self) -> Any:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to a safetensors file, whole or not at all.
+
+        Args:
+            path: Where to write; an existing file is replaced.
+
+        Raises:
+            ImportError: If safetensors is not installed.
+        """
+        files = _safetensors()
+        tensors: dict[str, Tensor] = {}
+        facts = {}
+        for name, layer in self.items():
+            facts[name] = asdict(layer.facts)
+            for kind, blocks in (("spiking", layer.spiking), ("plain", layer.plain or ())):
+                for i, block in enumerate(blocks):
+                    tensors[f"{name}/{kind}/{i}/rows"] = block.rows
+                    tensors[f"{name}/{kind}/{i}/hessian"] = block.hessian
+            if layer.row_scale is not None:
+                tensors[f"{name}/row_scale"] = layer.row_scale
+        # One tensor may serve as both Hessians; a file holds each name's own.
+        tensors = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
+        with whole_file(path) as temporary:
+            files.save_file(tensors, str(temporary), {"format": FORMAT, "facts": json.dumps(facts)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Statistics:
+        """Read what :meth:`save` wrote.
+
+        Args:
+            path: The file.
+            device: Where the tensors shall be.
+
+        Returns:
+            The statistics.
+
+        Raises:
+            ImportError: If safetensors is not installed.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file holds something else.
+        """
+        files = _safetensors()
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"path: there is no file {path}")
+        with files.safe_open(str(path), "pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"path: {path} was not written by Statistics.save")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+        def blocks(name: str, kind: str) -> tuple[Block, ...]:
+            count = sum(key.startswith(f"{name}/{kind}/") for key in tensors) // 2
+            keys = [f"{name}/{kind}/{i}" for i in range(count)]
+            return tuple(Block(tensors[f"{k}/rows"], tensors[f"{k}/hessian"]) for k in keys)
+
+        return cls(
+            {
+                name: LayerStatistics(
+                    Facts(**facts),
+                    blocks(name, "spiking"),
+                    blocks(name, "plain") or None,
+                    tensors.get(f"{name}/row_scale"),
+                )
+                for name, facts in json.loads(metadata["facts"]).items()
+            }
+        )
+
+    def __str__(self) -> str:
+        from spikeloom.report import Report
+
+        columns = ("layer", "inputs", "rows", "neuron", "decay", "steps", "samples")
+        report = Report("", columns)
+        for name, layer in self.items():
+            width = len(layer.spiking[0].hessian)
+            rows = sum(len(block.rows) for block in layer.spiking)
+            facts = layer.facts
+            report.add(
+                name, width, rows, facts.neuron, facts.decays, facts.steps, round(facts.samples)
+            )
+        return str(report).removeprefix("\n")
+
+
+def fingerprint(layer: nn.Module) -> str:
+    """A hash of a layer's weight, which tells whether it is the one that was calibrated."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    raw = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.sha256(raw.numpy().tobytes()).hexdigest()[:16]
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError(
+            "saving and loading statistics needs safetensors: pip install safetensors"
+        ) from error
+    return _Files(safetensors.torch.save_file, safetensors.safe_open)
+
+
+@dataclass(frozen=True)
+class _Files:
+    save_file: Any
+    safe_open: Any

@@ -1,0 +1,292 @@
+"""From what was observed to a graph: each module's nodes, connected and simplified."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import nir
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spikeloom.export.draft import Draft
+from spikeloom.export.modules import current, describes
+from spikeloom.export.network import Network
+from spikeloom.export.observe import INPUT, Observation, Site
+from spikeloom.export.profiles import PROFILES, Finding, findings, needs_one_threshold
+from spikeloom.export.refuse import NotExpressible, Offence, Verdict
+from spikeloom.export.spiking import Piece, candidates
+from spikeloom.export.weights import Norm, Refused, Transparent, flatten_node, translate_layer
+
+__all__ = ["ALLOWED", "Composer", "Entry", "differing", "signals_of"]
+
+# What a caller may allow beyond exact nodes, in the order of preference.
+ALLOWED = {
+    "raise": (Verdict.EXACT,),
+    "subgraph": (Verdict.EXACT, Verdict.SUBGRAPH),
+    "approximate": (Verdict.EXACT, Verdict.APPROXIMATE, Verdict.SUBGRAPH),
+    "extension": (Verdict.EXACT, Verdict.SUBGRAPH, Verdict.EXTENSION),
+}
+FLAGS = {
+    Verdict.SUBGRAPH: 'allow it with on_inexact="subgraph"',
+    Verdict.APPROXIMATE: 'allow it with on_inexact="approximate"',
+    Verdict.EXTENSION: 'allow it with on_inexact="extension"',
+}
+# Two outputs are equal if they differ by less than this share of the largest.
+TOLERANCE = 1e-4
+
+
+def signals_of(graph: nir.NIRGraph, x: Tensor, dt: float) -> dict[str, Tensor]:
+    """The output of every node on an input, in float32."""
+    with torch.no_grad():
+        return Network(graph, dt).signals(x.detach().to("cpu", torch.float32))
+
+
+def differing(y: Tensor, reference: Tensor) -> float:
+    """The share of entries in which two outputs differ."""
+    expected = reference.detach().to("cpu", torch.float32)
+    scale = max(1.0, float(expected.abs().max()))
+    return float(((y - expected).abs() > TOLERANCE * scale).float().mean())
+
+
+@dataclass
+class Entry:
+    """What became of one site.
+
+    Attributes:
+        site: The module or operation.
+        name: The name of its node, or the stem of their names.
+        piece: Its nodes.
+        nodes: Those of them that are still in the graph.
+        note: What to know about it.
+    """
+
+    site: Site
+    name: str
+    piece: Piece
+    nodes: list[str] = field(default_factory=list)
+    note: str = ""
+
+    def node(self, suffix: str) -> str:
+        """The full name of one of its nodes."""
+        return f"{self.name}.{suffix}" if suffix else self.name
+
+
+class Composer:
+    """Builds the graph of an observation, and collects every offence on the way.
+
+    Args:
+        observation: What the model did.
+        dt: Time step in seconds.
+        on_inexact: What is allowed beyond exact nodes, a key of :data:`ALLOWED`.
+        target: A key of ``PROFILES``.
+
+    Attributes:
+        entries: What became of each site, by its name.
+        notes: What the report should say.
+    """
+
+    def __init__(self, observation: Observation, dt: float, on_inexact: str, target: str) -> None:
+        self.observation, self.dt, self.on_inexact, self.target = (
+            observation,
+            dt,
+            on_inexact,
+            target,
+        )
+        self.entries: dict[str, Entry] = {}
+        self.notes: list[str] = []
+        self._draft = Draft()
+        self._offences: list[Offence] = []
+
+    def graph(self) -> nir.NIRGraph:
+        """The finished graph, its shapes checked.
+
+        Raises:
+            NotExpressible: If anything is in its way; all offences of a stage are listed.
+        """
+        for stage in (self._write, self._connect, self._simplify, self._check_target):
+            stage()
+            if self._offences:
+                raise NotExpressible(self._offences)
+        about = {"written_by": "spikeloom", "dt": self.dt, "target": self.target}
+        return nir.NIRGraph(nodes=self._draft.nodes, edges=self._draft.edges, metadata=about)
+
+    # --- each module's nodes ------------------------------------------------------------------
+
+    def _write(self) -> None:
+        names = _node_names(site.name for site in self.observation.sites.values())
+        for site in self.observation.sites.values():
+            with self._refusing(site):
+                piece = self._piece(site)
+                entry = Entry(site, names[site.name], piece, note=piece.note)
+                entry.nodes = [entry.node(suffix) for suffix in piece.nodes]
+                self._draft.nodes.update(zip(entry.nodes, piece.nodes.values(), strict=True))
+                self._draft.edges += [(entry.node(a), entry.node(b)) for a, b in piece.edges]
+                self.entries[site.name] = entry
+
+    def _piece(self, site: Site) -> Piece:
+        if site.obstacle:
+            raise Refused(site.obstacle, site.remedy)
+        if site.name == INPUT:
+            return _single(nir.Input(input_type=np.array(site.shape_in)))
+        if site.module is None:
+            return _single(flatten_node(site.shape_in))
+        neuron = describes(site.module)
+        if neuron is None:
+            return _single(translate_layer(site.module, site.shape_in, site.shape_out))
+        pieces = candidates(neuron, current(site.module, neuron), site.shape_out, self.dt)
+        for verdict in ALLOWED[self.on_inexact]:
+            for piece in pieces:
+                if piece.verdict == verdict:
+                    return piece
+        flags = " or ".join(FLAGS[piece.verdict] for piece in pieces)
+        error = self._error_of(site, pieces[-1])
+        reason = "NIR has no single node for it"
+        offence = Offence(site.name, site.kind, pieces[0].verdict, reason, flags, error)
+        self._offences.append(offence)
+        return pieces[0]
+
+    def _error_of(self, site: Site, piece: Piece) -> float:
+        """How much of a neuron's output on the sample a single node gets wrong."""
+        (node,) = piece.nodes.values()
+        graph = nir.NIRGraph.from_list(node)
+        y = signals_of(graph, self._over_time(site.inputs, site.shape_in), self.dt)["output"]
+        return differing(y * piece.height, self._over_time(site.outputs, site.shape_out))
+
+    def _over_time(self, calls: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+        T, B = self.observation.spikes.shape[:2]
+        return torch.cat([call.reshape(-1, *shape) for call in calls]).reshape(T, B, *shape)
+
+    @contextmanager
+    def _refusing(self, site: Site) -> Iterator[None]:
+        """Turn a refusal into an offence of the site, and go on."""
+        try:
+            yield
+        except Refused as refusal:
+            self._offences.append(
+                Offence(site.name, site.kind, Verdict.UNSUPPORTED, refusal.reason, refusal.remedy)
+            )
+
+    # --- connections --------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        draft = self._draft
+        for entry in list(self.entries.values()):
+            for source in sorted(entry.site.sources):
+                draft.edges.append((self._outlet(source), entry.node(entry.piece.inlet)))
+        shape = tuple(self.observation.spikes.shape[2:])
+        ends = [self._outlet(source) for source in self.observation.output]
+        if len(ends) > 1:
+            # Not every reader sums what arrives at the output.
+            draft.nodes["sum"] = nir.Scale(scale=np.ones(shape, np.float32))
+            draft.edges += [(end, "sum") for end in ends]
+            ends = ["sum"]
+        draft.nodes["output"] = nir.Output(output_type=np.array(shape))
+        draft.edges.append((ends[0], "output"))
+
+    def _outlet(self, source: str) -> str:
+        """The node that gives out what a site gives out."""
+        entry = self.entries[source]
+        outlet = entry.node(entry.piece.outlet)
+        if entry.piece.height == 1.0:
+            return outlet
+        height = entry.node("height")
+        if height not in self._draft.nodes:
+            scale = np.full(entry.site.shape_out, entry.piece.height, np.float32)
+            self._draft.nodes[height] = nir.Scale(scale=scale)
+            self._draft.edges.append((outlet, height))
+            entry.nodes.append(height)
+        return height
+
+    # --- simplification -----------------------------------------------------------------------
+
+    def _simplify(self) -> None:
+        for entry in list(self.entries.values()):
+            for name in entry.nodes:
+                with self._refusing(entry.site):
+                    self._fold(entry, name)
+            left = [name for name in entry.nodes if name in self._draft.nodes]
+            if not left:
+                entry.note = "folded into its neighbours"
+            entry.nodes = left
+
+    def _fold(self, entry: Entry, name: str) -> None:
+        node = self._draft.nodes[name]
+        if isinstance(node, Transparent):
+            self._draft.bypass(name)
+        elif isinstance(node, Norm):
+            self._draft.fold_norm(name)
+        elif name == entry.node("height"):
+            self._draft.fold_height(name)
+        elif self._has_many_thresholds(node) and needs_one_threshold(self.target):
+            neuron = describes(entry.site.module or nn.Identity())
+            self._draft.unify_threshold(name, getattr(neuron, "fires_at_threshold", False))
+            entry.note = "its thresholds are in the weights before it"
+
+    @staticmethod
+    def _has_many_thresholds(node: object) -> bool:
+        return isinstance(node, (nir.LIF, nir.IF)) and np.unique(node.v_threshold).size > 1
+
+    # --- the target ---------------------------------------------------------------------------
+
+    def _check_target(self) -> None:
+        """Silent errors of a reader always stop; refusals stop if that reader was asked for."""
+        owners = {node: entry for entry in self.entries.values() for node in entry.nodes}
+        asked = not PROFILES[self.target].members
+        loud: dict[str, list[Finding]] = {}
+        for finding in findings(self.target, self._draft.nodes, self.dt):
+            if finding.silent or asked:
+                site = owners[finding.node].site
+                reason = f"as {finding.kind} for {finding.reader}: {finding.problem}"
+                remedy = f'{finding.remedy}, or choose another target, such as target="nir"'
+                self._offences.append(
+                    Offence(site.name, site.kind, Verdict.UNSUPPORTED, reason, remedy)
+                )
+            else:
+                loud.setdefault(finding.reader, []).append(finding)
+        for reader, found in loud.items():
+            problems = sorted({f"{f.kind}: {f.problem}" for f in found})
+            self.notes.append(f"{reader} will refuse this file ({'; '.join(problems)})")
+
+    # --- comparison ---------------------------------------------------------------------------
+
+    def errors(self, signals: dict[str, Tensor]) -> dict[str, float]:
+        """For each neuron, the share of its output that the graph gets wrong.
+
+        Args:
+            signals: The output of every node on the sample.
+        """
+        return {
+            name: differing(
+                signals[entry.node(entry.piece.outlet)] * entry.piece.height,
+                self._over_time(entry.site.outputs, entry.site.shape_out),
+            )
+            for name, entry in self.entries.items()
+            if entry.site.outputs
+        }
+
+
+def _single(node: nir.NIRNode | Norm | Transparent) -> Piece:
+    return Piece(Verdict.EXACT, {"": node})
+
+
+def _node_names(names: Iterable[str]) -> dict[str, str]:
+    """A node name for each site: its own where the readers can take it."""
+    taken = {"output", "sum"}
+    result = {INPUT: "input"}
+    modules = nn.ModuleDict()
+    for name in names:
+        stem = "".join(c if c.isalnum() or c in "._" else "_" for c in name)
+        # nirtorch makes attributes of names, with dots as underscores.
+        while name != INPUT and (
+            stem.replace(".", "_") in taken | {"input"}
+            or keyword.iskeyword(stem)
+            or hasattr(modules, stem)
+        ):
+            stem += "_"
+        taken.add(stem.replace(".", "_"))
+        result.setdefault(name, stem)
+    return result

@@ -1,0 +1,192 @@
+"""From a trained model to a NIR file that was read back and compared."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nir
+import torch
+from torch import Tensor, nn
+
+from spikeloom.export.compose import ALLOWED, Composer, differing, signals_of
+from spikeloom.export.modules import to_rest
+from spikeloom.export.observe import observe
+from spikeloom.export.profiles import PROFILES
+from spikeloom.export.refuse import NotExpressible, Offence, Verdict
+from spikeloom.files import whole_file
+from spikeloom.report import Report
+
+__all__ = ["ExportReport", "to_nir"]
+
+
+@dataclass
+class ExportReport(Report):
+    """What was written for each module, and how it compares.
+
+    Attributes:
+        mismatch: Share of the output's entries on the sample in which the model differs from the
+            file as it was read back.
+        target: For whom it was written.
+        dt: Time step in seconds.
+    """
+
+    mismatch: float = math.nan
+    target: str = ""
+    dt: float = math.nan
+
+    def as_dict(self) -> dict[str, Any]:
+        """The table, and the numbers that concern the whole model."""
+        whole = {"target": self.target, "dt": self.dt, "mismatch": self.mismatch}
+        return {**super().as_dict(), **whole}
+
+
+def to_nir(
+    model: nn.Module,
+    sample: Tensor,
+    dt: float = 1e-4,
+    on_inexact: str = "raise",
+    target: str = "portable",
+    path: str | os.PathLike[str] | None = None,
+) -> tuple[nir.NIRGraph, ExportReport]:
+    """Write a model as a NIR graph and prove on a sample that the file computes the same.
+
+    The model, a copy of it in evaluation mode and at rest, runs once on the sample. What it
+    computes becomes nodes; the graph is written to a file, read back with ``nir.read`` and run by
+    :func:`spikeloom.export.run_nir`, and its output is compared with the model's.
+
+    Args:
+        model: A torch model of any of the supported frameworks, or of none, that takes
+            ``[T, batch, *]``, or one step ``[batch, *]`` at each call.
+        sample: Input of shape ``[T, batch, *]``.
+        dt: Time step in seconds that one step of the model becomes.
+        on_inexact: ``"raise"``; ``"subgraph"`` allows neurons that are exact as several nodes;
+            ``"approximate"`` allows the nearest single node, its error measured;
+            ``"extension"`` allows nodes that only spikeloom reads.
+        target: Who shall read it; ``"portable"`` for SpikingJelly, snnTorch and Norse alike,
+            ``"nir"`` for any reader that does what NIR says, or one of
+            ``spikeloom.export.PROFILES``.
+        path: Where to write the file; None keeps none.
+
+    Returns:
+        The graph as it was read back, and a report of every module.
+
+    Raises:
+        NotExpressible: If a module cannot be written truly; every such module is listed, and no
+            file is written or replaced.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument has a wrong value, or the model does not fit the sample.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(3, 2), spikeloom.SpikingLayer(spikeloom.neurons.LIF()))
+        >>> graph, report = to_nir(net, torch.rand(8, 4, 3))
+        >>> sorted(graph.nodes), report.mismatch
+        (['0', '1', 'input', 'output'], 0.0)
+    """
+    _check_arguments(model, sample, dt, on_inexact, target)
+    observation = observe(lambda: _at_rest(model), sample)
+    composer = Composer(observation, float(dt), on_inexact, target)
+    graph = composer.graph()
+    signals = signals_of(graph, sample, dt)
+    mismatch = differing(signals["output"], observation.spikes)
+    errors = composer.errors(signals)
+    _refuse_if_different(composer, mismatch, errors)
+    graph.metadata["mismatch"] = mismatch
+    graph = _through_a_file(graph, path, sample, dt, signals["output"])
+    report = ExportReport(
+        f"{type(model).__name__} as NIR for {target}",
+        ("module", "kind", "verdict", "nodes", "mismatch", "note"),
+        mismatch=mismatch,
+        target=target,
+        dt=float(dt),
+    )
+    for name, entry in composer.entries.items():
+        nodes = ", ".join(type(graph.nodes[node]).__name__ for node in entry.nodes)
+        verdict = entry.piece.verdict
+        report.add(name, entry.site.kind, verdict, nodes, errors.get(name), entry.note)
+    report.notes += [
+        f"{mismatch:.2%} of the output differs on the sample of shape {list(sample.shape)}.",
+        f"Target {target}, {PROFILES[target].checked}.",
+        *observation.notes,
+        *composer.notes,
+    ]
+    return graph, report
+
+
+def _check_arguments(model: Any, sample: Any, dt: Any, on_inexact: str, target: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(sample, Tensor) or not sample.is_floating_point():
+        given = sample.dtype if isinstance(sample, Tensor) else type(sample).__name__
+        raise TypeError(f"sample: must be a floating-point tensor [T, batch, *], got {given}")
+    if sample.dim() < 3 or not sample.numel():
+        raise ValueError(
+            f"sample: must have shape [T, batch, features...] and hold something, "
+            f"got {list(sample.shape)}"
+        )
+    if not bool(torch.isfinite(sample).all()):
+        raise ValueError("sample: must be finite, it holds NaN or infinity")
+    if isinstance(dt, bool) or not isinstance(dt, (int, float)) or not 0 < dt < math.inf:
+        raise ValueError(f"dt: must be a positive number of seconds, got {dt!r}")
+    if on_inexact not in ALLOWED:
+        raise ValueError(f"on_inexact: must be one of {', '.join(ALLOWED)}, got {on_inexact!r}")
+    if target not in PROFILES:
+        raise ValueError(f"target: must be one of {', '.join(PROFILES)}, got {target!r}")
+
+
+def _at_rest(model: nn.Module) -> nn.Module:
+    try:
+        fresh = copy.deepcopy(model)
+    except RuntimeError as error:
+        raise ValueError(
+            f"model: cannot be copied ({error}); reset its neurons' states first"
+        ) from error
+    to_rest(fresh)
+    return fresh.eval()
+
+
+def _refuse_if_different(composer: Composer, mismatch: float, errors: dict[str, float]) -> None:
+    """Nothing that differs on the sample is called exact."""
+    wrong = {name: error for name, error in errors.items() if error}
+    if composer.on_inexact == "approximate" or not (mismatch or wrong):
+        return
+    first = next(iter(wrong), next(reversed(composer.entries)))
+    raise NotExpressible(
+        [
+            Offence(
+                first,
+                composer.entries[first].site.kind,
+                Verdict.APPROXIMATE,
+                "the graph does not compute what the model computes on the sample, by rounding or "
+                "because a signal is used at another step than the one it belongs to",
+                'allow it with on_inexact="approximate"',
+                max(mismatch, wrong.get(first, 0.0)),
+            )
+        ]
+    )
+
+
+def _through_a_file(
+    graph: nir.NIRGraph,
+    path: str | os.PathLike[str] | None,
+    sample: Tensor,
+    dt: float,
+    expected: Tensor,
+) -> nir.NIRGraph:
+    """Write the graph, read it back and compare, before the file takes its place."""
+    if path is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return _through_a_file(graph, Path(folder, "graph.nir"), sample, dt, expected)
+    with whole_file(path) as temporary:
+        nir.write(temporary, graph)
+        again = nir.read(temporary)
+        if not torch.equal(signals_of(again, sample, dt)["output"], expected):
+            raise RuntimeError(f"path: {path} does not read back as it was written")
+    return again

@@ -1,0 +1,303 @@
+"""Targets: what each reader makes of a NIR node.
+
+A reader may take a node as NIR means it, refuse it with an error, or compute something else
+without a word. The last is what an exporter has to prevent. The rules were found by giving files
+to the readers named as checked, and by documentation for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import nir
+import numpy as np
+
+from spikeloom.export.dynamics import steps_per_tau
+
+__all__ = ["PROFILES", "Finding", "Profile", "findings", "needs_one_threshold"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A restriction that a node violates.
+
+    Attributes:
+        node: The node's name.
+        kind: Its class.
+        reader: Who reads it so.
+        problem: What it violates.
+        remedy: What to change.
+        silent: Whether the reader computes something else instead of refusing.
+    """
+
+    node: str
+    kind: str
+    reader: str
+    problem: str
+    remedy: str
+    silent: bool
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One restriction of a reader.
+
+    Attributes:
+        kinds: The node classes it applies to.
+        broken: Whether a node violates it, at a time step.
+        problem: What to say.
+        remedy: What to change.
+        silent: Whether the reader computes something else instead of refusing.
+    """
+
+    kinds: tuple[type, ...]
+    broken: Callable[[nir.NIRNode, float], bool]
+    problem: str
+    remedy: str
+    silent: bool = False
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a reader takes.
+
+    Attributes:
+        name: The target's name.
+        reads: Node classes that it takes; None for all.
+        rules: Restrictions on them.
+        checked: How we know.
+        loops: Whether it runs feedback.
+    """
+
+    name: str
+    reads: frozenset[type] | None
+    rules: tuple[Rule, ...] = ()
+    checked: str = "checked against documentation only"
+    loops: bool = False
+    members: tuple[str, ...] = field(default=())
+
+
+def _not_uniform(name: str) -> Callable[[nir.NIRNode, float], bool]:
+    return lambda node, dt: np.unique(getattr(node, name)).size > 1
+
+
+def _not_all(name: str, value: float) -> Callable[[nir.NIRNode, float], bool]:
+    return lambda node, dt: bool((np.asarray(getattr(node, name)) != value).any())
+
+
+def _one_step(node: nir.NIRNode, dt: float) -> bool:
+    return bool((steps_per_tau(node.tau, dt) <= 1.0).any())
+
+
+def _r_is_not(node: nir.NIRNode, dt: float) -> bool:
+    """Neither r = 1 nor r = tau / dt."""
+    k = steps_per_tau(node.tau, dt)
+    return not (np.allclose(node.r, 1.0) or np.allclose(node.r, k))
+
+
+def _other_dt(node: nir.NIRNode, dt: float) -> bool:
+    return dt != 1e-4
+
+
+def _grouped(node: nir.NIRNode, dt: float) -> bool:
+    return int(node.groups) != 1
+
+
+def _biased(node: nir.NIRNode, dt: float) -> bool:
+    return bool(np.any(node.bias))
+
+
+CONVS = (nir.Conv1d, nir.Conv2d)
+FIRES = (nir.LIF, nir.IF, nir.CubaLIF)
+# What every reader takes.
+DENSE = frozenset((nir.Input, nir.Output, nir.Affine))
+
+ONE_THRESHOLD = Rule(
+    FIRES, _not_uniform("v_threshold"), "its thresholds differ", "use one threshold for the layer"
+)
+ZERO_RESET = Rule(
+    FIRES,
+    _not_all("v_reset", 0.0),
+    "its v_reset is not 0, which the reader ignores",
+    "use v_reset = 0",
+    silent=True,
+)
+UNIT_R = Rule(
+    (nir.LIF,),
+    _not_all("r", 1.0),
+    "its r is not 1, which the reader ignores",
+    "use r = 1",
+    silent=True,
+)
+NO_GROUPS = Rule(CONVS, _grouped, "it has groups", "use groups=1")
+REST_AT_ZERO = Rule((nir.LIF,), _not_all("v_leak", 0.0), "its v_leak is not 0", "use v_leak = 0")
+
+SNNTORCH = Profile(
+    "snntorch",
+    DENSE.union((nir.Linear, nir.Conv2d, nir.AvgPool2d, nir.Flatten, nir.IF, nir.LIF, nir.CubaLIF)),
+    (
+        ONE_THRESHOLD,
+        ZERO_RESET,
+        REST_AT_ZERO,
+        Rule(
+            (nir.LIF,),
+            _not_uniform("tau"),
+            "its time constants differ, and the reader takes the first for all",
+            "use one time constant for the layer",
+            silent=True,
+        ),
+        Rule((nir.LIF,), _other_dt, "the reader's time step is always 1e-4 s", "use dt=1e-4"),
+        Rule(
+            (nir.IF,),
+            lambda node, dt: bool((np.asarray(node.r) == 1.0).all()),
+            "the reader gives IF with r = 1 a leak",
+            "use a LIF",
+            silent=True,
+        ),
+        Rule((nir.IF,), _not_all("r", 1.0), "the reader takes IF with r = 1 only", "use a LIF"),
+    ),
+    "checked with snnTorch 1.0.0",
+)
+NORSE = Profile(
+    "norse",
+    DENSE.union((nir.Linear, nir.Conv2d, nir.Flatten, nir.SumPool2d, nir.IF, nir.LIF, nir.CubaLIF)),
+    (
+        ZERO_RESET,
+        UNIT_R,
+        Rule(
+            (nir.IF,),
+            lambda node, dt: not np.allclose(np.asarray(node.r) * dt, 1.0),
+            "its r dt is not 1, which the reader ignores",
+            "use r = 1 / dt",
+            silent=True,
+        ),
+    ),
+    "checked with Norse 1.1.0",
+)
+SPIKINGJELLY = Profile(
+    "spikingjelly",
+    DENSE.union((nir.Linear, *CONVS, nir.AvgPool2d, nir.Flatten, nir.IF, nir.LIF, nir.CubaLIF)),
+    (
+        ONE_THRESHOLD,
+        NO_GROUPS,
+        Rule((nir.LIF,), _not_uniform("tau"), "its time constants differ", "use one for the layer"),
+        Rule((nir.LIF,), _one_step, "its tau is one step", "use tau > dt"),
+        Rule((nir.LIF,), _r_is_not, "its r is neither 1 nor tau / dt", "use r = 1"),
+        Rule(
+            (nir.LIF,),
+            lambda node, dt: not np.allclose(node.v_leak, node.v_reset),
+            "its v_leak is not its v_reset",
+            "use v_leak = v_reset = 0",
+        ),
+        Rule(
+            (nir.IF,),
+            lambda node, dt: not np.allclose(np.asarray(node.r) * dt, 1.0),
+            "its r is not 1 / dt",
+            "use r = 1 / dt",
+        ),
+    ),
+    "checked with SpikingJelly 2.0.0",
+)
+SINABS = Profile(
+    "sinabs",
+    DENSE.union(
+        (nir.Conv1d, nir.Conv2d, nir.SumPool2d, nir.AvgPool2d, nir.Flatten, nir.IF, nir.LIF, nir.LI)
+    ),
+    (
+        Rule(
+            (nir.LIF,),
+            lambda node, dt: True,
+            "the reader takes tau in steps, fires several times a step and resets by subtraction",
+            "no hard-reset neuron reaches sinabs unchanged",
+            silent=True,
+        ),
+        Rule(
+            (nir.IF,),
+            lambda node, dt: True,
+            "the reader fires several times a step and resets by subtraction",
+            "no hard-reset neuron reaches sinabs unchanged",
+            silent=True,
+        ),
+    ),
+    "checked with sinabs 3.1.3",
+)
+ROCKPOOL = Profile(
+    "rockpool",
+    DENSE.union((nir.Linear, nir.CubaLIF, nir.LI)),
+    (),
+    "checked with rockpool 3.1.0",
+)
+SPYX = Profile(
+    "spyx",
+    DENSE.union((nir.Linear, nir.Conv2d, nir.Flatten, nir.IF, nir.LIF, nir.CubaLIF)),
+    (
+        Rule(
+            (nir.IF, nir.LIF),
+            lambda node, dt: True,
+            "the reader fires one step late and resets by subtraction",
+            "no hard-reset neuron reaches spyx unchanged",
+            silent=True,
+        ),
+    ),
+    "checked with spyx 1.0.0",
+)
+LAVA = Profile(
+    "lava",
+    DENSE.union((nir.Linear, nir.Conv2d, nir.Flatten, nir.SumPool2d, nir.IF, nir.LIF, nir.CubaLIF)),
+    (
+        ZERO_RESET,
+        Rule((nir.Affine, *CONVS), _biased, "it has a bias", "train without bias and BatchNorm"),
+    ),
+)
+SPINNAKER2 = Profile(
+    "spinnaker2",
+    DENSE.union((nir.Linear, nir.Conv2d, nir.SumPool2d, nir.Flatten, nir.IF, nir.LIF, nir.CubaLIF)),
+    (
+        Rule((nir.Affine, *CONVS), _biased, "it has a bias", "train without bias and BatchNorm"),
+        NO_GROUPS,
+    ),
+)
+NIR = Profile("nir", None, (), "checked with spikeloom.export.run_nir", loops=True)
+PORTABLE = Profile(
+    "portable",
+    None,
+    checked="checked with SpikingJelly 2.0.0, snnTorch 1.0.0 and Norse 1.1.0",
+    loops=True,
+    members=("spikingjelly", "snntorch", "norse"),
+)
+
+_ALL = (PORTABLE, NIR, SPIKINGJELLY, SNNTORCH, NORSE, SINABS, ROCKPOOL, SPYX, LAVA, SPINNAKER2)
+PROFILES = {profile.name: profile for profile in _ALL}
+
+
+def findings(target: str, nodes: dict[str, nir.NIRNode], dt: float) -> Iterator[Finding]:
+    """Every restriction of a target that some node violates.
+
+    Args:
+        target: A name in :data:`PROFILES`; ``portable`` asks all of its members.
+        nodes: The nodes by name.
+        dt: Time step in seconds.
+    """
+    profile = PROFILES[target]
+    for member in profile.members:
+        yield from findings(member, nodes, dt)
+    for name, node in nodes.items():
+        kind = type(node).__name__
+        if profile.reads is not None and type(node) not in profile.reads:
+            problem = f"it does not read {kind}"
+            yield Finding(name, kind, target, problem, "choose another target", silent=False)
+            continue
+        for rule in profile.rules:
+            if isinstance(node, rule.kinds) and rule.broken(node, dt):
+                yield Finding(name, kind, target, rule.problem, rule.remedy, rule.silent)
+
+
+def needs_one_threshold(target: str) -> bool:
+    """Whether a target takes layers with one threshold only.
+
+    Args:
+        target: A name in :data:`PROFILES`.
+    """
+    profile = PROFILES[target]
+    return ONE_THRESHOLD in profile.rules or any(map(needs_one_threshold, profile.members))

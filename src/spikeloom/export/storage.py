@@ -1,0 +1,121 @@
+"""NIR files: written whole, read with clear errors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nir
+
+from spikeloom.export.structure import MAX_NODES
+from spikeloom.files import whole_file
+
+__all__ = ["read", "write"]
+
+MAX_BYTES = 8 * 2**30
+PRIMITIVES = frozenset(
+    name
+    for name, kind in vars(nir).items()
+    if isinstance(kind, type) and issubclass(kind, nir.NIRNode)
+)
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def read(path: str | os.PathLike[str], *, max_nodes: int = MAX_NODES) -> nir.NIRGraph:
+    """Read a NIR file.
+
+    Args:
+        path: The file.
+        max_nodes: Files with more nodes are refused before they are loaded.
+
+    Returns:
+        The graph, its shapes checked.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no NIR file, is damaged, too large, or its nodes do not fit together.
+
+    Example:
+        >>> import nir, numpy, pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "net.nir")
+        >>> fc = nir.Linear(weight=numpy.eye(2, dtype="float32"))
+        >>> write(path, nir.NIRGraph.from_list(fc))
+        >>> sorted(read(path).nodes)
+        ['input', 'linear', 'output']
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path: there is no file {path}")
+    with path.open("rb") as file:
+        if file.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
+            raise ValueError(f"path: {path} is no NIR file, it does not begin like HDF5")
+    try:
+        with h5py.File(path, "r") as file:
+            _check_contents(file, max_nodes)
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ValueError(f"path: {path} is damaged: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"path: {path}: {error}") from error
+    try:
+        graph = nir.read(path)
+    except Exception as error:  # nir raises whatever its constructors raise
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"path: {path} holds no valid NIR graph: {reason}") from error
+    if not isinstance(graph, nir.NIRGraph):
+        raise ValueError(f"path: {path} holds a single {type(graph).__name__}, not a graph")
+    return graph
+
+
+def write(path: str | os.PathLike[str], graph: nir.NIRGraph) -> None:
+    """Write a NIR file, whole or not at all.
+
+    Args:
+        path: The file; an older one is replaced when the new one is complete.
+        graph: What to write.
+
+    Raises:
+        FileNotFoundError: If the folder does not exist.
+    """
+    with whole_file(path) as temporary:
+        nir.write(temporary, graph)
+
+
+def _check_contents(file: h5py.File, max_nodes: int) -> None:
+    """Look at names, types and sizes only, before anything is loaded."""
+    if "node" not in file or "type" not in file["node"]:
+        raise ValueError("it is HDF5, but no NIR file: it has no node with a type")
+    waiting, nodes, size = [file["node"]], 0, 0
+    while waiting:
+        group = waiting.pop()
+        kind = _text(group["type"][()]) if "type" in group else "nothing"
+        if kind not in PRIMITIVES:
+            raise ValueError(f"node {group.name} is a {kind!r}, which is no NIR primitive")
+        nodes += 1
+        size += _bytes(group)
+        inner = group.get("nodes")
+        count = len(inner) if isinstance(inner, h5py.Group) else 0
+        if nodes + count > max_nodes:
+            raise ValueError(
+                f"it has more than {max_nodes} nodes; raise max_nodes if that is meant"
+            )
+        if size > MAX_BYTES:
+            raise ValueError(f"its arrays need more than {MAX_BYTES / 2**30:.0f} GiB")
+        if count:
+            waiting.extend(inner.values())
+
+
+def _bytes(group: h5py.Group) -> int:
+    """The size of a node's own arrays, its metadata included."""
+    total = 0
+    for name, item in group.items():
+        if isinstance(item, h5py.Dataset):
+            total += item.nbytes
+        elif name != "nodes":
+            total += _bytes(item)
+    return total
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

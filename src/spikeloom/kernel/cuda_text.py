@@ -1,0 +1,216 @@
+"""Writing CUDA C: numbers, names, and the nodes of a graph as the body of a function."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from spikeloom.kernel.trace import CONDITIONS, LEAVES, Node, operands, resolve, schedule
+
+# An expression used once is written where it is used, up to this length.
+INLINE = 60
+LINE = 100
+
+_TIGHTNESS = {"or": 1, "and": 2, "eq": 3, "gt": 4, "ge": 4, "add": 5, "sub": 5, "mul": 6, "div": 6}
+_SIGN = {
+    **{"or": "||", "and": "&&", "eq": "==", "gt": ">", "ge": ">="},
+    **{"add": "+", "sub": "-", "mul": "*", "div": "/"},
+}
+_TERNARY, _UNARY, _PRIMARY = 0, 7, 8
+_FUNCTION = {
+    **{"exp": "exp", "log": "log", "erf": "erf", "sqrt": "sqrt"},
+    **{"abs": "fabs", "rint": "rint", "floor": "floor"},
+}
+
+_RESERVED = frozenset(
+    """alignas asm auto bool break case catch char class const constexpr continue decltype default
+    delete do double else enum explicit export extern false float for friend goto if inline int
+    long mutable namespace new not and or xor operator private protected public register return
+    short signed sizeof static struct switch template this throw true try typedef typeid typename
+    union unsigned using virtual void volatile while linux unix
+    real stored bits k l n t start length segment segments thread threads checkpoints
+    load save initial widen narrow begin step advance recompute sweep sweep_begin forward backward
+    lane cell at add mine values rows""".split()
+)
+
+
+def literal(value: float, real: str) -> str:
+    """A number as C source that reads back as exactly the number that is computed with."""
+    suffix = "f" if real == "float" else ""
+    if real == "float" and math.isfinite(value):
+        value = _float32(value)
+    if not math.isfinite(value):
+        top = "0.0" if math.isnan(value) else math.copysign(1.0, value)
+        return f"({top}{suffix} / 0.0{suffix})"
+    text = repr(value)
+    if real == "float":
+        shortest = (f"{value:.{digits}g}" for digits in range(1, 10))
+        text = next(text for text in shortest if _float32(float(text)) == value)
+    return (text if re.search("[.e]", text) else text + ".0") + suffix
+
+
+def _float32(value: float) -> float:
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+class Names:
+    """Identifiers that do not collide with each other, with C++ or with the templates."""
+
+    def __init__(self, taken: frozenset[str] | set[str] = _RESERVED) -> None:
+        self._taken = set(taken)
+
+    def claim(self, wish: str, forms: Sequence[str] = ()) -> str:
+        """An identifier as close to the wish as possible.
+
+        Args:
+            wish: Any text.
+            forms: Names made from it that must be free too, such as ``g_{}``.
+        """
+        name = wish
+        if not re.fullmatch("[a-z][a-z0-9_]*", name) or "__" in name:
+            name = "p_" + re.sub("[^A-Za-z0-9]+", "_", name).strip("_")
+        found, count = name, 0
+        while self._taken & (every := {found, *(form.format(found) for form in forms)}):
+            count += 1
+            found = f"{name}{count}"
+        self._taken |= every
+        return found
+
+    def scope(self) -> Names:
+        """The same names, to which a function adds its own."""
+        return Names(self._taken)
+
+
+class Body:
+    """The nodes of a graph as statements on named values.
+
+    Args:
+        nodes: The graph.
+        spelled: Leaf or given node number -> its name.
+        real: ``float`` or ``double``.
+        powers: Parameters whose division is exact as a multiplication by the inverse.
+        tables: Gated parameter -> its name.
+        names: Names in use.
+        named: Node number -> the name under which it must be computed.
+        own: How many of the nodes are the step's; those beyond are its gradients.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        spelled: Mapping[int, str],
+        real: str,
+        *,
+        powers: frozenset[str],
+        tables: Mapping[str, str],
+        names: Names,
+        named: Mapping[int, str],
+        own: int,
+    ) -> None:
+        self.nodes = nodes
+        self.real = real
+        self.lines: list[str] = []
+        self._spelled = spelled
+        self._powers = powers
+        self._tables = tables
+        self._names = names
+        self._named = named
+        self._own = own
+        self._texts: dict[int, tuple[str, int]] = {n: (s, _PRIMARY) for n, s in spelled.items()}
+
+    def evaluate(self, roots: Sequence[int]) -> None:
+        """Write what the roots need."""
+        needed = schedule(self.nodes, roots, frozenset(self._spelled))
+        fresh = [number for number in needed if number not in self._spelled]
+        used = Counter(resolve(self.nodes, root) for root in roots)
+        for number in fresh:
+            used.update(resolve(self.nodes, operand) for operand in operands(self.nodes[number]))
+        for number in fresh:
+            text, tightness = self._expression(self.nodes[number])
+            bound = used[number] > 1 or len(text) > INLINE or number in self._named
+            if bound and self.nodes[number][0] != "const":
+                name = self._named.get(number) or self._names.claim(self._wish(number))
+                kind = "bool" if self.nodes[number][0] in CONDITIONS else "real"
+                self.lines += wrap(f"const {kind} {name} = {text};")
+                text, tightness = name, _PRIMARY
+            self._texts[number] = text, tightness
+
+    def text(self, number: int) -> str:
+        """The expression for an evaluated node."""
+        return self._texts[resolve(self.nodes, number)][0]
+
+    def _wish(self, number: int) -> str:
+        node = self.nodes[number]
+        if node[0] in CONDITIONS:
+            return "c"
+        if number >= self._own:
+            return "g"
+        return "s" if self._is_spike(node) else "h" if self._is_charged(number) else "a"
+
+    def _is_spike(self, node: Node) -> bool:
+        values = (("const", "1.0"), ("const", "0.0"))
+        return node[0] == "where" and tuple(self.nodes[n] for n in node[2:]) == values
+
+    def _is_charged(self, number: int) -> bool:
+        """Whether an input meets a state here: a membrane potential before it fires."""
+        kinds = {self.nodes[n][0] for n in schedule(self.nodes, [number])}
+        return {"x", "v"} <= kinds and not any(self._is_spike(n) for n in self._below(number))
+
+    def _below(self, number: int) -> list[Node]:
+        return [self.nodes[n] for n in schedule(self.nodes, [number])]
+
+    def _operand(self, number: int, least: int) -> str:
+        text, tightness = self._texts[resolve(self.nodes, number)]
+        return text if tightness >= least else f"({text})"
+
+    def _expression(self, node: Node) -> tuple[str, int]:
+        """A node as C, and how tightly its outermost operator binds."""
+        op, *parts = node
+        if op == "const":
+            text = literal(float(parts[0]), self.real)
+            return text, _UNARY if text.startswith("-") else _PRIMARY
+        assert op not in LEAVES, f"{node} has no name"
+        if op == "lookup":
+            return f"{self._tables[parts[0]]}.at({self._operand(parts[1], 0)}, t)", _PRIMARY
+        if op in _SIGN:
+            tightness = _TIGHTNESS[op]
+            # Never regrouped: the right operand keeps its brackets at equal tightness.
+            left, right = self._operand(parts[0], tightness), self._operand(parts[1], tightness + 1)
+            divisor = self.nodes[resolve(self.nodes, parts[1])]
+            if op == "div" and divisor[0] == "p" and divisor[1] in self._powers:
+                one = literal(1.0, self.real)
+                return f"{left} * ({one} / {right})", tightness
+            return f"{left} {_SIGN[op]} {right}", tightness
+        if op == "where":
+            condition, yes = (self._operand(part, 1) for part in parts[:2])
+            return f"{condition} ? {yes} : {self._operand(parts[2], _TERNARY)}", _TERNARY
+        if op in ("neg", "not"):
+            inner = self._operand(parts[0], _UNARY + 1)
+            return f"{'-' if op == 'neg' else '!'}{inner}", _UNARY
+        name = _FUNCTION[op] + ("f" if self.real == "float" else "")
+        return f"{name}({self._operand(parts[0], 0)})", _PRIMARY
+
+
+def wrap(line: str, indent: str = "    ") -> list[str]:
+    """A statement on as many lines as it needs, broken at spaces."""
+    lines, current = [], indent
+    for word in line.split(" "):
+        if len(current) + len(word) > LINE and current.strip():
+            lines.append(current.rstrip())
+            current = 2 * indent
+        current += word + " "
+    return [*lines, current.rstrip()]
+
+
+def signature(head: str, arguments: Sequence[str]) -> list[str]:
+    """The opening of a function, its arguments on lines of their own where they do not fit."""
+    line = f"{head}({', '.join(arguments)}) {{"
+    if len(line) <= LINE:
+        return [line]
+    return [f"{head}(", *wrap(", ".join(arguments) + ") {")]

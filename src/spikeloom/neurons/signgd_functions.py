@@ -1,0 +1,159 @@
+"""The functions that a sign-gradient-descent neuron can compute, and what each does on a tie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from spikeloom.kernel import vocabulary as words
+
+__all__ = ["FUNCTIONS", "Function", "as_function"]
+
+
+@dataclass(frozen=True)
+class Function:
+    """One function of one or two operands.
+
+    Attributes:
+        name: Its name.
+        value: The function, in the words of :mod:`spikeloom.kernel.vocabulary`.
+        strict: On a tie (the estimate equals the value) the neuron emits 0 if strict, else 1.
+        operands: One or two.
+        sides: For a function with an inverse that is cheaper: the two sides of an equivalent
+            comparison ``left > right``, given the estimate and the operands.
+    """
+
+    name: str
+    value: Callable[..., Any]
+    strict: bool = True
+    operands: int = 1
+    sides: Callable[..., tuple[Any, Any]] | None = None
+
+    def is_above(self, y: Any, *x: Any) -> Any:
+        """Whether the estimate ``y`` lies above the value: the bit that is sent."""
+        left, right = (y, self.value(*x)) if self.sides is None else self.sides(y, *x)
+        return left > right if self.strict else left >= right
+
+
+def _leaky_relu(x: Any, negative_slope: float = 0.01) -> Any:
+    return words.where(x >= 0, x, negative_slope * x)
+
+
+def _gelu(x: Any) -> Any:
+    return 0.5 * x * (1.0 + words.erf(x * math.sqrt(0.5)))
+
+
+def _gelu_sigmoid(x: Any) -> Any:
+    return x * words.sigmoid(1.702 * x)
+
+
+def _gelu_tanh(x: Any) -> Any:
+    return x * words.sigmoid(2.0 * math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))
+
+
+def _silu(x: Any) -> Any:
+    return x * words.sigmoid(x)
+
+
+def _elu(x: Any, alpha: float = 1.0) -> Any:
+    return words.where(x > 0, x, alpha * (words.exp(words.minimum(x, 0.0)) - 1.0))
+
+
+def _softplus(x: Any, beta: float = 1.0) -> Any:
+    z = beta * x
+    return (words.relu(z) + words.log(1.0 + words.exp(-words.absolute(z)))) / beta
+
+
+def _square(x: Any) -> Any:
+    return x * x
+
+
+def _reciprocal(x: Any) -> Any:
+    return 1.0 / x
+
+
+def _identity(x: Any) -> Any:
+    return x
+
+
+def _multiply(a: Any, b: Any) -> Any:
+    return a * b
+
+
+def _divide(a: Any, b: Any) -> Any:
+    return a / b
+
+
+def _mul_inverse_sqrt(a: Any, b: Any) -> Any:
+    return a / words.sqrt(b)
+
+
+def _without_division(y: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    # A negative b gives NaN, which compares as "not above".
+    return words.sqrt(b) * y, a
+
+
+# Ties: those of the published code where it has the function, strict elsewhere. ReLU's decides
+# often, because a silent unit starts on its target.
+FUNCTIONS: dict[str, Function] = {
+    function.name: function
+    for function in (
+        Function("relu", words.relu, strict=False),
+        Function("leaky_relu", _leaky_relu),
+        Function("gelu", _gelu),
+        Function("gelu_sigmoid", _gelu_sigmoid),
+        Function("gelu_tanh", _gelu_tanh),
+        Function("silu", _silu),
+        Function("sigmoid", words.sigmoid),
+        Function("tanh", words.tanh),
+        Function("elu", _elu),
+        Function("softplus", _softplus),
+        Function("abs", words.absolute),
+        Function("square", _square, strict=False),
+        Function("exp", words.exp, strict=False),
+        Function("sqrt", words.sqrt),
+        Function("reciprocal", _reciprocal),
+        Function("identity", _identity),
+        Function("maximum", words.maximum, operands=2),
+        Function("multiply", _multiply, strict=False, operands=2),
+        Function("divide", _divide, operands=2),
+        Function("mul_inverse_sqrt", _mul_inverse_sqrt, operands=2, sides=_without_division),
+    )
+}
+CONSTANTS = {"leaky_relu": "negative_slope", "elu": "alpha", "softplus": "beta"}
+
+
+def as_function(function: str | Callable[..., Any] | Function, **constants: float) -> Function:
+    """A function by its name, or one of your own.
+
+    Args:
+        function: A name in ``FUNCTIONS``; a Python function of one operand, written in the words
+            of :mod:`spikeloom.kernel.vocabulary`; or a :class:`Function`, which also states its
+            tie rule and its operands.
+        constants: ``negative_slope`` of leaky_relu, ``alpha`` of elu, ``beta`` of softplus.
+
+    Raises:
+        TypeError: If it is neither, or a constant does not belong to it.
+        ValueError: If there is no such name, or a constant is not finite (beta: not positive).
+    """
+    if isinstance(function, str):
+        if function not in FUNCTIONS:
+            raise ValueError(f"function: must be one of {', '.join(FUNCTIONS)}; got {function!r}")
+        found = FUNCTIONS[function]
+    elif isinstance(function, Function):
+        found = function
+    elif callable(function):
+        found = Function(getattr(function, "__name__", type(function).__name__), function)
+    else:
+        raise TypeError(f"function: must be a name or a function, got {function!r}")
+    for name, value in constants.items():
+        if CONSTANTS.get(found.name) != name:
+            raise TypeError(f"function: {found.name} has no constant {name!r}")
+        if not math.isfinite(value) or (name == "beta" and value <= 0):
+            raise ValueError(f"{name}: must be finite, and beta positive; got {value}")
+    if not constants:
+        return found
+    return Function(found.name, partial(found.value, **constants), found.strict, found.operands)

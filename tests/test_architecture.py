@@ -1,0 +1,90 @@
+"""Imports run one way: plugins -> convert, compress, verify, export -> neurons -> kernel."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE, PLUGINS = ROOT / "src" / "spikeloom", ROOT / "plugins"
+HOSTS = {"spikingjelly", "snntorch", "norse"}
+
+# Part of the package -> the parts it may import from.
+SHARED = {"kernel", "neurons", "layer", "report", "files", "calibrate"}
+MAY_IMPORT = {
+    "kernel": {"kernel"},
+    "neurons": {"kernel", "neurons"},
+    "layer": {"kernel"},
+    "files": set(),
+    "report": {"files"},
+    "calibrate": {"kernel", "neurons", "layer", "report", "files"},
+    "diagnosis": {"kernel", "neurons", "report"},
+    "cli": {"diagnosis", "kernel", "neurons"},
+    "models": SHARED | {"models"},
+    "convert": SHARED | {"convert"},
+    "compress": SHARED | {"compress"},
+    "verify": SHARED | {"verify"},
+    "export": SHARED | {"export"},
+}
+WITHOUT_TORCH = (
+    "trace",
+    "adjoint",
+    "emit_cuda",
+    "emit_llvm",
+    "llvm_text",
+    "cuda_text",
+    "elementary",
+)
+ONLY_IN = {"cupy": "run_cuda", "llvmlite": "run_cpu"}
+
+
+def imports(path, *, top_level=False):
+    """Every module that a file imports, with relative imports left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body if top_level else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part(path):
+    relative = path.relative_to(SOURCE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_file_imports_only_what_lies_below_it(path):
+    for module in imports(path):
+        first, *rest = module.split(".")
+        assert first not in HOSTS, f"{module}: src never imports a host"
+        if first == "spikeloom" and rest:
+            assert rest[0] in MAY_IMPORT[part(path)], f"{part(path)} imports {module}"
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_what_makes_text_does_without_torch(name):
+    path = SOURCE / "kernel" / f"{name}.py"
+    assert not any(module.split(".")[0] == "torch" for module in imports(path))
+
+
+@pytest.mark.parametrize("package, home", ONLY_IN.items())
+def test_only_the_runner_sees_the_compiler(package, home):
+    users = {path.stem for path in FILES if package in {m.split(".")[0] for m in imports(path)}}
+    assert users == {home}
+
+
+def test_a_host_plugin_imports_no_other_host():
+    for host in HOSTS:
+        for path in (PLUGINS / host).rglob("*.py"):
+            found = {module.split(".")[0] for module in imports(path)} & HOSTS
+            assert found <= {host}, f"{path.name} imports {found - {host}}"
+
+
+def test_plugins_import_no_host_before_it_is_named():
+    for path in PLUGINS.glob("*.py"):
+        assert not {module.split(".")[0] for module in imports(path)} & HOSTS
