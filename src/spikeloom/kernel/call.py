@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,77 +81,69 @@ def run(
         raise ValueError(
             f"record: {neuron.name} has the states {neuron.state_names}, got {record!r}"
         )
-    wide = xs[0].dtype
+    name, _ = choose(implementation, xs[0].device.type, neuron.reason)
+    stored = xs[0].dtype
     if neuron.begin is not None and xs[0].shape[0] != 1:
         xs = tuple(part.sum(0, keepdim=True, dtype=dtype) for part in xs)
-    name, _ = choose(implementation, xs[0].device.type, neuron.reason)
-    if name == "eager":
-        ys, ws, seq = _run_eager(neuron, xs, vs, values, steps, dtype, record, reduce)
-    else:
-        ys, ws, seq = _run_kernel(neuron, xs, vs, values, steps, dtype, record, reduce)
+    bound = Bound(neuron, xs, vs, values, steps, dtype, record, reduce is not None)
+    ys, ws, seq = _run_eager(bound) if name == "eager" else _run_kernel(bound)
     if reduce == "mean":
         ys = tuple(y / max(steps, 1) for y in ys)
-    ys = tuple(y.to(wide) for y in ys)
+    ys = tuple(y.to(stored) for y in ys)
     y = ys[0] if len(ys) == 1 else ys
     return (y, ws) if record is None else (y, ws, seq)
 
 
-def _run_eager(
-    neuron: Neuron,
-    xs: State,
-    vs: State,
-    values: dict[str, float | Tensor],
-    steps: int,
-    dtype: torch.dtype,
-    record: str | None,
-    reduce: str | None,
-) -> tuple[State, State, Tensor | None]:
-    outputs, states = run_eager.scan(neuron, xs, vs, values, steps, dtype)
-    if not steps:
-        nothing = xs[0].to(dtype)
-        ys = tuple(nothing.sum(0) if reduce else nothing for _ in range(neuron.outputs))
-        return ys, vs, None if record is None else nothing
-    zero = xs[0].new_zeros(xs[0].shape[1:], dtype=dtype)
-    ys = tuple(sum(y, start=zero) if reduce else torch.stack(y) for y in outputs)
+class Bound(NamedTuple):
+    """A call whose arguments have been checked."""
+
+    neuron: Neuron
+    xs: State
+    vs: State
+    values: dict[str, float | Tensor]
+    steps: int
+    dtype: torch.dtype
+    record: str | None
+    reduced: bool
+
+
+Results = tuple[State, State, Tensor | None]
+
+
+def _run_eager(call: Bound) -> Results:
+    neuron, x = call.neuron, call.xs[0]
+    if not call.steps:
+        nothing = x.to(call.dtype)
+        ys = tuple(nothing.sum(0) if call.reduced else nothing for _ in range(neuron.outputs))
+        return ys, call.vs, None if call.record is None else nothing
+    outputs, states = run_eager.scan(neuron, call.xs, call.vs, call.values, call.steps, call.dtype)
+    zero = x.new_zeros(x.shape[1:], dtype=call.dtype)
+    ys = tuple(sum(y, start=zero) if call.reduced else torch.stack(y) for y in outputs)
     ws = tuple(w[-1].contiguous() for w in states)
-    seq = None if record is None else torch.stack(states[neuron.state_names.index(record)])
-    return ys, ws, seq
+    if call.record is None:
+        return ys, ws, None
+    return ys, ws, torch.stack(states[neuron.state_names.index(call.record)])
 
 
-def _run_kernel(
-    neuron: Neuron,
-    xs: State,
-    vs: State,
-    values: dict[str, float | Tensor],
-    steps: int,
-    dtype: torch.dtype,
-    record: str | None,
-    reduce: str | None,
-) -> tuple[State, State, Tensor | None]:
-    states, outputs = len(vs), neuron.outputs
-    if reduce:
-        zero = torch.zeros((), dtype=dtype, device=xs[0].device)
-        vs = (*vs, *(zero.expand(xs[0].shape[1:]) for _ in range(outputs)))
+def _run_kernel(call: Bound) -> Results:
+    neuron, vs, outputs = call.neuron, call.vs, call.neuron.outputs
+    if call.reduced:
+        # The sums over time are further states, and no output sequence is left.
+        zero = torch.zeros((), dtype=call.dtype, device=call.xs[0].device)
+        vs = (*vs, *(zero.expand(call.xs[0].shape[1:]) for _ in range(outputs)))
         outputs = 0
-    outputs += record is not None
-    numbers = tuple(value for value in values.values() if not isinstance(value, Tensor))
-    tensors = tuple(value for value in values.values() if isinstance(value, Tensor))
-    call = Call(
-        neuron.variant(record, reduce is not None),
-        steps,
-        numbers,
-        len(xs),
-        len(vs),
-        len(tensors),
-        outputs,
-    )
-    results = scan(call, (*xs, *vs, *tensors))
-    ys, ws = results[:outputs], results[outputs:]
-    seq = None
-    if record is not None:
+    outputs += call.record is not None
+    numbers = tuple(value for value in call.values.values() if not isinstance(value, Tensor))
+    tensors = tuple(value for value in call.values.values() if isinstance(value, Tensor))
+    text = neuron.variant(call.record, call.reduced)
+    sizes = (len(call.xs), len(vs), len(tensors), outputs)
+    results = scan(Call(text, call.steps, numbers, *sizes), (*call.xs, *vs, *tensors))
+    ys, ws, seq = results[:outputs], results[outputs:], None
+    if call.record is not None:
         ys, seq = ys[:-1], ys[-1]
-    if reduce:
-        ys, ws = ws[states:], ws[:states]
+    if call.reduced:
+        own = len(call.vs)
+        ys, ws = ws[own:], ws[:own]
     return ys, ws, seq
 
 

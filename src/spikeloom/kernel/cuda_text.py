@@ -14,27 +14,33 @@ from spikeloom.kernel.trace import CONDITIONS, LEAVES, Node, operands, resolve, 
 INLINE = 60
 LINE = 100
 
-_TIGHTNESS = {"or": 1, "and": 2, "eq": 3, "gt": 4, "ge": 4, "add": 5, "sub": 5, "mul": 6, "div": 6}
-_SIGN = {
-    **{"or": "||", "and": "&&", "eq": "==", "gt": ">", "ge": ">="},
-    **{"add": "+", "sub": "-", "mul": "*", "div": "/"},
+# Operator, and how tightly it binds.
+_BINARY = {
+    "or": ("||", 1),
+    "and": ("&&", 2),
+    "eq": ("==", 3),
+    "gt": (">", 4),
+    "ge": (">=", 4),
+    "add": ("+", 5),
+    "sub": ("-", 5),
+    "mul": ("*", 6),
+    "div": ("/", 6),
 }
 _TERNARY, _UNARY, _PRIMARY = 0, 7, 8
-_FUNCTION = {
-    **{"exp": "exp", "log": "log", "erf": "erf", "sqrt": "sqrt"},
-    **{"abs": "fabs", "rint": "rint", "floor": "floor"},
-}
+_FUNCTION = {op: op for op in ("exp", "log", "erf", "sqrt", "rint", "floor")} | {"abs": "fabs"}
 
-_RESERVED = frozenset(
-    """alignas asm auto bool break case catch char class const constexpr continue decltype default
-    delete do double else enum explicit export extern false float for friend goto if inline int
-    long mutable namespace new not and or xor operator private protected public register return
-    short signed sizeof static struct switch template this throw true try typedef typeid typename
-    union unsigned using virtual void volatile while linux unix
-    real stored bits k l n t start length segment segments thread threads checkpoints
-    load save initial widen narrow begin step advance recompute sweep sweep_begin forward backward
-    lane cell at add mine values rows""".split()
-)
+_KEYWORDS = """
+    alignas alignof and asm auto bool break case catch char class const constexpr continue decltype
+    default delete do double else enum explicit export extern false float for friend goto if inline
+    int linux long mutable namespace new noexcept not nullptr operator or private protected public
+    register return short signed sizeof static struct switch template this throw true try typedef
+    typeid typename union unix unsigned using virtual void volatile while xor
+"""
+_TEMPLATE = """
+    add advance at backward begin bits cell checkpoints forward initial k l lane load mine n narrow
+    real recompute rows s save segments step stored sweep sweep_begin t thread threads values widen
+"""
+_RESERVED = frozenset((_KEYWORDS + _TEMPLATE).split())
 
 
 def literal(value: float, real: str) -> str:
@@ -159,11 +165,9 @@ class Body:
 
     def _is_charged(self, number: int) -> bool:
         """Whether an input meets a state here: a membrane potential before it fires."""
-        kinds = {self.nodes[n][0] for n in schedule(self.nodes, [number])}
-        return {"x", "v"} <= kinds and not any(self._is_spike(n) for n in self._below(number))
-
-    def _below(self, number: int) -> list[Node]:
-        return [self.nodes[n] for n in schedule(self.nodes, [number])]
+        below = schedule(self.nodes, [number], frozenset(self._spelled))
+        kinds = {self.nodes[n][0] for n in below}
+        return {"x", "v"} <= kinds and not any(self._is_spike(self.nodes[n]) for n in below)
 
     def _operand(self, number: int, least: int) -> str:
         text, tightness = self._texts[resolve(self.nodes, number)]
@@ -178,15 +182,17 @@ class Body:
         assert op not in LEAVES, f"{node} has no name"
         if op == "lookup":
             return f"{self._tables[parts[0]]}.at({self._operand(parts[1], 0)}, t)", _PRIMARY
-        if op in _SIGN:
-            tightness = _TIGHTNESS[op]
+        if op in _BINARY:
+            sign, tightness = _BINARY[op]
             # Never regrouped: the right operand keeps its brackets at equal tightness.
             left, right = self._operand(parts[0], tightness), self._operand(parts[1], tightness + 1)
+            if op == "add" and right.startswith("-"):
+                return f"{left} - {right[1:]}", tightness
             divisor = self.nodes[resolve(self.nodes, parts[1])]
             if op == "div" and divisor[0] == "p" and divisor[1] in self._powers:
                 one = literal(1.0, self.real)
                 return f"{left} * ({one} / {right})", tightness
-            return f"{left} {_SIGN[op]} {right}", tightness
+            return f"{left} {sign} {right}", tightness
         if op == "where":
             condition, yes = (self._operand(part, 1) for part in parts[:2])
             return f"{condition} ? {yes} : {self._operand(parts[2], _TERNARY)}", _TERNARY
@@ -213,4 +219,10 @@ def signature(head: str, arguments: Sequence[str]) -> list[str]:
     line = f"{head}({', '.join(arguments)}) {{"
     if len(line) <= LINE:
         return [line]
-    return [f"{head}(", *wrap(", ".join(arguments) + ") {")]
+    lines, current = [f"{head}("], "   "
+    for argument in arguments:
+        if len(current) + len(argument) + 4 > LINE:
+            lines.append(current)
+            current = "   "
+        current += f" {argument},"
+    return [*lines, current.removesuffix(",") + ") {"]

@@ -186,7 +186,7 @@ class Lanes:
         return self.select(self.compare("ogt", value, most), most, value)
 
     def truncated(self, value: str) -> str:
-        """Reals, limited to what an integer can hold, as integers of the same width; NaN gives 0."""
+        """Reals that fit, as integers of the same width; NaN gives 0."""
         ordered = self.compare("ord", value, value)
         value = self.select(ordered, value, self.number(0.0))
         return self.cast("fptosi", value, self.type, self.int)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import struct
 import sys
 import threading
@@ -80,13 +79,12 @@ def _backward_kernel(program: Program, gradient: Adjoint, dtype: str, assume: As
 
 def _assume(program: Program, numbers: Sequence[float], fresh: Sequence[Tensor]) -> Assume:
     """What this call's numbers and outputs allow."""
-    names = [name for name, kind in program.params if kind == "number"]
-    powers = frozenset(
-        name
-        for name, number in zip(names, numbers, strict=True)
-        if abs(math.frexp(number)[0]) == 0.5 and 1e-30 < abs(number) < 1e30
-    )
-    return Assume(powers, bool(fresh) and all(_streams(tensor) for tensor in fresh))
+    return _assumption(program, tuple(numbers), bool(fresh) and all(map(_streams, fresh)))
+
+
+@lru_cache(maxsize=1024)
+def _assumption(program: Program, numbers: tuple[float, ...], stream: bool) -> Assume:
+    return Assume(program.powers(numbers), stream)
 
 
 def _large(tensor: Tensor) -> bool:

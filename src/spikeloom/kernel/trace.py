@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -249,6 +250,15 @@ class Program:
     def tensors(self) -> tuple[tuple[str, str], ...]:
         """The ``(name, kind)`` of the parameters that are tensors."""
         return tuple((name, kind) for name, kind in self.params if kind != "number")
+
+    def powers(self, numbers: Sequence[float]) -> frozenset[str]:
+        """The number parameters that are powers of two here: dividing by them is multiplying."""
+        names = [name for name, kind in self.params if kind == "number"]
+        return frozenset(
+            name
+            for name, number in zip(names, numbers, strict=True)
+            if abs(math.frexp(number)[0]) == 0.5 and 1e-30 < abs(number) < 1e30
+        )
 
     def leaf(self, *leaf: Any) -> int:
         """The number of a leaf such as ``("v", 0)``; tracing makes one for everything declared."""

@@ -1,0 +1,320 @@
+"""CUDA C -> spikes: compile with NVRTC through CuPy, launch on torch's current stream.
+
+Nothing here waits for the GPU or reads from it, and every tensor is torch's own, so calls can be
+captured in a CUDA graph once their kernels have been compiled by a first call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cupy
+import numpy as np
+import torch
+from cupy.cuda import nvrtc
+from torch import Tensor
+
+from spikeloom.kernel import emit_cuda
+from spikeloom.kernel.adjoint import Adjoint, learned
+from spikeloom.kernel.emit_cuda import BLOCK, Shape
+from spikeloom.kernel.trace import Program
+
+# Neither contraction nor flushing to zero: kernels round as torch does. cupy.RawModule appends
+# -ftz=true to whatever it is given, so the compiler is called directly.
+OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
+
+# Bytes of one access to memory.
+ACCESS = 16
+# Longest segment of the backward pass, and 32-bit registers that a thread's history may take.
+SEGMENT = 16
+HISTORY = 64
+# Threads that sum parameter gradients: always as many, so that sums do not depend on the device.
+SUMMING = 1 << 16
+# Bytes that their shares may take, which bounds the threads where tables are large.
+SHARES = 1 << 26
+
+DTYPES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+Argument = int | np.float32 | np.float64
+
+
+def compile_text(text: str, capability: int) -> bytes:
+    """Machine code for a device of this compute capability (90 for sm_90).
+
+    For a device newer than the compiler knows, the code is PTX, which its driver translates.
+
+    Raises:
+        RuntimeError: If the compiler refuses the text.
+    """
+    known = max(arch for arch in nvrtc.getSupportedArchs() if arch <= capability)
+    exact = known == capability
+    target = f"--gpu-architecture={'sm' if exact else 'compute'}_{known}"
+    program = nvrtc.createProgram(text, "spikeloom.cu", [], [])
+    try:
+        nvrtc.compileProgram(program, [target, *OPTIONS])
+        code = nvrtc.getCUBIN(program) if exact else nvrtc.getPTX(program)
+    except nvrtc.NVRTCError as error:
+        log = nvrtc.getProgramLog(program)
+        raise RuntimeError(f"NVRTC could not compile a kernel for sm_{known}: {log}") from error
+    finally:
+        nvrtc.destroyProgram(program)
+    return bytes(code)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """What CuPy asks of a stream."""
+
+    ptr: int
+
+
+class Kernel:
+    """A CUDA function, compiled for each device on its first call there."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self._text = text
+        self._name = name
+        self._functions: dict[torch.device, Any] = {}
+
+    def __call__(self, device: torch.device, blocks: int, arguments: Sequence[Argument]) -> None:
+        """Launch; returns at once."""
+        with torch.cuda.device(device):
+            stream = _Stream(torch.cuda.current_stream(device).cuda_stream)
+            function = self._functions.get(device) or self._load(device)
+            function((blocks,), (BLOCK,), arguments, stream=stream)
+
+    def _load(self, device: torch.device) -> Any:
+        major, minor = torch.cuda.get_device_capability(device)
+        module = cupy.cuda.Module()
+        module.load(compile_text(self._text, 10 * major + minor))
+        self._functions[device] = module.get_function(self._name)
+        return self._functions[device]
+
+
+@lru_cache(maxsize=1024)
+def _forward_kernel(program: Program, shape: Shape) -> Kernel:
+    return Kernel(emit_cuda.forward(program, shape), "forward")
+
+
+@lru_cache(maxsize=1024)
+def _backward_kernel(program: Program, gradient: Adjoint, shape: Shape) -> Kernel:
+    return Kernel(emit_cuda.backward(program, gradient, shape), "backward")
+
+
+def forward(
+    program: Program,
+    steps: int,
+    numbers: Sequence[float],
+    xs: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    ps: Sequence[Tensor],
+    ys: Sequence[Tensor],
+    ws: Sequence[Tensor],
+) -> None:
+    """Run a neuron through time.
+
+    Args:
+        program: The traced neuron.
+        steps: T, at least 1.
+        numbers: The parameters of kind ``number``, in order.
+        xs: Inputs with dense rows.
+        vs: Initial states, dense; a 0-d tensor serves all neurons.
+        ps: The other parameters, dense, in order.
+        ys: Receive the outputs, rows one after another.
+        ws: Receive the last states. A state that became NaN stays NaN.
+    """
+    x, neurons = xs[0], xs[0][0].numel()
+    vec = _vec(neurons, [*xs, *ys], [*vs, *ws, *_per_neuron(program, ps)])
+    arguments: list[Argument] = [steps, neurons]
+    for sequence in xs:
+        arguments += _rows(sequence)
+    for v, w in zip(vs, ws, strict=True):
+        arguments += [*_state(v), w.data_ptr()]
+    arguments += [y.data_ptr() for y in ys]
+    arguments += _parameters(program, numbers, ps, x.dtype)
+    shape = Shape(DTYPES[x.dtype], vec, powers=_powers(program, tuple(numbers)))
+    kernel = _forward_kernel(program, shape)
+    kernel(x.device, _blocks(neurons, vec), arguments)
+
+
+def backward(
+    program: Program,
+    gradient: Adjoint,
+    steps: int,
+    numbers: Sequence[float],
+    xs: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    ps: Sequence[Tensor],
+    gys: Sequence[Tensor],
+    gws: Sequence[Tensor],
+    gxs: Sequence[Tensor | None],
+    gvs: Sequence[Tensor],
+) -> dict[str, Tensor]:
+    """Run the reverse sweep.
+
+    Args:
+        program: The traced neuron.
+        gradient: Its adjoint.
+        steps: T, at least 1.
+        numbers: The parameters of kind ``number``, in order.
+        xs: Inputs with dense rows.
+        vs: Initial states.
+        ps: The other parameters.
+        gys: Gradients of the outputs, with dense rows.
+        gws: Gradients of the last states.
+        gxs: Receive the gradients of the inputs; None where ``gradient`` has none.
+        gvs: Receive the gradients of the initial states.
+
+    Returns:
+        Learned parameter -> gradient, in the parameter's shape (a row of neurons for per-neuron
+        ones). Sums are taken in a fixed order.
+    """
+    x, neurons = xs[0], xs[0][0].numel()
+    reached = (gradient.begin or gradient.step).x
+    found = [gx if node is not None else None for gx, node in zip(gxs, reached, strict=True)]
+    dense = [*vs, *gws, *gvs, *_per_neuron(program, ps)]
+    vec = _vec(neurons, [*xs, *gys, *(gx for gx in found if gx is not None)], dense)
+    shape = _shape(gradient, steps, x.dtype, vec, _powers(program, tuple(numbers)))
+    kernel = _backward_kernel(program, gradient, shape)
+    blocks, sums = _shares(program, gradient, ps, steps, neurons, shape.vec)
+    moving = sum(not program.constant(i) for i in gradient.history)
+    segments = -(-steps // shape.segment)
+    real = torch.float64 if x.dtype == torch.float64 else torch.float32
+    checkpoints = x.new_empty((segments - 1) * moving * neurons, dtype=real)
+    arguments: list[Argument] = [steps, neurons, checkpoints.data_ptr()]
+    for sequence, gx in zip(xs, found, strict=True):
+        arguments += _rows(sequence)
+        arguments += [] if gx is None else [gx.data_ptr()]
+    for v, gw, gv in zip(vs, gws, gvs, strict=True):
+        arguments += [*_state(v), *_state(gw), gv.data_ptr()]
+    for gy in gys:
+        arguments += _rows(gy)
+    arguments += [share.data_ptr() for share in sums.values()]
+    arguments += _parameters(program, numbers, ps, x.dtype)
+    kernel(x.device, blocks, arguments)
+    return {name: _total(share, dict(program.params)[name]) for name, share in sums.items()}
+
+
+@lru_cache(maxsize=1024)
+def _powers(program: Program, numbers: tuple[float, ...]) -> frozenset[str]:
+    return program.powers(numbers)
+
+
+# --- How wide, how long, how many ---
+
+
+def _vec(neurons: int, sequences: Sequence[Tensor], dense: Sequence[Tensor]) -> int:
+    """Neurons that one access takes: as many as fit if everything is aligned, else 1."""
+    bits = 0
+    for sequence in sequences:
+        bits |= sequence.data_ptr()
+        if sequence.shape[0] > 1:
+            bits |= sequence.stride(0) * sequence.element_size()
+    for tensor in dense:
+        bits |= tensor.data_ptr() if tensor.dim() else 0
+    wide = ACCESS // sequences[0].element_size()
+    return wide if neurons % wide == 0 and bits % ACCESS == 0 else 1
+
+
+def _per_neuron(program: Program, ps: Sequence[Tensor]) -> list[Tensor]:
+    kinds = (kind for _, kind in program.tensors)
+    return [p for p, kind in zip(ps, kinds, strict=True) if kind == "neuron"]
+
+
+@lru_cache(maxsize=1024)
+def _shape(
+    gradient: Adjoint, steps: int, dtype: torch.dtype, vec: int, powers: frozenset[str]
+) -> Shape:
+    """The backward kernel for these steps: segments and vectors whose history fits in registers."""
+    segment = min(SEGMENT, 1 << (steps - 1).bit_length())
+    registers = 2 if dtype == torch.float64 else 1
+    while vec > 1 and vec * segment * len(gradient.kept) * registers > HISTORY:
+        vec //= 2
+    return Shape(
+        DTYPES[dtype],
+        vec,
+        segment,
+        checkpointed=steps > segment,
+        ragged=steps % segment != 0,
+        powers=powers,
+    )
+
+
+def _blocks(neurons: int, vec: int) -> int:
+    return -(-neurons // (vec * BLOCK))
+
+
+def _shares(
+    program: Program,
+    gradient: Adjoint,
+    ps: Sequence[Tensor],
+    steps: int,
+    neurons: int,
+    vec: int,
+) -> tuple[int, dict[str, Tensor]]:
+    """The blocks to launch, and where threads leave their shares of parameter gradients."""
+    values = {name: p for (name, _), p in zip(program.tensors, ps, strict=True)}
+    kinds = dict(learned(program, gradient))
+    cells = {
+        name: {"scalar": (), "step": (steps,)}.get(kind, tuple(values[name].shape))
+        for name, kind in kinds.items()
+        if kind != "neuron"
+    }
+    blocks = _blocks(neurons, vec)
+    if cells:
+        largest = max(
+            math.prod(shape) * values[name].element_size() for name, shape in cells.items()
+        )
+        blocks = min(blocks, max(1, min(SUMMING, SHARES // largest) // BLOCK))
+    shares: dict[str, Tensor] = {}
+    for name, kind in kinds.items():
+        if kind == "neuron":
+            shares[name] = values[name].new_empty(neurons)
+        else:
+            shares[name] = values[name].new_zeros((*cells[name], blocks * BLOCK))
+    return blocks, shares
+
+
+def _total(share: Tensor, kind: str) -> Tensor:
+    if kind == "neuron":
+        return share
+    return share.sum(-1, dtype=torch.float64).to(share.dtype)
+
+
+# --- Arguments, in the order that emit_cuda states ---
+
+
+def _rows(sequence: Tensor) -> tuple[int, int]:
+    """The address of a sequence's rows, and the stride between them."""
+    return sequence.data_ptr(), sequence.stride(0)
+
+
+def _state(v: Tensor) -> tuple[int, int]:
+    """The address and stride of one value a neuron; a 0-d tensor serves them all."""
+    return v.data_ptr(), min(v.dim(), 1)
+
+
+def _parameters(
+    program: Program, numbers: Sequence[float], ps: Sequence[Tensor], dtype: torch.dtype
+) -> list[Argument]:
+    """Numbers by value, tensors by address, tables with their number of rows."""
+    real = np.float64 if dtype == torch.float64 else np.float32
+    found: list[Argument] = []
+    remaining, tensors = iter(numbers), iter(ps)
+    for _, kind in program.params:
+        if kind == "number":
+            found.append(real(next(remaining)))
+            continue
+        tensor = next(tensors)
+        found.append(tensor.data_ptr())
+        if kind == "gated":
+            found.append(tensor.shape[0])
+    return found
