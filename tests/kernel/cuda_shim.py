@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def build(text: str, name: str) -> ctypes.CDLL:
 class ShimKernel:
     """What run_cuda takes for a kernel, on tensors of the CPU."""
 
-    launched: list["ShimKernel"] = []
+    launched: ClassVar[list["ShimKernel"]] = []
 
     def __init__(self, text, name):
         self.text = text

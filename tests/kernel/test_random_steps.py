@@ -19,7 +19,6 @@ UNARY = {
     "fire": lambda a: words.fire(a - 0.25, surrogate.Triangle()),
     "strict": lambda a: words.fire(a, surrogate.ATan(), strict=True),
     "ternary": lambda a: words.with_grad(words.clamp(words.rint(a), -1.0, 1.0), (a, 0.5)),
-    "root": lambda a: words.sqrt(words.absolute(a) + 1.0),
     "square": lambda a: 0.25 * a**2,
     "floor": lambda a: words.floor(a) * 0.5 + a,
 }

@@ -38,7 +38,8 @@ _KEYWORDS = """
 """
 _TEMPLATE = """
     add advance at backward begin bits cell checkpoints forward initial k l lane load mine n narrow
-    real recompute rows s save segments step stored sweep sweep_begin t thread threads values widen
+    real recompute rows save segment segments step stored sweep sweep_begin t thread threads values
+    widen
 """
 _RESERVED = frozenset((_KEYWORDS + _TEMPLATE).split())
 
@@ -87,6 +88,10 @@ class Names:
             found = f"{name}{count}"
         self._taken |= every
         return found
+
+    def free(self, name: str) -> bool:
+        """Whether nothing has this name yet."""
+        return name not in self._taken
 
     def scope(self) -> Names:
         """The same names, to which a function adds its own."""
@@ -157,7 +162,9 @@ class Body:
             return "c"
         if number >= self._own:
             return "g"
-        return "s" if self._is_spike(node) else "h" if self._is_charged(number) else "a"
+        if self._is_spike(node):
+            return "s"
+        return "h" if self._names.free("h") and self._is_charged(number) else "a"
 
     def _is_spike(self, node: Node) -> bool:
         values = (("const", "1.0"), ("const", "0.0"))
@@ -203,11 +210,11 @@ class Body:
         return f"{name}({self._operand(parts[0], 0)})", _PRIMARY
 
 
-def wrap(line: str, indent: str = "    ") -> list[str]:
+def wrap(line: str, indent: str = "    ", width: int = LINE) -> list[str]:
     """A statement on as many lines as it needs, broken at spaces."""
     lines, current = [], indent
     for word in line.split(" "):
-        if len(current) + len(word) > LINE and current.strip():
+        if len(current) + len(word) > width and current.strip():
             lines.append(current.rstrip())
             current = 2 * indent
         current += word + " "

@@ -20,18 +20,13 @@ from torch import Tensor
 
 from spikeloom.kernel import emit_cuda
 from spikeloom.kernel.adjoint import Adjoint, learned
-from spikeloom.kernel.emit_cuda import BLOCK, Shape
+from spikeloom.kernel.emit_cuda import ACCESS, BLOCK, Shape, backward_shape, widest
 from spikeloom.kernel.trace import Program
 
 # Neither contraction nor flushing to zero: kernels round as torch does. cupy.RawModule appends
 # -ftz=true to whatever it is given, so the compiler is called directly.
 OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
 
-# Bytes of one access to memory.
-ACCESS = 16
-# Longest segment of the backward pass, and 32-bit registers that a thread's history may take.
-SEGMENT = 16
-HISTORY = 64
 # Threads that sum parameter gradients: always as many, so that sums do not depend on the device.
 SUMMING = 1 << 16
 # Bytes that their shares may take, which bounds the threads where tables are large.
@@ -182,7 +177,8 @@ def backward(
     found = [gx if node is not None else None for gx, node in zip(gxs, reached, strict=True)]
     dense = [*vs, *gws, *gvs, *_per_neuron(program, ps)]
     vec = _vec(neurons, [*xs, *gys, *(gx for gx in found if gx is not None)], dense)
-    shape = _shape(gradient, steps, x.dtype, vec, _powers(program, tuple(numbers)))
+    powers = _powers(program, tuple(numbers))
+    shape = backward_shape(program, gradient, steps, DTYPES[x.dtype], vec, powers)
     kernel = _backward_kernel(program, gradient, shape)
     blocks, sums = _shares(program, gradient, ps, steps, neurons, shape.vec)
     moving = sum(not program.constant(i) for i in gradient.history)
@@ -220,32 +216,13 @@ def _vec(neurons: int, sequences: Sequence[Tensor], dense: Sequence[Tensor]) -> 
             bits |= sequence.stride(0) * sequence.element_size()
     for tensor in dense:
         bits |= tensor.data_ptr() if tensor.dim() else 0
-    wide = ACCESS // sequences[0].element_size()
+    wide = widest(DTYPES[sequences[0].dtype])
     return wide if neurons % wide == 0 and bits % ACCESS == 0 else 1
 
 
 def _per_neuron(program: Program, ps: Sequence[Tensor]) -> list[Tensor]:
     kinds = (kind for _, kind in program.tensors)
     return [p for p, kind in zip(ps, kinds, strict=True) if kind == "neuron"]
-
-
-@lru_cache(maxsize=1024)
-def _shape(
-    gradient: Adjoint, steps: int, dtype: torch.dtype, vec: int, powers: frozenset[str]
-) -> Shape:
-    """The backward kernel for these steps: segments and vectors whose history fits in registers."""
-    segment = min(SEGMENT, 1 << (steps - 1).bit_length())
-    registers = 2 if dtype == torch.float64 else 1
-    while vec > 1 and vec * segment * len(gradient.kept) * registers > HISTORY:
-        vec //= 2
-    return Shape(
-        DTYPES[dtype],
-        vec,
-        segment,
-        checkpointed=steps > segment,
-        ragged=steps % segment != 0,
-        powers=powers,
-    )
 
 
 def _blocks(neurons: int, vec: int) -> int:

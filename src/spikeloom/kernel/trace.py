@@ -100,7 +100,8 @@ class Expr:
         return self._op("div", other)
 
     def __rtruediv__(self, other: Any) -> Expr:
-        return self._swapped("div", other)
+        # Two roundings, because torch computes number / tensor as tensor.reciprocal() * number.
+        return self._swapped("div", 1.0) * other
 
     def __pow__(self, power: Any) -> Expr:
         if power not in (2, 3):

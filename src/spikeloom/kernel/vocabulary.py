@@ -72,9 +72,9 @@ detach = _unary("detach", float, "The same value, cut from the gradient.")
 
 
 def sqrt(a: Value) -> Any:
-    """The correctly rounded square root."""
+    """The square root, correctly rounded in float32 (in float64 to one unit in the last place)."""
     if isinstance(a, Tensor):
-        # torch's own float32 root is one unit off in places; rounding float64's is exact.
+        # torch's own root is one unit off in places; a rounded float64 root is not.
         return a.double().sqrt().to(a.dtype)
     return math.sqrt(a) if isinstance(a, (int, float)) else a.sqrt()
 
