@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from spikeloom import neurons
 from spikeloom.kernel.call import COMPUTED, run
+from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import current_parameters
 
 from ..adapter import component
@@ -22,6 +24,29 @@ __all__ = ["LIFBox", "LIFBoxCell", "lif_box_feed_forward_step"]
 
 _VALUES = ("tau_mem_inv", "v_leak", "v_th", "v_reset")
 _RESETS = {reset_value: "value", reset_subtract: "subtract"}
+
+
+class _OwnReset(Neuron):
+    """LIFBox with a reset method that is neither of Norse's two, and no LIFBox to others."""
+
+    def __init__(self, reset_method: Callable[..., Any], **settings: Any) -> None:
+        if not callable(reset_method):
+            raise ValueError(
+                f"p.reset_method: must be a function (z, v, v_reset, v_th), got {reset_method!r}"
+            )
+        self._reset_method = reset_method
+        self._box = neurons.LIFBox(**settings)
+        super().__init__(
+            self._step, state=self._box.rest, params=self._box.params, name="LIFBoxOwnReset"
+        )
+
+    def _step(self, x: Any, state: Any, p: Any) -> Any:
+        h, s = self._box.charge_and_fire(x, state, p)
+        return s, (self._reset_method(s, h, p.v_reset, p.v_th),)
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this neuron."""
+        return {**self._box.settings(), "reset_method": self._reset_method}
 
 
 class _LIFBox(_SpikeloomModule):
@@ -101,8 +126,8 @@ class LIFBox(_LIFBox, SpikeloomSequence):
         v[t] = \mathrm{reset}(s[t], h[t], v_\mathrm{reset}, v_\mathrm{th})
 
     Spikes and potentials equal those of ``norse.torch.LIFBoxCell`` to the last bit, for Norse's
-    float32 parameters and inputs; float64 inputs are computed in float64 throughout. It begins at
-    ``v_leak``.
+    float32 parameters and inputs; float64 inputs are computed in float64 and 16-bit inputs in
+    float32 throughout. It begins at ``v_leak``.
 
     Every ``method`` of Norse has a kernel with the surrogate derivative that the installed Norse
     computes, or runs eager if that is unknown; so does a ``reset_method`` of your own, which is
@@ -191,26 +216,24 @@ def lif_box_feed_forward_step(
 
 
 @torch.compiler.disable
-def _shared(method: str, alpha: Any, reset_method: Any, *ranks: int | None) -> neurons.LIFBox:
+def _shared(method: str, alpha: Any, reset_method: Any, *ranks: int | None) -> Neuron:
     """The description of all steps whose values have these ranks; None is a plain number."""
     return _template(method, _number(alpha), reset_method, *ranks)
 
 
 @functools.lru_cache(maxsize=64)
-def _template(method: str, alpha: Any, reset_method: Any, *ranks: int | None) -> neurons.LIFBox:
+def _template(method: str, alpha: Any, reset_method: Any, *ranks: int | None) -> Neuron:
     values = (1.0 if rank is None else torch.ones((1,) * rank) for rank in ranks)
     return _described(dict(zip(_VALUES, values, strict=True)), 0.001, method, alpha, reset_method)
 
 
 def _described(
     values: dict[str, Any], dt: Any, method: str, alpha: Any, reset_method: Any
-) -> neurons.LIFBox:
-    return neurons.LIFBox(
-        **values,
-        reset_method=_RESETS.get(reset_method, reset_method),
-        surrogate=surrogate_of(method, alpha),
-        dt=_number(dt),
-    )
+) -> Neuron:
+    settings = {**values, "surrogate": surrogate_of(method, alpha), "dt": _number(dt)}
+    if reset_method in _RESETS:
+        return neurons.LIFBox(reset_method=_RESETS[reset_method], **settings)
+    return _OwnReset(reset_method, **settings)
 
 
 def _require_parameters(p: Any) -> None:

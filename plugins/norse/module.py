@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.choose import choose
-from spikeloom.kernel.neuron import Neuron, tensor_of
+from spikeloom.kernel.neuron import Gated, Neuron, PerStep, tensor_of
 from spikeloom.layer import current_parameters, register_parameters
 
 from .named import named_tuple
@@ -144,7 +144,8 @@ class SpikeloomCell(_SpikeloomModule):
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a parameter's name collides with an attribute of the module.
+        ValueError: If a parameter's name collides with an attribute of the module, or a parameter
+            changes with time.
 
     Example:
         >>> import torch, spikeloom
@@ -156,6 +157,18 @@ class SpikeloomCell(_SpikeloomModule):
         >>> cell(torch.full((2,), 1.5), state)[0]
         tensor([1., 1.])
     """
+
+    time_first: ClassVar[bool] = False
+
+    def __init__(self, *args: Any, implementation: str = "auto", **settings: Any) -> None:
+        super().__init__(*args, implementation=implementation, **settings)
+        for name, value in self.neuron.params.items():
+            changes = isinstance(value, (PerStep, Gated)) and value.values.shape[-1] > 1
+            if changes and self.neuron.begin is None:
+                raise ValueError(
+                    f"{self.neuron.name}: parameter {name!r} changes with time, and a cell does "
+                    f"not know the step; use the sequence, or keep a clock among the states"
+                )
 
     def state_fallback(self, input_tensor: Any) -> Any:
         """The state before the first step, for an input ``[batch, *]``: at rest."""
@@ -199,6 +212,8 @@ class SpikeloomSequence(_SpikeloomModule):
         >>> spikes.flatten(), state.v.flatten()
         (tensor([0., 1., 0., 1.]), tensor([0.7500, 0.0000, 0.7500, 0.0000]))
     """
+
+    time_first: ClassVar[bool] = True
 
     def __init__(
         self,

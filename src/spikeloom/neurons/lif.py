@@ -7,7 +7,6 @@ and of reset and output, so each framework's spikes are met bit for bit by its o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -259,20 +258,6 @@ class Leaky(Neuron):
         }
 
 
-ResetMethod = Callable[[Any, Any, Any, Any], Any]
-
-
-def _reset_by_value(s: Any, h: Any, v_reset: Any, v_th: Any) -> Any:
-    return (1.0 - s) * h + s * v_reset
-
-
-def _reset_by_subtraction(s: Any, h: Any, v_reset: Any, v_th: Any) -> Any:
-    return (1.0 - s) * h + s * (h - v_th)
-
-
-_RESETS: dict[str, ResetMethod] = {"value": _reset_by_value, "subtract": _reset_by_subtraction}
-
-
 class LIFBox(Neuron):
     r"""Leaky integrate-and-fire without a synaptic current, as Norse computes it.
 
@@ -290,8 +275,7 @@ class LIFBox(Neuron):
         v_leak: Leak potential, a number or tensor like ``tau_mem_inv``.
         v_th: Threshold, of either sign; firing is strict.
         v_reset: Potential after a reset by value.
-        reset_method: ``"value"``, ``"subtract"``, or a function ``(s, h, v_reset, v_th) -> v``
-            written like a step.
+        reset_method: ``"value"`` or ``"subtract"``.
         surrogate: The derivative of a spike.
         dt: Time step in seconds, positive.
 
@@ -318,17 +302,16 @@ class LIFBox(Neuron):
         v_leak: float | Tensor = 0.0,
         v_th: float | Tensor = 1.0,
         v_reset: float | Tensor = 0.0,
-        reset_method: str | ResetMethod = "value",
+        reset_method: str = "value",
         surrogate: Surrogate | None = None,
         dt: float = 0.001,
     ) -> None:
         _require_positive("LIFBox: tau_mem_inv", tau_mem_inv)
         _require("LIFBox: v_leak", v_leak, -math.inf, "must be finite")
         _require_positive("LIFBox: dt", dt)
-        if not callable(reset_method) and reset_method not in _RESETS:
+        if reset_method not in ("value", "subtract"):
             raise ValueError(
-                f"LIFBox: reset_method must be 'value', 'subtract' or a function, "
-                f"got {reset_method!r}"
+                f"LIFBox: reset_method must be 'value' or 'subtract', got {reset_method!r}"
             )
         self.reset_method = reset_method
         self.surrogate = SuperSpike() if surrogate is None else surrogate
@@ -345,13 +328,16 @@ class LIFBox(Neuron):
             rest = v_leak
         super().__init__(self._step, state={"v": rest}, params=params, name="LIFBox")
 
-    def _step(self, x: Any, state: Any, p: Any) -> Any:
+    def charge_and_fire(self, x: Any, state: Any, p: Any) -> tuple[Any, Any]:
+        """The part of the step before the reset: ``h`` and the spike."""
         (v,) = state
         h = v + p.dt * p.tau_mem_inv * (x + p.v_leak - v)
-        s = fire(h - p.v_th, self.surrogate, strict=True)
-        method = self.reset_method
-        reset = method if callable(method) else _RESETS[method]
-        return s, (reset(s, h, p.v_reset, p.v_th),)
+        return h, fire(h - p.v_th, self.surrogate, strict=True)
+
+    def _step(self, x: Any, state: Any, p: Any) -> Any:
+        h, s = self.charge_and_fire(x, state, p)
+        after = p.v_reset if self.reset_method == "value" else h - p.v_th
+        return s, ((1.0 - s) * h + s * after,)
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""

@@ -87,13 +87,15 @@ def test_sequential_states_mix_with_convolutions_and_torch_rnns(pair):
         pair[1](),
         nn.Flatten(2),
         nn.RNN(8, 4),
-        snn.Lift(pair[0]()),
+        pair[1](),
         nn.Linear(4, 2),
     )
     x = currents(5, 3, 1, 4, 4).requires_grad_()
     y, state = net(x)
     assert y.shape == (5, 3, 2)
     assert state[1].v.shape == (3, 2, 2, 2)
+    assert state[3].shape == (1, 3, 4)
+    assert state[4].v.shape == (3, 4)
     y.sum().backward()
     assert x.grad.isfinite().all()
 
@@ -187,9 +189,10 @@ def test_negative_spikes_are_counted_by_their_magnitude():
     assert activity == 6
 
 
-@EVERY
-def test_a_network_compiles_into_one_graph(pair):
+@pytest.mark.parametrize("name", ["LIFBox", "own"])
+def test_a_network_compiles_into_one_graph(name):
     """H 15."""
+    pair = PAIRS[name]
     for net, x in (
         (network(pair[0](), pair[0]()), currents(2, 3)),
         (network(pair[1](), pair[1]()), currents(4, 2, 3)),
