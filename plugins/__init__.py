@@ -1,13 +1,16 @@
 """spikeloom's neurons as classes of SpikingJelly, snnTorch and Norse.
 
 A host is imported when it is first named: ``from spikeloom.plugins import snntorch``. Other
-packages add hosts through the entry-point group ``spikeloom.hosts``.
+packages add hosts through the entry-point group ``spikeloom.hosts``::
+
+    [project.entry-points."spikeloom.hosts"]
+    brian = "spikeloom_brian"        # becomes spikeloom.plugins.brian
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
+import warnings
+from importlib import import_module, metadata
 from types import ModuleType
 
 from .adapter import Component, is_installed, listed_components
@@ -18,7 +21,7 @@ HOSTS = ("spikingjelly", "snntorch", "norse")
 
 
 def _third_party() -> dict[str, str]:
-    return {point.name: point.value for point in entry_points(group="spikeloom.hosts")}
+    return {point.name: point.module for point in metadata.entry_points(group="spikeloom.hosts")}
 
 
 def hosts() -> tuple[str, ...]:
@@ -29,6 +32,9 @@ def hosts() -> tuple[str, ...]:
 def components() -> tuple[Component, ...]:
     """The classes of all hosts whose framework is installed.
 
+    Warns:
+        RuntimeWarning: If a host of another package cannot be imported; it is left out.
+
     Example:
         >>> from spikeloom import plugins
         >>> sorted({c.method for c in plugins.components() if c.name == "LIFNode"})
@@ -37,8 +43,12 @@ def components() -> tuple[Component, ...]:
     for host in HOSTS:
         if is_installed(host):
             import_module(f".{host}", __name__)
-    for module in _third_party().values():
-        import_module(module)
+    for host, module in _third_party().items():
+        try:
+            import_module(module)
+        except ImportError as error:
+            message = f"spikeloom.plugins.{host} of another package is left out: {error}"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
     return listed_components()
 
 

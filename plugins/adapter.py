@@ -1,11 +1,25 @@
-"""What the hosts share: finding the framework, and the list of components."""
+"""What the hosts share: finding the framework, listing components, describing neurons.
+
+A host's base module derives from :class:`Describing`; a class for one kind of neuron then takes
+three lines in that host::
+
+    @component("few-spike conversion", "a paper")
+    class OATNode(SpikeloomNode, describes=neurons.OAT):
+        '''What it computes, its arguments, its source.'''
+"""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from spikeloom.kernel.choose import choose
+from spikeloom.kernel.neuron import Neuron, tensor_of
 
 Class = TypeVar("Class", bound=type)
 
@@ -31,18 +45,18 @@ class Component:
     paper: str
 
 
-def component(method: str, paper: str) -> Callable[[Class], Class]:
+def component(method: str, paper: str, host: str = "") -> Callable[[Class], Class]:
     """Class decorator: list a host's class among the components.
 
     Args:
         method: What it computes, such as ``LIF``.
         paper: Where the method was published.
+        host: The host's name; by default the folder, or the package, that defines the class.
     """
 
     def listed(cls: Class) -> Class:
-        # The host is the folder of the module that defines the class.
-        host = cls.__module__.split(".plugins.", 1)[-1].split(".", 1)[0]
-        _components.append(Component(host, cls.__name__, cls, method, paper))
+        folder = cls.__module__.split(".plugins.", 1)[-1].split(".", 1)[0]
+        _components.append(Component(host or folder, cls.__name__, cls, method, paper))
         return cls
 
     return listed
@@ -73,3 +87,100 @@ def require(package: str, least: str) -> None:
             f"spikeloom.plugins.{package} needs {package}{least}: "
             f'pip install "spikeloom[{package}]"'
         )
+
+
+def _given(neuron: Neuron) -> Neuron:
+    """The description of a bare module: the one it is given."""
+    if not isinstance(neuron, Neuron):
+        raise TypeError(f"neuron: must be a spikeloom.Neuron, got {type(neuron).__name__}")
+    return neuron
+
+
+class Describing:
+    """Mixin of a host's base module: made from a neuron description, or from its arguments.
+
+    Subclasses may say ``describes=``, a Neuron class or any function that returns a Neuron: their
+    arguments are then its arguments, and the keyword-only ones of the host's base module.
+    ``renamed={"surrogate_function": "surrogate"}`` gives arguments the host's names.
+    """
+
+    # Tracers (torch.fx, nirtorch) must never look inside and lose the neuron.
+    _is_leaf_module = True
+
+    neuron: Any
+    implementation: str
+    __signature__: ClassVar[inspect.Signature]
+
+    _describe: Callable[..., Neuron] = staticmethod(_given)
+    _renamed: Mapping[str, str] = {}
+    # Parameters that a subclass computes from others, as properties.
+    _computed: frozenset[str] = frozenset()
+
+    def __init_subclass__(
+        cls,
+        describes: Callable[..., Neuron] | None = None,
+        renamed: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        if describes is not None:
+            cls._describe = staticmethod(describes)
+            cls._renamed = dict(renamed or {})
+            # help() and editors show the arguments of the description.
+            cls.__signature__ = _signature(cls, describes)
+
+    @classmethod
+    def _described(cls, args: Iterable[Any], settings: Mapping[str, Any]) -> Neuron:
+        """The description that these arguments make, under the host's names or ours."""
+        named = {cls._renamed.get(name, name): value for name, value in settings.items()}
+        return cls._describe(*args, **named)
+
+    def _check_free(self, host: str, names: Sequence[str]) -> None:
+        """Raise ValueError if a name that the neuron brings is taken in the host's module."""
+        taken = set(dir(self)) - self._computed
+        for name in names:
+            if name in taken or names.count(name) > 1:
+                raise ValueError(
+                    f"{self.neuron.name}: a {host} module already has an attribute {name!r}; "
+                    f"give the state or parameter another name"
+                )
+
+    def _tensors(self) -> Iterable[Any]:
+        """What tells where the module is."""
+        assert isinstance(self, nn.Module)
+        return (*self.parameters(), *self.buffers())
+
+    def _chosen(self) -> tuple[str, str]:
+        """The implementation where the module's tensors are, and why no kernel if none runs."""
+        devices = (value.device.type for value in self._tensors() if isinstance(value, Tensor))
+        try:
+            return choose(self.implementation, next(devices, "cpu"), self.neuron.reason)
+        except (RuntimeError, ValueError) as error:
+            return "none", str(error)
+
+    @property
+    def implementation_reason(self) -> str:
+        """Why no kernel runs this module where its tensors are; empty if one does."""
+        return self._chosen()[1]
+
+    def _shown_implementation(self) -> str:
+        """For repr: what was asked for, and what runs."""
+        name, reason = self._chosen()
+        used = f"{name}: {reason}" if reason else name
+        return f"implementation={self.implementation!r} ({used})"
+
+
+def _signature(cls: Any, describes: Callable[..., Neuron]) -> inspect.Signature:
+    """The arguments of a description under the host's names, and those of every module."""
+    shown = {ours: theirs for theirs, ours in cls._renamed.items()}
+    own = inspect.signature(describes).parameters.values()
+    common = inspect.signature(cls.__init__).parameters.values()
+    return inspect.Signature(
+        [parameter.replace(name=shown.get(parameter.name, parameter.name)) for parameter in own]
+        + [parameter for parameter in common if parameter.kind is parameter.KEYWORD_ONLY]
+    )
+
+
+def tensor_names(neuron: Neuron) -> list[str]:
+    """The parameters of a neuron that are tensors."""
+    return [name for name, value in neuron.params.items() if tensor_of(value) is not None]

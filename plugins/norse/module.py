@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -10,51 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.kernel.call import COMPUTED, run
-from spikeloom.kernel.choose import choose
 from spikeloom.kernel.neuron import Gated, Neuron, PerStep, tensor_of
 from spikeloom.layer import current_parameters, register_parameters
 
+from ..adapter import Describing, tensor_names
 from .named import named_tuple
 
 __all__ = ["SpikeloomCell", "SpikeloomSequence", "make", "make_cell"]
 
 
-def _given(neuron: Neuron) -> Neuron:
-    """The description of a bare module: the one it is given."""
-    if not isinstance(neuron, Neuron):
-        raise TypeError(f"neuron: must be a spikeloom.Neuron, got {type(neuron).__name__}")
-    return neuron
-
-
-class _SpikeloomModule(nn.Module):
+class _SpikeloomModule(Describing, nn.Module):
     """What cells and sequences share: the neuron, its tensors and its states."""
-
-    # Tracers (torch.fx, nirtorch) must never look inside and lose the neuron.
-    _is_leaf_module = True
-
-    _describe: Callable[..., Neuron] = staticmethod(_given)
-    __signature__: ClassVar[inspect.Signature]
-
-    def __init_subclass__(
-        cls, describes: Callable[..., Neuron] | None = None, **kwargs: Any
-    ) -> None:
-        super().__init_subclass__(**kwargs)
-        if describes is not None:
-            cls._describe = staticmethod(describes)
-            # help() and editors show the arguments of the description
-            cls.__signature__ = _signature(cls, describes)
 
     def __init__(self, *args: Any, implementation: str = "auto", **settings: Any) -> None:
         super().__init__()
-        self.neuron = self._describe(*args, **settings)
+        self.neuron = self._described(args, settings)
         self.implementation = implementation
         self.state_type = named_tuple("State", self.neuron.state_names)
-        for name, value in self.neuron.params.items():
-            if tensor_of(value) is not None and name in dir(self):
-                raise ValueError(
-                    f"{self.neuron.name}: a Norse module already has an attribute {name!r}; "
-                    f"give the parameter another name"
-                )
+        self._check_free("Norse", tensor_names(self.neuron))
         register_parameters(self, self.neuron)
 
     @property
@@ -86,24 +58,9 @@ class _SpikeloomModule(nn.Module):
             **options,
         )
 
-    @property
-    def implementation_reason(self) -> str:
-        """Why no kernel runs this module where its tensors are; empty if one does."""
-        return self._chosen()[1]
-
-    def _chosen(self) -> tuple[str, str]:
-        tensors = (*self.parameters(), *self.buffers())
-        device = tensors[0].device.type if tensors else "cpu"
-        try:
-            return choose(self.implementation, device, self.neuron.reason)
-        except (RuntimeError, ValueError) as error:
-            return "none", str(error)
-
     def extra_repr(self) -> str:
-        """The neuron and what runs it."""
-        name, reason = self._chosen()
-        used = f"{name}: {reason}" if reason else name
-        return f"{self.neuron}, implementation={self.implementation!r} ({used})"
+        """The neuron and its implementation."""
+        return f"{self.neuron}, {self._shown_implementation()}"
 
 
 class SpikeloomCell(_SpikeloomModule):
@@ -281,15 +238,6 @@ def fitted(neuron: Neuron, state: Any, x: Tensor) -> tuple[Any, ...]:
     return tuple(
         expanded([value], x)[0] if isinstance(value, Tensor) and value.dim() == 0 else value
         for value in state
-    )
-
-
-def _signature(cls: Any, describes: Callable[..., Neuron]) -> inspect.Signature:
-    """The arguments of a description and those of every module of this kind."""
-    own = inspect.signature(describes).parameters.values()
-    common = inspect.signature(cls.__init__).parameters.values()
-    return inspect.Signature(
-        [*own, *(parameter for parameter in common if parameter.kind is parameter.KEYWORD_ONLY)]
     )
 
 

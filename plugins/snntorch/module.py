@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from spikeloom import Neuron, run
 from spikeloom.layer import current_parameters, register_parameters
 
-__all__ = ["Described", "SpikingModule", "make"]
+from ..adapter import Describing, tensor_names
+
+__all__ = ["SpikingModule", "make"]
 
 State = tuple[Tensor, ...]
 Input = Tensor | tuple[Tensor, ...]
 
 
-class SpikingModule(nn.Module):
+class SpikingModule(Describing, nn.Module):
     """A neuron that is called as snnTorch's are.
 
     One step a call, states in and out, the membrane potential last::
@@ -34,6 +36,16 @@ class SpikingModule(nn.Module):
     which makes it the module's ordinary call (in ``nn.Sequential``, for hooks and monitors). It
     has to be said, because shapes cannot tell: ``[10, 32, 8]`` may be ten steps of a batch of 32
     or one step of a batch of 10 two-dimensional samples.
+
+    A class for one kind of neuron takes three lines, and is listed by
+    :func:`spikeloom.plugins.components`::
+
+        @component("few-spike conversion", "a paper")
+        class OAT(SpikingModule, describes=neurons.OAT):
+            '''What it computes, its arguments, its source.'''
+
+    Its arguments are those of ``describes`` (a Neuron class, or any function that returns a
+    Neuron), and the keyword-only ones below.
 
     Args:
         neuron: What to run. Its tensors become the module's parameters (if they are Parameters)
@@ -67,23 +79,20 @@ class SpikingModule(nn.Module):
         tensor([[2., 2.]])
     """
 
-    # Tracers (torch.fx, nirtorch) must never look inside and lose the neuron.
-    _is_leaf_module = True
     # Weak, so that a deleted network's neurons are gone.
     _live: ClassVar[WeakSet[SpikingModule]] = WeakSet()
 
     def __init__(
         self,
-        neuron: Neuron,
-        *,
+        *args: Any,
         init_hidden: bool = False,
         output: bool = False,
         time_first: bool | None = None,
         implementation: str = "auto",
+        **settings: Any,
     ) -> None:
         super().__init__()
-        if not isinstance(neuron, Neuron):
-            raise TypeError(f"neuron: must be a spikeloom.Neuron, got {type(neuron).__name__}")
+        neuron = self._described(args, settings)
         if neuron.begin is not None and time_first is False:
             raise ValueError(
                 f"time_first: {neuron.name} sums its input over time before its first step, so it "
@@ -95,6 +104,7 @@ class SpikingModule(nn.Module):
         self.time_first = bool(time_first) or neuron.begin is not None
         self.implementation = implementation
         self._hidden: State | None = None
+        self._check_free("snnTorch", tensor_names(neuron))
         register_parameters(self, neuron)
         self._live.add(self)
 
@@ -262,44 +272,8 @@ class SpikingModule(nn.Module):
         """The neuron, how it is called and how it runs."""
         flags = [name for name in ("init_hidden", "output", "time_first") if getattr(self, name)]
         shown = [repr(self.neuron), *(f"{name}=True" for name in flags)]
-        shown.append(f"implementation={self.implementation!r}")
-        if self.neuron.reason:
-            shown.append(f"runs eager: {self.neuron.reason}")
+        shown.append(self._shown_implementation())
         return ", ".join(shown)
-
-
-class Described(SpikingModule):
-    """A module made from the arguments of one neuron description: a host class in three lines.
-
-    Subclasses set ``description``; their constructor takes its arguments, and those of
-    :class:`SpikingModule` by keyword.
-
-    Example:
-        >>> from spikeloom import neurons
-        >>> class Trace(Described):
-        ...     description = neurons.Trace
-        >>> Trace(decay=0.5, init_hidden=True).neuron
-        Trace(decay=0.5, synaptic_decay=None)
-    """
-
-    description: ClassVar[Callable[..., Neuron]]
-
-    def __init__(
-        self,
-        *args: Any,
-        init_hidden: bool = False,
-        output: bool = False,
-        time_first: bool | None = None,
-        implementation: str = "auto",
-        **settings: Any,
-    ) -> None:
-        super().__init__(
-            type(self).description(*args, **settings),
-            init_hidden=init_hidden,
-            output=output,
-            time_first=time_first,
-            implementation=implementation,
-        )
 
 
 def make(neuron: Neuron, **kw: Any) -> SpikingModule:

@@ -246,6 +246,8 @@ class ParametricLIFNode(_IntegrateAndFire):
     Source: SpikingJelly 2.0, ``activation_based.neuron.ParametricLIFNode``.
     """
 
+    _computed = frozenset({"tau"})
+
     def __init__(
         self,
         init_tau: float = 2.0,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,10 +10,10 @@ from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
 
 from spikeloom.kernel.call import COMPUTED, run
-from spikeloom.kernel.choose import choose
-from spikeloom.kernel.neuron import Neuron, tensor_of
+from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import current_parameters, register_parameters
 
+from ..adapter import Describing, tensor_names
 from .surrogate import translated
 
 __all__ = ["SpikeloomNode", "make"]
@@ -22,14 +21,7 @@ __all__ = ["SpikeloomNode", "make"]
 State = tuple[Tensor, ...]
 
 
-def _given(neuron: Neuron) -> Neuron:
-    """The description of a bare SpikeloomNode: the one it is given."""
-    if not isinstance(neuron, Neuron):
-        raise TypeError(f"neuron: must be a spikeloom.Neuron, got {type(neuron).__name__}")
-    return neuron
-
-
-class SpikeloomNode(BaseNode):
+class SpikeloomNode(Describing, BaseNode):
     r"""A neuron description as a SpikingJelly neuron.
 
     SpikingJelly sees a ``BaseNode`` with an explicit-state transition. Its memories are the
@@ -83,25 +75,6 @@ class SpikeloomNode(BaseNode):
         tensor([0.])
     """
 
-    # Tracers (torch.fx, nirtorch) must never look inside and lose the neuron.
-    _is_leaf_module = True
-
-    _describe: Callable[..., Neuron] = staticmethod(_given)
-    _renamed: Mapping[str, str] = {}
-
-    def __init_subclass__(
-        cls,
-        describes: Callable[..., Neuron] | None = None,
-        renamed: Mapping[str, str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init_subclass__(**kwargs)
-        if describes is not None:
-            cls._describe = staticmethod(describes)
-            cls._renamed = dict(renamed or {})
-            # help() and editors show the arguments of the description
-            cls.__signature__ = _signature(describes, cls._renamed)
-
     def __init__(
         self,
         *args: Any,
@@ -110,10 +83,8 @@ class SpikeloomNode(BaseNode):
         implementation: str = "auto",
         **settings: Any,
     ) -> None:
-        named = {self._renamed.get(name, name): value for name, value in settings.items()}
-        neuron = self._describe(
-            *map(translated, args), **{name: translated(value) for name, value in named.items()}
-        )
+        settings = {name: translated(value) for name, value in settings.items()}
+        neuron = self._described(map(translated, args), settings)
         (_, rest), *others = neuron.rest.items()
         super().__init__(v_reset=float(rest), step_mode=step_mode, store_v_seq=store_v_seq)
         # These are BaseNode's own; a neuron that has them brings them itself.
@@ -121,20 +92,11 @@ class SpikeloomNode(BaseNode):
             delattr(self, name)
         self._neuron = neuron
         self.implementation = implementation
+        others_names = [name for name, _ in others]
+        self._check_free("SpikingJelly", [*others_names, *tensor_names(neuron)])
         for name, rest in others:
-            self._check_free(name)
             self.register_memory(name, float(rest))
-        for name, value in neuron.params.items():
-            if tensor_of(value) is not None:
-                self._check_free(name)
         register_parameters(self, neuron)
-
-    def _check_free(self, name: str) -> None:
-        if hasattr(self, name):
-            raise ValueError(
-                f"{self._neuron.name}: a SpikingJelly neuron already has an attribute {name!r}; "
-                f"give the state or parameter another name"
-            )
 
     @property
     def neuron(self) -> Neuron:
@@ -212,26 +174,14 @@ class SpikeloomNode(BaseNode):
 
     # --- What runs, and why ---------------------------------------------------------------------
 
-    def _chosen(self) -> tuple[str, str]:
-        tensors = (*self.memories(), *self.parameters(), *self.buffers())
-        devices = (tensor.device.type for tensor in tensors if isinstance(tensor, Tensor))
-        try:
-            return choose(self.implementation, next(devices, "cpu"), self.neuron.reason)
-        except (RuntimeError, ValueError) as error:
-            return "none", str(error)
-
-    @property
-    def implementation_reason(self) -> str:
-        """Why no kernel runs this node where its tensors are; empty if one does."""
-        return self._chosen()[1]
+    def _tensors(self) -> Iterable[Any]:
+        return (*self.memories(), *super()._tensors())
 
     def extra_repr(self) -> str:
         """The neuron with its arguments, the host's arguments and what runs."""
-        name, reason = self._chosen()
-        used = f"{name}: {reason}" if reason else name
         return (
             f"{self._shown()}, step_mode={self.step_mode!r}, store_v_seq={self.store_v_seq}, "
-            f"implementation={self.implementation!r} ({used})"
+            f"{self._shown_implementation()}"
         )
 
     def _shown(self) -> str:
@@ -257,17 +207,6 @@ def _cut(value: Any) -> Any:
 
 def _as_tuple(y: Any) -> State:
     return y if isinstance(y, tuple) else (y,)
-
-
-def _signature(describes: Callable[..., Neuron], renamed: Mapping[str, str]) -> inspect.Signature:
-    """The arguments of a description under the host's names, and those of every node."""
-    shown = {ours: theirs for theirs, ours in renamed.items()}
-    own = inspect.signature(describes).parameters.values()
-    common = inspect.signature(SpikeloomNode.__init__).parameters.values()
-    return inspect.Signature(
-        [parameter.replace(name=shown.get(parameter.name, parameter.name)) for parameter in own]
-        + [parameter for parameter in common if parameter.kind is parameter.KEYWORD_ONLY]
-    )
 
 
 def make(neuron: Neuron, *, step_mode: str = "m", **settings: Any) -> nn.Module:

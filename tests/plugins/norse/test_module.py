@@ -185,7 +185,7 @@ def test_a_parameter_may_not_hide_an_attribute_of_the_module():
         return x * p.p, state
 
     neuron = spikeloom.Neuron(step, params={"p": torch.ones(3)})
-    with pytest.raises(ValueError, match="'p'; give the parameter another name"):
+    with pytest.raises(ValueError, match="'p'; give the state or parameter another name"):
         norse.make(neuron)
 
 

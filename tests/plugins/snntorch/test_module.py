@@ -412,8 +412,8 @@ def test_repr_shows_the_neuron_and_how_it_is_called():
 
 
 def test_a_class_of_its_own_is_three_lines():
-    class Trace(snntorch.Described):
-        description = neurons.Trace
+    class Trace(snntorch.SpikingModule, describes=neurons.Trace):
+        """A linear filter."""
 
     own, x = Trace(0.5, init_hidden=True, time_first=True), drive(6, 2, 3)
     equal(own(x), spikeloom.run(neurons.Trace(0.5), x)[0])
