@@ -4,8 +4,18 @@ from spikeloom import neurons
 from spikeloom.diagnosis import doctor
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Gated, Neuron, PerStep
+from spikeloom.kernel.source import source
 from spikeloom.layer import SpikingLayer
 
-__all__ = ["Gated", "Neuron", "PerStep", "SpikingLayer", "doctor", "neurons", "run"]
+__all__ = [
+    "Gated",
+    "Neuron",
+    "PerStep",
+    "SpikingLayer",
+    "doctor",
+    "neurons",
+    "run",
+    "source",
+]
 
 __version__ = "0.1.0"

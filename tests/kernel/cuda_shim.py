@@ -104,18 +104,16 @@ class ShimKernel:
         self._library.launch(blocks, BLOCK, addresses)
 
 
-@pytest.fixture
-def shim(monkeypatch):
-    """CPU tensors run the CUDA text; yields the kernels as they are launched."""
+def install(monkeypatch):
+    """Let CPU tensors run the CUDA text; returns the list of kernels as they are launched."""
     if COMPILER is None:
         pytest.skip("g++ is not installed")
     run_cuda = pytest.importorskip("spikeloom.kernel.run_cuda", reason="CuPy is not installed")
-    caches = (run_cuda._forward_kernel, run_cuda._backward_kernel)
     monkeypatch.setattr(operators, "_engine", lambda x: run_cuda)
     monkeypatch.setattr(run_cuda, "Kernel", ShimKernel)
     monkeypatch.setattr(ShimKernel, "launched", [])
-    for cache in caches:
-        cache.cache_clear()
-    yield ShimKernel.launched
-    for cache in caches:
-        cache.cache_clear()
+    # Fresh caches for this test, the real ones afterwards.
+    for name in ("_forward_kernel", "_backward_kernel", "_forward_plan", "_backward_plan"):
+        make = getattr(run_cuda, name).__wrapped__
+        monkeypatch.setattr(run_cuda, name, functools.cache(make))
+    return ShimKernel.launched

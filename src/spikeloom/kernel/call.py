@@ -11,6 +11,7 @@ from spikeloom.kernel import run_eager
 from spikeloom.kernel.choose import choose
 from spikeloom.kernel.neuron import Neuron, Parameter, kind, tensor_of
 from spikeloom.kernel.scan import Call, scan
+from spikeloom.kernel.vocabulary import with_grad
 
 __all__ = ["run"]
 
@@ -200,6 +201,9 @@ def _tensor(
     if tensor.dtype == torch.float64 and dtype != torch.float64:
         raise TypeError(f"{where} is float64, the input {x.dtype}; convert the input or the neuron")
     tensor = tensor.to(dtype)
+    scale = neuron.gradient_scale(name, x.shape[1:].numel())
+    if scale != 1.0 and tensor.requires_grad:
+        tensor = with_grad(tensor, (tensor, scale))
     if kind(own) != "neuron":
         return tensor
     try:

@@ -140,6 +140,15 @@ class Neuron:
         """The program's text with a state recorded, or its outputs summed over time, or both."""
         return self._variants[record, reduced]
 
+    def gradient_scale(self, parameter: str, count: int) -> float:
+        """What the gradient of a learned parameter is multiplied by; 1 unless a neuron says so.
+
+        Args:
+            parameter: Its name.
+            count: How many neurons take part in a step of the call.
+        """
+        return 1.0
+
     @property
     def state_names(self) -> tuple[str, ...]:
         """The names of the states, the membrane potential first."""

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from spikeloom.kernel import emit_cuda
 from spikeloom.kernel.adjoint import Adjoint, learned
-from spikeloom.kernel.emit_cuda import ACCESS, BLOCK, Shape, backward_shape, widest
+from spikeloom.kernel.cuda_scan import BLOCK, Shape
+from spikeloom.kernel.emit_cuda import ACCESS, backward_shape, widest
 from spikeloom.kernel.trace import Program
 
 # Neither contraction nor flushing to zero: kernels round as torch does. cupy.RawModule appends
@@ -104,6 +105,27 @@ def _backward_kernel(program: Program, gradient: Adjoint, shape: Shape) -> Kerne
     return Kernel(emit_cuda.backward(program, gradient, shape), "backward")
 
 
+# What a call like an earlier one needs, found at once.
+
+
+@lru_cache(maxsize=4096)
+def _forward_plan(program: Program, numbers: tuple[float, ...], dtype: str, vec: int) -> Kernel:
+    return _forward_kernel(program, Shape(dtype, vec, powers=program.powers(numbers)))
+
+
+@lru_cache(maxsize=4096)
+def _backward_plan(
+    program: Program,
+    numbers: tuple[float, ...],
+    dtype: str,
+    vec: int,
+    gradient: Adjoint,
+    steps: int,
+) -> tuple[Kernel, Shape]:
+    shape = backward_shape(program, gradient, steps, dtype, vec, program.powers(numbers))
+    return _backward_kernel(program, gradient, shape), shape
+
+
 def forward(
     program: Program,
     steps: int,
@@ -126,7 +148,7 @@ def forward(
         ys: Receive the outputs, rows one after another.
         ws: Receive the last states. A state that became NaN stays NaN.
     """
-    x, neurons = xs[0], xs[0][0].numel()
+    x, neurons = xs[0], xs[0].shape[1:].numel()
     vec = _vec(neurons, [*xs, *ys], [*vs, *ws, *_per_neuron(program, ps)])
     arguments: list[Argument] = [steps, neurons]
     for sequence in xs:
@@ -135,8 +157,7 @@ def forward(
         arguments += [*_state(v), w.data_ptr()]
     arguments += [y.data_ptr() for y in ys]
     arguments += _parameters(program, numbers, ps, x.dtype)
-    shape = Shape(DTYPES[x.dtype], vec, powers=_powers(program, tuple(numbers)))
-    kernel = _forward_kernel(program, shape)
+    kernel = _forward_plan(program, tuple(numbers), DTYPES[x.dtype], vec)
     kernel(x.device, _blocks(neurons, vec), arguments)
 
 
@@ -172,19 +193,15 @@ def backward(
         Learned parameter -> gradient, in the parameter's shape (a row of neurons for per-neuron
         ones). Sums are taken in a fixed order.
     """
-    x, neurons = xs[0], xs[0][0].numel()
+    x, neurons = xs[0], xs[0].shape[1:].numel()
     reached = (gradient.begin or gradient.step).x
     found = [gx if node is not None else None for gx, node in zip(gxs, reached, strict=True)]
-    dense = [*vs, *gws, *gvs, *_per_neuron(program, ps)]
-    vec = _vec(neurons, [*xs, *gys, *(gx for gx in found if gx is not None)], dense)
-    powers = _powers(program, tuple(numbers))
-    shape = backward_shape(program, gradient, steps, DTYPES[x.dtype], vec, powers)
-    kernel = _backward_kernel(program, gradient, shape)
-    blocks, sums = _shares(program, gradient, ps, steps, neurons, shape.vec)
-    moving = sum(not program.constant(i) for i in gradient.history)
-    segments = -(-steps // shape.segment)
-    real = torch.float64 if x.dtype == torch.float64 else torch.float32
-    checkpoints = x.new_empty((segments - 1) * moving * neurons, dtype=real)
+    sequences = [*xs, *gys, *(gx for gx in found if gx is not None)]
+    vec = _vec(neurons, sequences, [*vs, *gws, *gvs, *_per_neuron(program, ps)])
+    dtype = DTYPES[x.dtype]
+    kernel, shape = _backward_plan(program, tuple(numbers), dtype, vec, gradient, steps)
+    shares = _Shares(program, gradient, ps, neurons, steps, shape.vec)
+    checkpoints = _checkpoints(program, gradient, x, steps, shape)
     arguments: list[Argument] = [steps, neurons, checkpoints.data_ptr()]
     for sequence, gx in zip(xs, found, strict=True):
         arguments += _rows(sequence)
@@ -193,15 +210,10 @@ def backward(
         arguments += [*_state(v), *_state(gw), gv.data_ptr()]
     for gy in gys:
         arguments += _rows(gy)
-    arguments += [share.data_ptr() for share in sums.values()]
+    arguments += [share.data_ptr() for share in shares.tensors.values()]
     arguments += _parameters(program, numbers, ps, x.dtype)
-    kernel(x.device, blocks, arguments)
-    return {name: _total(share, dict(program.params)[name]) for name, share in sums.items()}
-
-
-@lru_cache(maxsize=1024)
-def _powers(program: Program, numbers: tuple[float, ...]) -> frozenset[str]:
-    return program.powers(numbers)
+    kernel(x.device, shares.blocks, arguments)
+    return shares.totals()
 
 
 # --- How wide, how long, how many ---
@@ -225,45 +237,75 @@ def _per_neuron(program: Program, ps: Sequence[Tensor]) -> list[Tensor]:
     return [p for p, kind in zip(ps, kinds, strict=True) if kind == "neuron"]
 
 
+def _real(dtype: torch.dtype) -> torch.dtype:
+    """What a step computes in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def _blocks(neurons: int, vec: int) -> int:
     return -(-neurons // (vec * BLOCK))
 
 
-def _shares(
-    program: Program,
-    gradient: Adjoint,
-    ps: Sequence[Tensor],
-    steps: int,
-    neurons: int,
-    vec: int,
-) -> tuple[int, dict[str, Tensor]]:
-    """The blocks to launch, and where threads leave their shares of parameter gradients."""
-    values = {name: p for (name, _), p in zip(program.tensors, ps, strict=True)}
-    kinds = dict(learned(program, gradient))
-    cells = {
-        name: {"scalar": (), "step": (steps,)}.get(kind, tuple(values[name].shape))
-        for name, kind in kinds.items()
-        if kind != "neuron"
-    }
-    blocks = _blocks(neurons, vec)
-    if cells:
-        largest = max(
-            math.prod(shape) * values[name].element_size() for name, shape in cells.items()
-        )
-        blocks = min(blocks, max(1, min(SUMMING, SHARES // largest) // BLOCK))
-    shares: dict[str, Tensor] = {}
-    for name, kind in kinds.items():
-        if kind == "neuron":
-            shares[name] = values[name].new_empty(neurons)
-        else:
-            shares[name] = values[name].new_zeros((*cells[name], blocks * BLOCK))
-    return blocks, shares
+def _checkpoints(
+    program: Program, gradient: Adjoint, x: Tensor, steps: int, shape: Shape
+) -> Tensor:
+    """Room for the states at the start of every segment but the last."""
+    segments = -(-steps // shape.segment)
+    moving = sum(not program.constant(i) for i in gradient.history)
+    size = (segments - 1) * moving * x.shape[1:].numel()
+    return x.new_empty(size, dtype=_real(x.dtype))
 
 
-def _total(share: Tensor, kind: str) -> Tensor:
-    if kind == "neuron":
-        return share
-    return share.sum(-1, dtype=torch.float64).to(share.dtype)
+class _Shares:
+    """Where threads leave their shares of the parameters' gradients.
+
+    Attributes:
+        tensors: Learned parameter -> its shares, one a thread in the last axis; those of a
+            per-neuron parameter are its gradient already.
+        blocks: How many blocks to launch.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        gradient: Adjoint,
+        ps: Sequence[Tensor],
+        neurons: int,
+        steps: int,
+        vec: int,
+    ) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.blocks = _blocks(neurons, vec)
+        self._learned = learned(program, gradient)
+        if not self._learned:
+            return
+        self._values = {name: p for (name, _), p in zip(program.tensors, ps, strict=True)}
+        # Scalars are summed in float64 from the start; the others at the end.
+        shapes = {
+            name: {"scalar": (), "step": (steps,)}.get(kind, tuple(self._values[name].shape))
+            for name, kind in self._learned
+            if kind != "neuron"
+        }
+        if shapes:
+            most = 8 * max(math.prod(shape) for shape in shapes.values())
+            self.blocks = min(self.blocks, max(1, min(SUMMING, SHARES // most) // BLOCK))
+        for name, kind in self._learned:
+            p = self._values[name]
+            if kind == "neuron":
+                self.tensors[name] = p.new_empty(neurons)
+            else:
+                dtype = torch.float64 if kind == "scalar" else p.dtype
+                size = (*shapes[name], self.blocks * BLOCK)
+                self.tensors[name] = p.new_zeros(size, dtype=dtype)
+
+    def totals(self) -> dict[str, Tensor]:
+        """The gradients."""
+        return {
+            name: share
+            if kind == "neuron"
+            else share.sum(-1, dtype=torch.float64).to(self._values[name].dtype)
+            for (name, kind), share in zip(self._learned, self.tensors.values(), strict=True)
+        }
 
 
 # --- Arguments, in the order that emit_cuda states ---
@@ -283,12 +325,12 @@ def _parameters(
     program: Program, numbers: Sequence[float], ps: Sequence[Tensor], dtype: torch.dtype
 ) -> list[Argument]:
     """Numbers by value, tensors by address, tables with their number of rows."""
-    real = np.float64 if dtype == torch.float64 else np.float32
+    number = np.float64 if _real(dtype) == torch.float64 else np.float32
     found: list[Argument] = []
     remaining, tensors = iter(numbers), iter(ps)
     for _, kind in program.params:
         if kind == "number":
-            found.append(real(next(remaining)))
+            found.append(number(next(remaining)))
             continue
         tensor = next(tensors)
         found.append(tensor.data_ptr())
