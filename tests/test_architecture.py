@@ -13,7 +13,7 @@ HOSTS = {"spikingjelly", "snntorch", "norse"}
 SHARED = {"kernel", "neurons", "layer", "report", "files", "calibrate"}
 MAY_IMPORT = {
     "kernel": {"kernel"},
-    "neurons": {"kernel", "neurons"},
+    "neurons": {"kernel", "neurons", "files"},
     "layer": {"kernel"},
     "files": set(),
     "report": {"files"},

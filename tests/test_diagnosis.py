@@ -50,6 +50,6 @@ def test_the_command_line_prints_generated_source(capsys):
 
 def test_the_command_line_explains_a_bad_name(capsys):
     assert cli.main(["source", "Lif"]) == 2
-    assert "neuron: one of IF, LIF" in capsys.readouterr().err
+    assert "neuron: one of" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["dance"])

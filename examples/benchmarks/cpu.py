@@ -132,15 +132,16 @@ def kernel(steps: int, neurons: int, described: LIF) -> Candidates:
 
 def kept_bytes(forward: Callable[[torch.Tensor], object], x: torch.Tensor) -> int:
     """Bytes that autograd keeps for the backward pass."""
-    kept: dict[int, int] = {}
+    kept: list[torch.Tensor] = []
 
     def note(t: torch.Tensor) -> torch.Tensor:
-        kept[t.data_ptr()] = t.untyped_storage().nbytes()
+        kept.append(t)
         return t
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         forward(x.requires_grad_())
-    return sum(kept.values())
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+    return sum(storages.values())
 
 
 def first_call() -> float:

@@ -19,13 +19,19 @@ from ..adapter import require
 require("norse", ">=1.1")
 
 # ruff: noqa: E402 -- a missing host must be named before anything imports it
+from .elastic import ElasticBiSpike, ElasticBiSpikeCell
 from .lif_box import LIFBox, LIFBoxCell, lif_box_feed_forward_step
 from .module import SpikeloomCell, SpikeloomSequence, make, make_cell
 from .regularization import magnitude_accumulator
+from .signgd import SignGD, SignGDCell
 
 __all__ = [
+    "ElasticBiSpike",
+    "ElasticBiSpikeCell",
     "LIFBox",
     "LIFBoxCell",
+    "SignGD",
+    "SignGDCell",
     "SpikeloomCell",
     "SpikeloomSequence",
     "lif_box_feed_forward_step",

@@ -21,15 +21,21 @@ require_host()
 # ruff: noqa: E402 -- a missing host must be named before anything imports it
 from .compressor import SignedSpikeCompressor
 from .counting import signed_rules, state_rules
+from .elastic import ElasticBiSpikeNode
 from .lif import IFNode, LIFNode, ParametricLIFNode
 from .node import SpikeloomNode, make
+from .signgd import SignGDNode, SignGDRecipe, SteppedSignGD
 
 __all__ = [
+    "ElasticBiSpikeNode",
     "IFNode",
     "LIFNode",
     "ParametricLIFNode",
+    "SignGDNode",
+    "SignGDRecipe",
     "SignedSpikeCompressor",
     "SpikeloomNode",
+    "SteppedSignGD",
     "make",
     "signed_rules",
     "state_rules",

@@ -1,7 +1,7 @@
 """One-shot pruning and quantisation of trained spiking networks, a file per idea."""
 
 from spikeloom.compress.allocation import allocate
-from spikeloom.compress.calibration import calibrate
+from spikeloom.compress.calibration import calibrate, reset_states
 from spikeloom.compress.hessian import layer_hessian
 from spikeloom.compress.network import load_compressed, prune, quantize
 from spikeloom.compress.objective import quadratic_error
@@ -9,10 +9,12 @@ from spikeloom.compress.pruning import prune_weight
 from spikeloom.compress.quantization import quantize_weight
 from spikeloom.compress.response import Response, UnknownNeuron, linear_response
 from spikeloom.compress.statistics import Statistics
+from spikeloom.compress.sweep import Sweep, sweep_bits, sweep_sparsity
 
 __all__ = [
     "Response",
     "Statistics",
+    "Sweep",
     "UnknownNeuron",
     "allocate",
     "calibrate",
@@ -24,4 +26,7 @@ __all__ = [
     "quadratic_error",
     "quantize",
     "quantize_weight",
+    "reset_states",
+    "sweep_bits",
+    "sweep_sparsity",
 ]

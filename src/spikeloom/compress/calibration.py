@@ -15,14 +15,14 @@ from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from spikeloom.compress.discovery import Site, discover
-from spikeloom.compress.hessian import SecondMoment, as_float
+from spikeloom.compress.hessian import SecondMoment, as_float, check_finite
 from spikeloom.compress.pruning import Block
 from spikeloom.compress.response import Response
 from spikeloom.compress.statistics import Facts, LayerStatistics, Statistics, fingerprint
 from spikeloom.kernel.call import run
 from spikeloom.neurons import Trace
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "reset_states"]
 
 # A layer whose neurons have more different decays than this shares Hessians between close ones.
 DECAYS = 8
@@ -48,7 +48,7 @@ def calibrate(
     Args:
         model: A trained network of SpikingJelly, snnTorch, Norse or plain torch, in evaluation
             mode. Its hosts' states are put back to rest before each batch and at the end.
-        batches: Inputs: tensors; tuples or lists, of which the first element is the input, as a
+        batches: Inputs, or a single one: tensors; tuples or lists, of which the first element is the input, as a
             DataLoader yields them; or mappings of keyword arguments.
         layers: Names of the weight layers to look at; None takes every Linear, Conv1d and Conv2d.
             Weights inside a neuron (recurrent ones) are left alone, with a warning.
@@ -82,6 +82,8 @@ def calibrate(
         2           3     2  -       0          6       10
     """
     _check_mode(model)
+    if isinstance(batches, (Tensor, Mapping)):
+        batches = [batches]  # one batch, not one for each step
     forward = _call if forward is None else forward
     layers = None if layers is None else list(layers)
     recorders: list[_Recorder] = []
@@ -130,11 +132,12 @@ def reset_states(model: nn.Module) -> None:
     SpikingJelly's modules have ``reset()``, snnTorch's ``reset_mem()``; Norse's keep no state.
     """
     for module in model.modules():
-        if callable(getattr(module, "reset_mem", None)):
-            module.reset_mem()
-        elif any(cls.__module__.startswith("spikingjelly.") for cls in type(module).__mro__):
-            if callable(getattr(module, "reset", None)):
-                module.reset()
+        bases = (cls.__module__.partition(".")[0] for cls in type(module).__mro__)
+        reset: Any = getattr(module, "reset_mem", None)
+        if reset is None and "spikingjelly" in bases:
+            reset = getattr(module, "reset", None)
+        if callable(reset):
+            reset()
 
 
 class _Recorder:
@@ -182,6 +185,7 @@ class _Recorder:
         else:
             steps = len(x)
         try:
+            check_finite(x)
             self._add(x, steps, stream)
         except ValueError as error:
             raise ValueError(f"layer {self.site.name!r}: {error}") from None
@@ -233,7 +237,7 @@ class _Recorder:
 
 def _blocks(moment: SecondMoment, rows: Tensor) -> list[Block]:
     """The rows of each group of a convolution with the group's Hessian."""
-    stack = moment.total * (2 / moment.samples)
+    stack = moment.stack()
     each = len(moment.layer.weight) // moment.groups
     parts = [rows[rows // each == group] for group in range(moment.groups)]
     return [Block(part, stack[group]) for group, part in enumerate(parts) if len(part)]
@@ -305,7 +309,7 @@ def _per_row(site: Site, value: float | Tensor) -> Tensor:
     full = value.expand(site.shape)
     axis = len(site.shape) - 1 if isinstance(site.layer, nn.Linear) else 0
     if full.shape[axis] == rows:
-        by_row = full.movedim(axis, 0).flatten(1)
+        by_row = full.movedim(axis, 0).reshape(rows, -1)
     else:
         by_row = full.reshape(1, -1).expand(rows, -1)
     mean = by_row.mean(1)
@@ -319,7 +323,7 @@ def _per_row(site: Site, value: float | Tensor) -> Tensor:
 
 
 def _is_identity(response: Response) -> bool:
-    return response.decay == 0 and response.synaptic_decay is None
+    return response.synaptic_decay is None and float(response.decay) == 0
 
 
 def _shown_decays(responses: Sequence[Response]) -> str:

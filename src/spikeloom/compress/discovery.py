@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spikeloom.compress.hessian import WEIGHT_LAYERS
+from spikeloom.compress.hessian import WeightLayer
 from spikeloom.compress.response import (
     Response,
     UnknownNeuron,
@@ -64,7 +64,7 @@ class Site:
     """
 
     name: str
-    layer: nn.Module
+    layer: WeightLayer
     response: Response
     neuron: str | None = None
     shape: tuple[int, ...] = ()
@@ -100,7 +100,7 @@ def discover(
         if name not in modules:
             raise ValueError(f"traces: the model has no module {name!r}")
     neurons = {name for name, module in modules.items() if is_neuron(module)}
-    neurons |= {name for name in traces if not isinstance(modules[name], WEIGHT_LAYERS)}
+    neurons |= {name for name in traces if not isinstance(modules[name], WeightLayer)}
     wanted = _weight_layers(modules, neurons, layers)
     seen = _Seen(set(wanted))
     with torch.no_grad(), _watched(modules, neurons, wanted, seen), _Flow(seen):
@@ -120,7 +120,7 @@ def _weight_layers(
     modules: Mapping[str, nn.Module], neurons: set[str], layers: list[str] | None
 ) -> list[str]:
     """Names of the layers to look at; weights inside a neuron are left alone."""
-    found = [name for name, module in modules.items() if isinstance(module, WEIGHT_LAYERS)]
+    found = [name for name, module in modules.items() if isinstance(module, WeightLayer)]
     for name in layers or ():
         if name not in found:
             raise ValueError(
@@ -303,12 +303,15 @@ def _sequence_hooks(
 def _site(
     name: str, modules: Mapping[str, nn.Module], seen: _Seen, traces: Mapping[str, Trace]
 ) -> Site:
-    site = Site(name, modules[name], Response(0.0))
+    layer: Any = modules[name]
+    site = Site(name, layer, Response(0.0))
     reached = list(seen.reached.get(name, {}))
     if not reached:
         site.response = _without_neuron(name, seen, traces)
         anchor = next((n for n in seen.potentials if _is_sequence(n, modules, seen)), None)
-        if anchor is not None:
+        if name in traces:
+            _see_steps(site, seen)
+        elif anchor is not None:
             _place_steps(site, anchor, modules, seen, strict=False)
         return site
     site.neuron = reached[0][0]
@@ -363,6 +366,18 @@ def _is_sequence(neuron: str, modules: Mapping[str, nn.Module], seen: _Seen) -> 
     return len(seen.potentials[neuron]) == 1 if known is None else known
 
 
+def _see_steps(site: Site, seen: _Seen) -> None:
+    """Find the steps of a layer whose neuron is no module: in its calls, or on its first axis."""
+    shape, calls = seen.inputs[site.name][0], len(seen.inputs[site.name])
+    if calls == 1 and len(shape) > site.layer.weight.dim():
+        site.time, site.steps = "first", shape[0]
+    elif calls == 1 and site.response.decay:
+        raise ValueError(
+            f"traces: layer {site.name!r} is called once, with {shape}, which shows no steps; name "
+            "the neuron's module instead of the layer"
+        )
+
+
 def _place_steps(
     site: Site, neuron: str, modules: Mapping[str, nn.Module], seen: _Seen, strict: bool
 ) -> None:
@@ -372,11 +387,9 @@ def _place_steps(
     site.shape = shapes[0][2:] if whole else shapes[0][1:]
     steps, batch = shapes[0][:2] if whole else (len(shapes), shapes[0][0])
     shape, calls = seen.inputs[site.name][0], len(seen.inputs[site.name])
-    weight = site.layer.weight
-    assert isinstance(weight, Tensor)
     if not whole and calls >= len(shapes):
         site.streams = calls // len(shapes)
-    elif shape[:2] == (steps, batch) and len(shape) > weight.dim():
+    elif shape[:2] == (steps, batch) and len(shape) > site.layer.weight.dim():
         site.time, site.steps = "first", steps
     elif whole and steps > 1 and calls == steps * len(shapes):
         pass  # the layer is stepped through by a container, the neuron is not

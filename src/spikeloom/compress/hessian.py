@@ -19,16 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spikeloom.kernel.neuron import kind
 from spikeloom.kernel.call import run
+from spikeloom.kernel.neuron import kind
 from spikeloom.neurons import Trace
 
-__all__ = ["WEIGHT_LAYERS", "SecondMoment", "layer_hessian"]
+__all__ = ["SecondMoment", "WeightLayer", "as_float", "check_finite", "layer_hessian"]
 
-WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)
+WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d
 
 # Unfolded convolution inputs are taken in pieces of this many numbers.
 CHUNK = 1 << 22
+# Width of a strip of columns of the Hessian.
+STRIP = 256
 
 
 def layer_hessian(spikes: Tensor, layer: nn.Module, trace: Trace) -> Tensor:
@@ -70,6 +72,9 @@ def layer_hessian(spikes: Tensor, layer: nn.Module, trace: Trace) -> Tensor:
     moment = SecondMoment(layer)
     if spikes.dim() < 3:
         raise ValueError(f"spikes: must have shape [T, batch, ...], got {tuple(spikes.shape)}")
+    if not spikes.numel():
+        raise ValueError(f"spikes: there is not one sample in shape {tuple(spikes.shape)}")
+    check_finite(spikes)
     with torch.no_grad():
         filtered, _ = run(trace, as_float(spikes))
         moment.add(filtered.flatten(0, 1), steps=len(spikes))
@@ -79,6 +84,12 @@ def layer_hessian(spikes: Tensor, layer: nn.Module, trace: Trace) -> Tensor:
 def as_float(spikes: Tensor) -> Tensor:
     """Spikes as float32, or float64 if they are."""
     return spikes if spikes.dtype == torch.float64 else spikes.float()
+
+
+def check_finite(inputs: Tensor) -> None:
+    """Raise if a layer's input holds NaN or infinity."""
+    if not bool(torch.isfinite(inputs).all()):
+        raise ValueError("inputs: the layer's input is NaN or infinite; check model and data")
 
 
 class SecondMoment:
@@ -94,12 +105,12 @@ class SecondMoment:
         TypeError: If it is another module.
 
     Attributes:
-        total: Shape ``[groups, d, d]``.
+        total: Shape ``[groups, d, d]``; only the lower triangle counts.
         samples: How many samples (times output positions) it holds.
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        if not isinstance(layer, WEIGHT_LAYERS):
+        if not isinstance(layer, WeightLayer):
             raise TypeError(
                 f"layer: must be a Linear, Conv1d or Conv2d module, got {type(layer).__name__}"
             )
@@ -120,13 +131,15 @@ class SecondMoment:
                 samples that have been counted.
 
         Raises:
-            ValueError: If the shape does not fit the layer, or values are NaN or infinite.
+            ValueError: If the shape does not fit the layer.
         """
         for rows in self._rows(inputs):
-            self.total += (rows.mT @ rows).double()
+            # The matrix is symmetric: the part above the diagonal strips is not computed.
+            for start in range(0, rows.shape[2], STRIP):
+                strip = slice(start, start + STRIP)
+                product = rows[:, :, start:].mT @ rows[:, :, strip]
+                self.total[:, start:, strip] += product.double()
             self.samples += rows.shape[1] / steps
-        if not bool(torch.isfinite(self.total.diagonal(dim1=1, dim2=2)).all()):
-            raise ValueError("inputs: the layer's input is NaN or infinite; check model and data")
 
     def _rows(self, inputs: Tensor) -> Iterator[Tensor]:
         """Pieces ``[groups, rows, d]`` of the matrix that the weights are multiplied with."""
@@ -136,7 +149,6 @@ class SecondMoment:
             rows = inputs.reshape(1, -1, layer.in_features)
             yield from rows.split(max(1, CHUNK // layer.in_features), dim=1)
             return
-        assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
         _check_shape(inputs, layer.weight.dim(), 1, layer.in_channels)
         images = max(1, CHUNK // max(1, inputs[0].numel() * layer.weight[0, 0].numel()))
         for piece in inputs.split(images):
@@ -144,15 +156,14 @@ class SecondMoment:
             yield patches.permute(1, 0, 3, 2).flatten(1, 2)
 
     def hessian(self) -> Tensor:
-        """The mean, times two: ``[d, d]``, or ``[groups, d, d]``.
-
-        Raises:
-            ValueError: If nothing was added.
-        """
-        if not self.samples:
-            raise ValueError("inputs: there is not one sample to take the Hessian of")
-        mean = self.total * (2 / self.samples)
+        """The mean, times two: ``[d, d]``, or ``[groups, d, d]``."""
+        mean = self.stack()
         return mean if self.groups > 1 else mean[0]
+
+    def stack(self) -> Tensor:
+        """The mean, times two, always ``[groups, d, d]``."""
+        lower = self.total.tril() * (2 / self.samples)
+        return lower + lower.tril(-1).mT
 
 
 def _check_shape(inputs: Tensor, dims: int, axis: int, size: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from spikeloom.compress.allocation import allocate
+from spikeloom.compress.hessian import WeightLayer
 from spikeloom.compress.objective import quadratic_error
 from spikeloom.compress.pruning import (
     MEMORY,
@@ -168,13 +169,13 @@ def quantize(
     def one(name: str, W: Tensor, layer: LayerStatistics) -> _Result:
         kept = found[name]
         dtype = kept.weight.dtype
-        mask = kept.weight_mask.flatten(1) if hasattr(kept, "weight_mask") else None
+        held = kept.get_buffer("weight_mask").flatten(1) if hasattr(kept, "weight_mask") else None
         scale = grid(W, bits).to(dtype)
         nearest = round_to_grid(W, scale.double(), bits)
         codes, memory = nearest.to(torch.int8), 0
         if method != "rtn":
             blocks = _blocks(name, layer, method == "osbc")
-            codes = quantize_blocks(W, blocks, scale.double(), bits, mask)
+            codes = quantize_blocks(W, blocks, scale.double(), bits, held)
             memory = 2 * max(block.hessian.nbytes for block in blocks)
         quantised = (scale[:, None] * codes.to(dtype)).double()
         buffers = {"weight_codes": codes, "weight_scale": scale}
@@ -230,7 +231,7 @@ class _Result:
 def _compress(
     title: str,
     columns: Sequence[str],
-    found: Mapping[str, nn.Module],
+    found: Mapping[str, WeightLayer],
     stats: Statistics,
     one: Callable[[str, Tensor, LayerStatistics], _Result],
 ) -> Report:
@@ -240,9 +241,7 @@ def _compress(
     results = {}
     for name, layer in tqdm(found.items(), desc=title.lower(), disable=None):
         start = time.perf_counter()
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        W = weight.detach().flatten(1).double()
+        W = layer.weight.detach().flatten(1).double()
         results[name] = result = one(name, W, stats[name])
         seconds = time.perf_counter() - start
         before, after = (_errors(W, new, stats[name]) for new in (result.plain, result.weight))
@@ -268,9 +267,8 @@ def _errors(W: Tensor, new: Tensor, layer: LayerStatistics) -> list[float | None
     return [*errors, float(change.square().sum()) / energy if energy else 0.0]
 
 
-def _write(layer: nn.Module, result: _Result, calibrated: str) -> None:
+def _write(layer: WeightLayer, result: _Result, calibrated: str) -> None:
     weight = layer.weight
-    assert isinstance(weight, Tensor)
     with torch.no_grad():
         weight.copy_(result.weight.reshape(weight.shape))
     shaped = {
@@ -280,7 +278,7 @@ def _write(layer: nn.Module, result: _Result, calibrated: str) -> None:
     _keep(layer, shaped)
     # What was calibrated, and what became of it: so that pruning and quantisation can follow one
     # another, while any other change of the weight is noticed.
-    layer.compressed_from = (calibrated, fingerprint(layer))
+    vars(layer)["compressed_from"] = (calibrated, fingerprint(layer))
 
 
 def _keep(layer: nn.Module, buffers: Mapping[str, Tensor]) -> None:
@@ -291,7 +289,7 @@ def _keep(layer: nn.Module, buffers: Mapping[str, Tensor]) -> None:
         layer.register_buffer(name, value)
 
 
-def hold_zeros(layer: nn.Module, args: Any) -> None:
+def hold_zeros(layer: Any, args: Any) -> None:
     """Put removed weights back to zero, whatever an optimiser has made of them."""
     # Through .data: a layer that is called at every step must not invalidate its earlier calls.
     layer.weight.data.masked_fill_(layer.weight_mask, 0.0)
@@ -307,7 +305,7 @@ def _choice(name: str, value: str, known: Sequence[str]) -> None:
 
 def _selected(
     model: nn.Module, stats: Statistics, layers: Sequence[str] | None
-) -> dict[str, nn.Module]:
+) -> dict[str, WeightLayer]:
     """The layers to compress, checked to be those that were calibrated."""
     if not isinstance(stats, Statistics):
         raise TypeError(f"stats: must come from calibrate, got {type(stats).__name__}")
@@ -320,6 +318,8 @@ def _selected(
         if name not in modules:
             raise ValueError(f"stats: the model has no layer {name!r}; was another one calibrated?")
         layer, calibrated = modules[name], stats[name].facts.fingerprint
+        if not isinstance(layer, WeightLayer):
+            raise ValueError(f"stats: {name!r} is a {type(layer).__name__} in this model")
         now = fingerprint(layer)
         if now != calibrated and getattr(layer, "compressed_from", None) != (calibrated, now):
             raise ValueError(

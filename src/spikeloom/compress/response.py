@@ -75,8 +75,7 @@ def linear_response(unit: Any, dt: float | None = None) -> Response:
         if isinstance(unit, nn.Module):
             values.update(current_parameters(unit, description))
         for cls, read in _DESCRIPTIONS.items():
-            # A subclass with a step of its own is another neuron.
-            if isinstance(description, cls) and type(description)._step is cls._step:
+            if _has_step_of(description, cls):
                 return _plain(read(description, values))
     else:
         key = _known_class(unit)
@@ -95,15 +94,13 @@ def linear_response(unit: Any, dt: float | None = None) -> Response:
 
 def is_neuron(module: nn.Module) -> bool:
     """Whether a module is a neuron of a host or of spikeloom, known or not."""
-    return isinstance(getattr(module, "neuron", None), Neuron) or any(
-        package == "spikingjelly"
-        and ".neuron" in cls.__module__
-        or package == "snntorch"
-        and "._neurons" in cls.__module__
-        or package == "norse"
-        and cls.__name__ in _NORSE_BASES
-        for cls in type(module).__mro__
-        for package in [cls.__module__.partition(".")[0]]
+    if isinstance(getattr(module, "neuron", None), Neuron):
+        return True
+    classes = [(cls.__module__, cls.__name__) for cls in type(module).__mro__]
+    return any(
+        origin.startswith(("spikingjelly.activation_based.neuron", "snntorch._neurons"))
+        or (origin.startswith("norse.") and name in _NORSE_BASES)
+        for origin, name in classes
     )
 
 
@@ -119,6 +116,11 @@ def reads_sequences(module: nn.Module) -> bool | None:
     if "norse" in packages:
         return not type(module).__name__.endswith("Cell")
     return True if hasattr(module, "neuron") else None
+
+
+def _has_step_of(neuron: Any, cls: Any) -> bool:
+    # A subclass with a step of its own is another neuron.
+    return isinstance(neuron, cls) and type(neuron)._step is cls._step
 
 
 def _plain(response: Response) -> Response:
@@ -160,7 +162,7 @@ def _lif(neuron: Any, p: dict[str, Any]) -> Response:
     return Response(1 - 1 / p["tau"], gain=1 / p["tau"] if neuron.decay_input else 1.0)
 
 
-_DESCRIPTIONS: dict[type[Neuron], Callable[[Any, dict[str, Any]], Response]] = {
+_DESCRIPTIONS: dict[Any, Callable[[Any, dict[str, Any]], Response]] = {
     LIF: _lif,
     Leaky: lambda neuron, p: Response(_clamped(p["beta"])),
     LIFBox: lambda neuron, p: _euler(p["dt"], p["tau_mem_inv"]),

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from spikeloom.compress.hessian import WeightLayer
 from spikeloom.compress.pruning import Block
 from spikeloom.files import whole_file
 
@@ -74,9 +75,8 @@ class Statistics(Mapping[str, LayerStatistics]):
         0           2     3  1       0.5        5        4
         >>> path = tempfile.mkdtemp() + "/stats.safetensors"
         >>> stats.save(path)
-        >>> torch.equal(
-        ...     compress.Statistics.load(path)["0"].spiking[0].hessian, stats["0"].spiking[0].hessian
-        ... )
+        >>> loaded = compress.Statistics.load(path)
+        >>> torch.equal(loaded["0"].spiking[0].hessian, stats["0"].spiking[0].hessian)
         True
     """
 
@@ -174,11 +174,9 @@ class Statistics(Mapping[str, LayerStatistics]):
         return str(report).removeprefix("\n")
 
 
-def fingerprint(layer: nn.Module) -> str:
+def fingerprint(layer: WeightLayer) -> str:
     """A hash of a layer's weight, which tells whether it is the one that was calibrated."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)
-    raw = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
+    raw = layer.weight.detach().cpu().contiguous().flatten().view(torch.uint8)
     return hashlib.sha256(raw.numpy().tobytes()).hexdigest()[:16]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,13 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.export.draft import Draft
+from spikeloom.export.dynamics import neuron_of
+from spikeloom.export.forms import candidates
 from spikeloom.export.modules import current, describes
 from spikeloom.export.network import Network
-from spikeloom.export.observe import INPUT, Observation, Site
-from spikeloom.export.profiles import PROFILES, Finding, findings, needs_one_threshold
+from spikeloom.export.observe import CONSEQUENCE, INPUT, Observation, Site
+from spikeloom.export.pieces import Layer, Piece
+from spikeloom.export.profiles import (
+    PROFILES,
+    Finding,
+    findings,
+    fires_at_threshold,
+    needs_one_threshold,
+    readers,
+)
 from spikeloom.export.refuse import NotExpressible, Offence, Verdict
-from spikeloom.export.spiking import Piece, candidates
 from spikeloom.export.weights import Norm, Refused, Transparent, flatten_node, translate_layer
+from spikeloom.kernel.neuron import Neuron
 
 __all__ = ["ALLOWED", "Composer", "Entry", "differing", "signals_of"]
 
@@ -39,10 +49,13 @@ FLAGS = {
 TOLERANCE = 1e-4
 
 
-def signals_of(graph: nir.NIRGraph, x: Tensor, dt: float) -> dict[str, Tensor]:
+def signals_of(
+    graph: nir.NIRGraph, x: Tensor, dt: float, describe: Callable[..., Neuron] = neuron_of
+) -> dict[str, Tensor]:
     """The output of every node on an input, in float32."""
     with torch.no_grad():
-        return Network(graph, dt).signals(x.detach().to("cpu", torch.float32))
+        network = Network(graph, dt, describe=describe)
+        return network.signals(x.detach().to("cpu", torch.float32))
 
 
 def differing(y: Tensor, reference: Tensor) -> float:
@@ -119,6 +132,8 @@ class Composer:
     def _write(self) -> None:
         names = _node_names(site.name for site in self.observation.sites.values())
         for site in self.observation.sites.values():
+            if site.obstacle == CONSEQUENCE:
+                continue  # what stands before it is refused in any case
             with self._refusing(site):
                 piece = self._piece(site)
                 entry = Entry(site, names[site.name], piece, note=piece.note)
@@ -128,32 +143,40 @@ class Composer:
                 self.entries[site.name] = entry
 
     def _piece(self, site: Site) -> Piece:
-        if site.obstacle:
+        neuron = None if site.module is None else describes(site.module)
+        # That a neuron sums its input first says more than that its output has another length.
+        if site.obstacle and (neuron is None or neuron.begin is None):
             raise Refused(site.obstacle, site.remedy)
         if site.name == INPUT:
             return _single(nir.Input(input_type=np.array(site.shape_in)))
         if site.module is None:
             return _single(flatten_node(site.shape_in))
-        neuron = describes(site.module)
         if neuron is None:
             return _single(translate_layer(site.module, site.shape_in, site.shape_out))
-        pieces = candidates(neuron, current(site.module, neuron), site.shape_out, self.dt)
+        parameters = current(site.module, neuron)
+        layer = Layer(site.shape_out, self.dt, fires_at_threshold(self.target))
+        pieces = candidates(neuron, parameters, layer, self.on_inexact == "extension")
         for verdict in ALLOWED[self.on_inexact]:
             for piece in pieces:
                 if piece.verdict == verdict:
                     return piece
+        near = [piece for piece in pieces if piece.verdict == Verdict.APPROXIMATE]
         flags = " or ".join(FLAGS[piece.verdict] for piece in pieces)
-        error = self._error_of(site, pieces[-1])
-        reason = "NIR has no single node for it"
-        offence = Offence(site.name, site.kind, pieces[0].verdict, reason, flags, error)
-        self._offences.append(offence)
+        error = self._error_of(site, near[0]) if near else None
+        self._offend(site, pieces[0].verdict, "NIR has no single node for it", flags, error)
         return pieces[0]
 
+    def _offend(
+        self, site: Site, verdict: str, reason: str, remedy: str, error: float | None = None
+    ) -> None:
+        offence = Offence(*site.owner, verdict, reason, remedy, error)
+        if offence not in self._offences:
+            self._offences.append(offence)
+
     def _error_of(self, site: Site, piece: Piece) -> float:
-        """How much of a neuron's output on the sample a single node gets wrong."""
-        (node,) = piece.nodes.values()
-        graph = nir.NIRGraph.from_list(node)
-        y = signals_of(graph, self._over_time(site.inputs, site.shape_in), self.dt)["output"]
+        """How much of a neuron's output on the sample an approximation gets wrong."""
+        x = self._over_time(site.inputs, site.shape_in)
+        y = signals_of(piece.graph(site.shape_in), x, self.dt)["output"]
         return differing(y * piece.height, self._over_time(site.outputs, site.shape_out))
 
     def _over_time(self, calls: list[Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -166,9 +189,7 @@ class Composer:
         try:
             yield
         except Refused as refusal:
-            self._offences.append(
-                Offence(site.name, site.kind, Verdict.UNSUPPORTED, refusal.reason, refusal.remedy)
-            )
+            self._offend(site, Verdict.UNSUPPORTED, refusal.reason, refusal.remedy)
 
     # --- connections --------------------------------------------------------------------------
 
@@ -181,7 +202,7 @@ class Composer:
         ends = [self._outlet(source) for source in self.observation.output]
         if len(ends) > 1:
             # Not every reader sums what arrives at the output.
-            draft.nodes["sum"] = nir.Scale(scale=np.ones(shape, np.float32))
+            draft.nodes["sum"] = _gain(shape, 1.0)
             draft.edges += [(end, "sum") for end in ends]
             ends = ["sum"]
         draft.nodes["output"] = nir.Output(output_type=np.array(shape))
@@ -219,11 +240,12 @@ class Composer:
             self._draft.bypass(name)
         elif isinstance(node, Norm):
             self._draft.fold_norm(name)
-        elif name == entry.node("height"):
-            self._draft.fold_height(name)
+        elif name == entry.node("height") and not self._draft.fold_height(name):
+            self._draft.nodes[name] = _gain(entry.site.shape_out, entry.piece.height)
         elif self._has_many_thresholds(node) and needs_one_threshold(self.target):
             neuron = describes(entry.site.module or nn.Identity())
-            self._draft.unify_threshold(name, getattr(neuron, "fires_at_threshold", False))
+            at_threshold = getattr(neuron, "fires_at_threshold", False)
+            self._draft.unify_threshold(name, at_threshold, fires_at_threshold(self.target))
             entry.note = "its thresholds are in the weights before it"
 
     @staticmethod
@@ -231,6 +253,27 @@ class Composer:
         return isinstance(node, (nir.LIF, nir.IF)) and np.unique(node.v_threshold).size > 1
 
     # --- the target ---------------------------------------------------------------------------
+
+    def differing_readers(self, graph: nir.NIRGraph, sample: Tensor) -> dict[str, float]:
+        """For each reader that takes the graph, the share of the output that its rounding changes.
+
+        Readers compute the same formula in a different order. Where a potential meets the
+        threshold, which quantised weights make common, that decides about a spike.
+
+        Args:
+            graph: The finished graph.
+            sample: The input.
+        """
+        shares = {}
+        for reader in readers(self.target):
+            arithmetic = reader.arithmetic
+            if arithmetic is None or any(findings(reader.name, graph.nodes, self.dt)):
+                continue
+            signals = signals_of(
+                graph, sample, self.dt, lambda node, dt, surrogate, of=arithmetic: of(node, dt)
+            )
+            shares[reader.name] = differing(signals["output"], self.observation.spikes)
+        return shares
 
     def _check_target(self) -> None:
         """Silent errors of a reader always stop; refusals stop if that reader was asked for."""
@@ -242,14 +285,12 @@ class Composer:
                 site = owners[finding.node].site
                 reason = f"as {finding.kind} for {finding.reader}: {finding.problem}"
                 remedy = f'{finding.remedy}, or choose another target, such as target="nir"'
-                self._offences.append(
-                    Offence(site.name, site.kind, Verdict.UNSUPPORTED, reason, remedy)
-                )
+                self._offend(site, Verdict.UNSUPPORTED, reason, remedy)
             else:
                 loud.setdefault(finding.reader, []).append(finding)
         for reader, found in loud.items():
             problems = sorted({f"{f.kind}: {f.problem}" for f in found})
-            self.notes.append(f"{reader} will refuse this file ({'; '.join(problems)})")
+            self.notes.append(f"{reader} will refuse the file: {'; '.join(problems)}.")
 
     # --- comparison ---------------------------------------------------------------------------
 
@@ -267,6 +308,13 @@ class Composer:
             for name, entry in self.entries.items()
             if entry.site.outputs
         }
+
+
+def _gain(shape: tuple[int, ...], gain: float) -> nir.NIRNode:
+    """A node that multiplies; small layers get the weights that every reader knows."""
+    if len(shape) == 1 and shape[0] <= 1024:
+        return nir.Linear(weight=np.eye(shape[0], dtype=np.float32) * np.float32(gain))
+    return nir.Scale(scale=np.full(shape, gain, np.float32))
 
 
 def _single(node: nir.NIRNode | Norm | Transparent) -> Piece:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import nir
 import numpy as np
 
-from spikeloom.export.spiking import fires_above
+from spikeloom.export.spiking import plain_threshold, strict_threshold
 from spikeloom.export.weights import Norm, Refused, Transparent
 
 __all__ = ["Draft"]
@@ -58,11 +58,10 @@ class Draft:
         norm = self.nodes[name]
         assert isinstance(norm, Norm)
         for source in self._own_weights(name, "normalises"):
-            scaled = norm.scale.cpu().numpy(), norm.shift.cpu().numpy()
-            self.nodes[source] = _scaled(self.nodes[source], *scaled)
+            self.nodes[source] = _scaled(self.nodes[source], norm.scale, norm.shift)
         self.bypass(name)
 
-    def unify_threshold(self, name: str, at_threshold: bool) -> None:
+    def unify_threshold(self, name: str, at_threshold: bool, for_both: bool) -> None:
         """Give a layer one threshold by scaling the weights before it, row by row.
 
         A hard reset to 0 does not change when weights and threshold are scaled together.
@@ -70,13 +69,14 @@ class Draft:
         Args:
             name: A LIF or IF node.
             at_threshold: Whether it fires at the threshold.
+            for_both: Whether a reader does.
 
         Raises:
             Refused: If the weights before it cannot take the scale.
         """
         node = self.nodes[name]
         assert isinstance(node, (nir.LIF, nir.IF))
-        threshold = node.v_threshold.astype(np.float64)
+        threshold = plain_threshold(node.v_threshold, at_threshold, for_both).astype(np.float64)
         rows = threshold.reshape(len(threshold), -1)
         if not (rows == rows[:, :1]).all():
             raise Refused(
@@ -88,25 +88,39 @@ class Draft:
         for source in self._own_weights(name, "has a threshold for each neuron and"):
             scale = 1.0 / rows[:, 0]
             self.nodes[source] = _scaled(self.nodes[source], scale, np.zeros_like(scale))
-        one = fires_above(np.ones_like(threshold), at_threshold)
-        node.v_threshold = one
+        node.v_threshold = strict_threshold(np.ones_like(threshold), at_threshold, for_both)
 
-    def fold_height(self, name: str) -> None:
-        """Put a Scale with one value into the weights after it, if weights follow it.
+    def fold_height(self, name: str) -> bool:
+        """Put a Scale with one value into the weights after it.
 
-        A Scale that weights cannot take up stays.
+        Args:
+            name: The Scale.
+
+        Returns:
+            Whether that was possible: only weights follow, and nothing else feeds them.
         """
         node = self.nodes[name]
         assert isinstance(node, nir.Scale)
-        targets = self.targets(name)
-        # Other sources of the same weights must not be scaled too.
-        if all(isinstance(self.nodes[t], Weighted) and self.sources(t) == [name] for t in targets):
-            height = node.scale.flat[0]
-            for target in targets:
-                weighted = self.nodes[target]
-                assert isinstance(weighted, Weighted)
-                weighted.weight = weighted.weight * height
-            self.bypass(name)
+        weights = self._weights_after(name)
+        if weights is None:
+            return False
+        for weighted in weights:
+            weighted.weight = weighted.weight * node.scale.flat[0]
+        self.bypass(name)
+        return True
+
+    def _weights_after(self, name: str) -> list[nir.NIRNode] | None:
+        """The weights that a signal reaches through pools and flattenings; None if it goes on."""
+        found: list[nir.NIRNode] = []
+        for target in self.targets(name):
+            node = self.nodes[target]
+            further = [node] if isinstance(node, Weighted) else None
+            if isinstance(node, (nir.Flatten, nir.AvgPool2d, nir.SumPool2d)):
+                further = self._weights_after(target)
+            if further is None or self.sources(target) != [name]:
+                return None
+            found += further
+        return found
 
     def _own_weights(self, name: str, action: str) -> list[str]:
         sources = self.sources(name)

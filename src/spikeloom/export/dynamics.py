@@ -16,8 +16,8 @@ Threshold   1 where x > threshold
 Delay       the input of delay / dt steps ago (rounded), 0 before
 ==========  =====================================================================
 
-States start at 0. A quotient tau / dt is rounded to float32, which undoes the rounding that
-writing tau = k dt as a float32 number caused.
+States start at 0. Files hold tau = k dt rounded to float32; a quotient tau / dt that this rounding
+may have moved away from a number of six digits is that number.
 """
 
 from __future__ import annotations
@@ -48,34 +48,46 @@ def steps_per_tau(tau: Any, dt: float) -> np.ndarray:
 
     Raises:
         ValueError: If a time constant is not finite, or shorter than one step.
+
+    Example:
+        >>> import numpy
+        >>> tau = numpy.float32(3 * 1e-4)
+        >>> float(tau / 1e-4), float(steps_per_tau(tau, 1e-4))
+        (3.000000238418579, 3.0)
     """
     tau = np.asarray(tau, dtype=np.float64)
-    with np.errstate(over="ignore"):
-        k = (tau / dt).astype(np.float32)
-    if not (np.isfinite(k).all() and (k >= 1).all()):
-        wrong = tau[~(np.isfinite(k) & (k >= 1))].flat[0]
+    if not (np.isfinite(tau).all() and np.isfinite(tau / dt).all()):
+        raise ValueError(f"tau: must be finite, with dt={dt:g} s")
+    k = _unrounded(tau / dt)
+    if not (k >= 1).all():
         raise ValueError(
-            f"tau: {wrong:g} s with dt={dt:g} s; time constants must be finite and at least dt"
+            f"tau: {tau[k < 1].flat[0]:g} s is shorter than the time step dt={dt:g} s; "
+            f"pass a smaller dt"
         )
-    return k
+    return k.astype(np.float32)
+
+
+def _unrounded(value: np.ndarray) -> np.ndarray:
+    """The number of six digits that float32 rounding turned into this one, if there is one."""
+    with np.errstate(divide="ignore"):
+        digits = 10.0 ** (5 - np.floor(np.log10(np.abs(value))))
+    short = np.where(value == 0, 0.0, np.rint(value * digits) / digits)
+    return np.where(np.abs(short - value) <= np.abs(value) * 2.0**-23, short, value)
 
 
 def seconds(k: Any, dt: float) -> np.ndarray:
-    """The float32 time constants from which :func:`steps_per_tau` recovers ``k``.
+    """Time constants as they are written: k dt in float32.
 
     Args:
         k: Time constants in steps.
         dt: The time step in seconds.
     """
-    k = np.asarray(k, dtype=np.float32)
-    nearest = (k.astype(np.float64) * dt).astype(np.float32)
-    around = [nearest, np.nextafter(nearest, np.inf), np.nextafter(nearest, -np.inf)]
-    recovers = [(tau.astype(np.float64) / dt).astype(np.float32) == k for tau in around]
-    return np.select(recovers, around, default=nearest).astype(np.float32)
+    return (np.asarray(k, dtype=np.float64) * dt).astype(np.float32)
 
 
 def _gain(r: Any, dt: float) -> np.ndarray:
-    return (np.asarray(r, dtype=np.float64) * dt).astype(np.float32)
+    """What one unit of input adds in a step."""
+    return _unrounded(np.asarray(r, dtype=np.float64) * dt).astype(np.float32)
 
 
 def _value(array: Any) -> float | torch.Tensor:

@@ -6,7 +6,7 @@ import copy
 import math
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spikeloom.export.compose import ALLOWED, Composer, differing, signals_of
 from spikeloom.export.modules import to_rest
-from spikeloom.export.observe import observe
+from spikeloom.export.observe import INPUT, observe
 from spikeloom.export.profiles import PROFILES
 from spikeloom.export.refuse import NotExpressible, Offence, Verdict
 from spikeloom.files import whole_file
@@ -32,18 +32,25 @@ class ExportReport(Report):
     Attributes:
         mismatch: Share of the output's entries on the sample in which the model differs from the
             file as it was read back.
+        readers: The same share for each framework's reader, computed in its arithmetic.
         target: For whom it was written.
         dt: Time step in seconds.
     """
 
     mismatch: float = math.nan
+    readers: dict[str, float] = field(default_factory=dict)
     target: str = ""
     dt: float = math.nan
 
     def as_dict(self) -> dict[str, Any]:
         """The table, and the numbers that concern the whole model."""
-        whole = {"target": self.target, "dt": self.dt, "mismatch": self.mismatch}
-        return {**super().as_dict(), **whole}
+        return {
+            **super().as_dict(),
+            "target": self.target,
+            "dt": self.dt,
+            "mismatch": self.mismatch,
+            "readers": self.readers,
+        }
 
 
 def to_nir(
@@ -104,16 +111,25 @@ def to_nir(
         f"{type(model).__name__} as NIR for {target}",
         ("module", "kind", "verdict", "nodes", "mismatch", "note"),
         mismatch=mismatch,
+        readers=composer.differing_readers(graph, sample),
         target=target,
         dt=float(dt),
     )
     for name, entry in composer.entries.items():
+        if name == INPUT:
+            continue
         nodes = ", ".join(type(graph.nodes[node]).__name__ for node in entry.nodes)
         verdict = entry.piece.verdict
         report.add(name, entry.site.kind, verdict, nodes, errors.get(name), entry.note)
     report.notes += [
         f"{mismatch:.2%} of the output differs on the sample of shape {list(sample.shape)}.",
         f"Target {target}, {PROFILES[target].checked}.",
+        *(
+            f"{reader} rounds differently: {share:.2%} of the output differs there; a time "
+            f"constant of a power of two steps is rounded alike everywhere."
+            for reader, share in report.readers.items()
+            if share
+        ),
         *observation.notes,
         *composer.notes,
     ]

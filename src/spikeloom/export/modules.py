@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from spikeloom.export.native import native_neuron
 from spikeloom.export.weights import layer_key
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.layer import current_parameters
@@ -15,13 +16,15 @@ __all__ = ["current", "describes", "is_leaf", "over_time", "takes_steps", "to_re
 
 
 def describes(module: nn.Module) -> Neuron | None:
-    """The neuron description that a module of ours carries, in any framework."""
+    """The neuron that a module is: as it says itself, or as a framework's own class says."""
     neuron = getattr(module, "neuron", None)
-    return neuron if isinstance(neuron, Neuron) else None
+    return neuron if isinstance(neuron, Neuron) else native_neuron(module)
 
 
 def current(module: nn.Module, neuron: Neuron) -> dict[str, Parameter]:
     """All parameters of a module's neuron, with the values that the module holds now."""
+    if getattr(module, "neuron", None) is None:
+        return dict(neuron.params)
     return {**neuron.params, **current_parameters(module, neuron)}
 
 
@@ -40,7 +43,7 @@ def takes_steps(module: nn.Module) -> bool | None:
         return None
     if hasattr(module, "time_first"):
         return not module.time_first
-    return type(module).__name__.endswith("Cell")
+    return type(module).__name__.endswith("Cell") or native_neuron(module) is not None
 
 
 def over_time(module: nn.Module) -> Callable[[Tensor], Any]:

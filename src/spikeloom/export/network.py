@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import nir
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikeloom.export.dynamics import NEURONS, neuron_of
+from spikeloom.export.extension import neuron_in
 from spikeloom.export.modules import over_time, to_rest
 from spikeloom.export.structure import MAX_NODES, Group, Plan, plan
 from spikeloom.kernel.call import run
@@ -25,34 +25,45 @@ Make = Callable[[Neuron], nn.Module]
 State = tuple[Tensor, ...] | None
 
 
-class _Affine(nn.Module):
-    """``W x + b`` over the last axis; a stack of matrices applies one to each row."""
+class _Stack(nn.Module):
+    """A stack of matrices, each applied to its own row of the input."""
 
-    def __init__(self, node: nir.Affine | nir.Linear) -> None:
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
         super().__init__()
-        self.weight = _parameter(node.weight)
-        bias = getattr(node, "bias", None)
-        self.bias = None if bias is None else _parameter(bias)
-        if bias is not None and np.shape(bias) != self.weight.shape[:-1]:
-            raise ValueError(f"bias: {np.shape(bias)} does not fit weight {self.weight.shape}")
+        self.weight, self.bias = weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.dim() == 2:
-            return F.linear(x, self.weight, self.bias)
         y = torch.matmul(self.weight, x.unsqueeze(-1)).squeeze(-1)
         return y if self.bias is None else y + self.bias
 
-    def extra_repr(self) -> str:
-        return f"{self.weight.shape[-1]}, {self.weight.shape[-2]}, bias={self.bias is not None}"
 
+class Scale(nn.Module):
+    """Multiplies each neuron's signal by a number of its own.
 
-class _Scale(nn.Module):
-    def __init__(self, node: nir.Scale) -> None:
+    Args:
+        scale: One number for each neuron.
+    """
+
+    def __init__(self, scale: nn.Parameter) -> None:
         super().__init__()
-        self.scale = _parameter(node.scale)
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
+        """The product."""
         return x * self.scale
+
+
+def _affine(node: nir.Affine | nir.Linear) -> nn.Module:
+    weight = _parameter(node.weight)
+    bias = None if isinstance(node, nir.Linear) else _parameter(node.bias)
+    if bias is not None and bias.shape != weight.shape[:-1]:
+        raise ValueError(f"bias: {list(bias.shape)} does not fit weight {list(weight.shape)}")
+    if weight.dim() != 2:
+        return _Stack(weight, bias)
+    module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    module.weight = weight
+    module.register_parameter("bias", bias)
+    return module
 
 
 def _conv(node: nir.Conv1d | nir.Conv2d) -> nn.Module:
@@ -66,6 +77,7 @@ def _conv(node: nir.Conv1d | nir.Conv2d) -> nn.Module:
         padding=node.padding if isinstance(node.padding, str) else _ints(node.padding),
         dilation=_ints(node.dilation),
         groups=int(node.groups),
+        device="meta",
     )
     if np.shape(node.bias) != (weight.shape[0],):
         raise ValueError(f"bias: {np.shape(node.bias)} does not fit weight {weight.shape}")
@@ -89,9 +101,9 @@ def _flatten(node: nir.Flatten) -> nn.Module:
 STATELESS: dict[type, Callable[[Any], nn.Module]] = {
     nir.Input: lambda node: nn.Identity(),
     nir.Output: lambda node: nn.Identity(),
-    nir.Affine: _Affine,
-    nir.Linear: _Affine,
-    nir.Scale: _Scale,
+    nir.Affine: _affine,
+    nir.Linear: _affine,
+    nir.Scale: lambda node: Scale(_parameter(node.scale)),
     nir.Conv1d: _conv,
     nir.Conv2d: _conv,
     nir.AvgPool2d: _pool,
@@ -131,9 +143,10 @@ class Network(nn.Module):
             ``plugins.<host>.make`` for a host's module.
         surrogate: The derivative of a spike, ATan by default.
         max_nodes: Larger graphs are refused.
+        describe: From a node to its neuron; another one stands for another reader's arithmetic.
 
     Attributes:
-        parts: The module of each node.
+        parts: The module of each node, dots in names replaced by underscores.
         plan: What runs after what.
 
     Raises:
@@ -152,29 +165,36 @@ class Network(nn.Module):
         make: Make = SpikingLayer,
         surrogate: Surrogate | None = None,
         max_nodes: int = MAX_NODES,
+        describe: Callable[..., Neuron] = neuron_of,
     ) -> None:
         super().__init__()
         if isinstance(dt, bool) or not isinstance(dt, (int, float)) or not 0 < dt < float("inf"):
             raise ValueError(f"dt: must be a positive number of seconds, got {dt!r}")
         self.dt = float(dt)
         self.plan: Plan = plan(graph, max_nodes)
-        self.parts = nn.ModuleList()
-        self.index: dict[str, int] = {}
+        self.parts = nn.ModuleDict()
+        self._keys: dict[str, str] = {}
         for name, node in self.plan.nodes.items():
-            self.index[name] = len(self.parts)
-            self.parts.append(self._part(name, node, make, surrogate))
+            key = name.replace(".", "_") or "_"
+            while hasattr(self.parts, key):
+                key += "_"
+            self._keys[name] = key
+            try:
+                self.parts[key] = self._part(node, make, lambda n: describe(n, self.dt, surrogate))
+            except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+                kind = type(node).__name__
+                raise ValueError(f"node {name!r} ({kind}): {error}") from error
 
     def _part(
-        self, name: str, node: nir.NIRNode, make: Make, surrogate: Surrogate | None
+        self, node: nir.NIRNode, make: Make, describe: Callable[[nir.NIRNode], Neuron]
     ) -> nn.Module:
-        try:
-            if type(node) in NEURONS:
-                return make(neuron_of(node, self.dt, surrogate))
-            if isinstance(node, nir.Delay):
-                return _Delay(node, self.dt)
-            return STATELESS[type(node)](node)
-        except (ValueError, TypeError, RuntimeError, AttributeError) as error:
-            raise ValueError(f"node {name!r} ({type(node).__name__}): {error}") from error
+        if type(node) in NEURONS:
+            return make(describe(node))
+        if isinstance(node, nir.Delay):
+            return _Delay(node, self.dt)
+        if isinstance(node, nir.NIRGraph):
+            return make(neuron_in(node))
+        return STATELESS[type(node)](node)
 
     def part(self, name: str) -> nn.Module:
         """The module of a node.
@@ -182,7 +202,7 @@ class Network(nn.Module):
         Args:
             name: The node's name, ``outer.inner`` in a nested graph.
         """
-        return self.parts[self.index[name]]
+        return self.parts[self._keys[name]]
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the graph from rest over ``[T, batch, *]``."""
@@ -213,6 +233,9 @@ class Network(nn.Module):
 
     def _run_loop(self, group: Group, outside: dict[str, Tensor], T: int) -> dict[str, Tensor]:
         """Run a loop step by step; a delayed edge carries what the last step left on it."""
+        if not T:  # one step on zeros shows the shapes
+            blank = {name: y.new_zeros(1, *y.shape[1:]) for name, y in outside.items()}
+            return {name: y[:0] for name, y in self._run_loop(group, blank, 1).items()}
         history: dict[str, list[Tensor]] = {name: [] for name in group.nodes}
         states: dict[str, State] = dict.fromkeys(group.nodes)
         last: dict[str, Tensor] = {}
@@ -262,10 +285,6 @@ class Network(nn.Module):
             kind = type(self.plan.nodes[name]).__name__
             shape = list(x.shape[2:])
             raise ValueError(f"node {name!r} ({kind}) with input {shape}: {error}") from error
-
-    def named_parts(self) -> Iterator[tuple[str, nn.Module]]:
-        """Node names and their modules."""
-        yield from ((name, self.part(name)) for name in self.index)
 
 
 def _output(result: Any) -> Tensor:

@@ -24,7 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from spikeloom.export.modules import describes, is_leaf, over_time, takes_steps
 
-__all__ = ["INPUT", "Observation", "Site", "observe"]
+__all__ = ["CONSEQUENCE", "INPUT", "Observation", "Site", "observe"]
 
 INPUT = "the model's input"
 
@@ -37,7 +37,21 @@ MOVES = LIKE.union(
 )
 FLATTENS = frozenset(("flatten", "reshape", "view"))
 ADDS = frozenset(("add", "__add__", "__radd__", "__iadd__", "add_"))
+# Functions whose result does not depend on the values of their argument.
+BLANKS = frozenset(
+    f"{prefix}{name}{suffix}"
+    for prefix, suffix in (("", "_like"), ("new_", ""))
+    for name in ("zeros", "ones", "empty", "full", "rand", "randn")
+)
 READOUTS = frozenset(("mean", "sum"))
+REMEDY = "write it with modules that NIR knows"
+_AXES = "NIR cannot move axes; write the mixing as one Linear over all axes, flattened"
+_CONVERT = "convert the model to spikes first, see spikeloom.convert"
+REMEDIES = {
+    **dict.fromkeys(("permute", "transpose", "movedim", "swapaxes", "einsum"), _AXES),
+    **dict.fromkeys(("relu", "gelu", "silu", "sigmoid", "tanh", "softmax"), _CONVERT),
+    **dict.fromkeys(("mul", "__mul__", "__rmul__", "div", "__truediv__"), "scale the weights"),
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,7 @@ class Site:
         name: The module's name in the model; operations are named after where they stand.
         kind: The class's or the function's name.
         module: None for an operation.
+        owner: Name and class of the user's module that it is, or that it stands in.
         shape_in: Shape of its input for one sample at one step.
         shape_out: Shape of its output.
         sources: The sites whose outputs it sums.
@@ -73,11 +88,13 @@ class Site:
         outputs: Its outputs, likewise.
         obstacle: Why it cannot be exported, empty if it may be.
         remedy: What to do about it.
+        derived: Whether an obstacle before it may be the cause.
     """
 
     name: str
     kind: str
     module: nn.Module | None
+    owner: tuple[str, str]
     shape_in: tuple[int, ...]
     shape_out: tuple[int, ...]
     sources: set[str] = field(default_factory=set)
@@ -86,11 +103,12 @@ class Site:
     outputs: list[Tensor] = field(default_factory=list)
     obstacle: str = ""
     remedy: str = ""
+    derived: bool = True
 
-    def block(self, obstacle: str, remedy: str) -> None:
+    def block(self, obstacle: str, remedy: str, derived: bool = True) -> None:
         """Note the first reason why this site cannot be exported."""
         if not self.obstacle:
-            self.obstacle, self.remedy = obstacle, remedy
+            self.obstacle, self.remedy, self.derived = obstacle, remedy, derived
 
 
 @dataclass
@@ -120,7 +138,7 @@ class _Observer(TorchFunctionMode):
         self.T, self.B, self.stepwise = T, B, stepwise
         self.signals = WeakTensorKeyDictionary()
         self.sites: dict[str, Site] = {}
-        self.path: list[str] = []
+        self.path: list[tuple[str, str]] = []
         self.inside_leaf = False
 
     # --- modules ------------------------------------------------------------------------------
@@ -137,7 +155,8 @@ class _Observer(TorchFunctionMode):
                 known.update(map(id, module.modules()))
             name = name or type(module).__name__
             if not leaf:
-                self._wrap(module, "forward", functools.partial(self._container, name))
+                report = functools.partial(self._container, (name, type(module).__name__))
+                self._wrap(module, "forward", report)
                 continue
             steps = takes_steps(module)
             self._wrap(module, "forward", functools.partial(self._leaf, name, module, steps))
@@ -155,8 +174,8 @@ class _Observer(TorchFunctionMode):
 
         setattr(module, method, wrapped)
 
-    def _container(self, name: str, original: Any, args: Any, kwargs: Any) -> Any:
-        self.path.append(name)
+    def _container(self, owner: tuple[str, str], original: Any, args: Any, kwargs: Any) -> Any:
+        self.path.append(owner)
         try:
             return original(*args, **kwargs)
         finally:
@@ -174,6 +193,10 @@ class _Observer(TorchFunctionMode):
         tensors = self._tensors((args, kwargs))
         own_state = frozenset((_state_of(name),))
         signals = [t for t in tensors if t in self.signals and self._of(t).sources != own_state]
+        if not signals and tensors and not bool(tensors[0].any()):
+            # Feedback that has not begun: zeros stand for a signal that is yet to come.
+            self.signals[tensors[0]] = Signal(frozenset(), tuple(tensors[0].shape[1:]))
+            signals = tensors[:1]
         if signals and steps and not self.stepwise and self._rank(signals[0]) == 2:
             raise _StepByStep
         self.inside_leaf = True
@@ -200,7 +223,8 @@ class _Observer(TorchFunctionMode):
         shape = tuple(y.shape[rank:])
         site = self.sites.get(name)
         if site is None:
-            site = Site(name, type(module).__name__, module, signal.shape, shape)
+            kind = type(module).__name__
+            site = Site(name, kind, module, (name, kind), signal.shape, shape)
             self.sites[name] = site
         if len(inputs) != 1:
             site.block(
@@ -231,7 +255,8 @@ class _Observer(TorchFunctionMode):
         own = _state_of(name)
         if own not in self.sites:
             shape = tuple(state.shape)
-            self.sites[own] = Site(own, "state", None, shape, shape, {name})
+            owner = self.sites[name].owner
+            self.sites[own] = Site(own, "state", None, owner, shape, shape, {name})
             self.sites[own].block(
                 "a neuron's state leaves the neuron", "NIR neurons give out their spikes only"
             )
@@ -255,14 +280,15 @@ class _Observer(TorchFunctionMode):
             self._move(name, tensors[-1:], [args[0]])
             return
         outputs = self._tensors(result)
-        if not outputs:
+        if not outputs or name in BLANKS:
             return
         if name in MOVES:
             self._move(name, tensors, outputs)
         elif name in ADDS and not kwargs:
             self._add(name, args, tensors, outputs[0])
         elif not self._readout(name, args, kwargs, outputs[0]):
-            self._obstruct(name, tensors, outputs, f"the function {name} has no NIR counterpart")
+            reason = f"the function {name} has no NIR counterpart"
+            self._obstruct(name, tensors, outputs, reason, REMEDIES.get(name, REMEDY), False)
 
     def _move(self, name: str, tensors: list[Tensor], outputs: list[Tensor]) -> None:
         signals = [self._of(t) for t in tensors if t in self.signals]
@@ -320,24 +346,29 @@ class _Observer(TorchFunctionMode):
         tensors: list[Tensor],
         outputs: list[Tensor],
         reason: str,
-        remedy: str = "write it with modules that NIR knows",
+        remedy: str = REMEDY,
+        derived: bool = True,
     ) -> None:
         signals = [self._of(t) for t in tensors if t in self.signals]
         sources = frozenset().union(*(s.sources for s in signals))
+        x = next(t for t in tensors if t in self.signals)
+        rank = self._rank(x)
         for y in outputs:
-            site = self._operation(name, Signal(sources, signals[0].shape), tuple(y.shape[1:]))
-            site.block(reason, remedy)
+            kept = rank if y.shape[:rank] == x.shape[:rank] else 1
+            site = self._operation(name, Signal(sources, signals[0].shape), tuple(y.shape[kept:]))
+            site.block(reason, remedy, derived)
             self.signals[y] = Signal(frozenset((site.name,)), site.shape_out)
 
     def _operation(self, kind: str, signal: Signal, shape: tuple[int, ...]) -> Site:
         """The site of an operation: where it stands, and on what."""
-        where = ".".join([*self.path[-1:], kind]) if self.path else kind
+        owner = self.path[-1]
+        where = f"{owner[0]}.{kind}"
         name, number = where, 1
         while name in self.sites and self.sites[name].sources != signal.sources:
             number += 1
             name = f"{where}_{number}"
         if name not in self.sites:
-            site = Site(name, kind, None, signal.shape, shape, set(signal.sources))
+            site = Site(name, kind, None, owner, signal.shape, shape, set(signal.sources))
             self.sites[name] = site
         return self.sites[name]
 
@@ -401,19 +432,23 @@ def _observe(model: nn.Module, sample: Tensor, stepwise: bool) -> Observation:
     observer = _Observer(T, B, stepwise)
     observer.attach(model)
     shape = tuple(sample.shape[2:])
-    observer.sites[INPUT] = Site(INPUT, "Input", None, shape, shape, steps=T)
+    observer.sites[INPUT] = Site(INPUT, "Input", None, (INPUT, "Input"), shape, shape, steps=T)
     entering = Signal(frozenset((INPUT,)), shape)
-    with torch.no_grad(), observer:
-        if stepwise:
-            result = torch.stack([*_loop(model, sample, observer.signals, entering)])
-        else:
-            x = sample.view_as(sample)
-            observer.signals[x] = entering
-            result = _first_tensor(model(x))
+    try:
+        with torch.no_grad(), observer:
+            if stepwise:
+                result = torch.stack([*_loop(model, sample, observer.signals, entering)])
+            else:
+                x = sample.view_as(sample)
+                observer.signals[x] = entering
+                result = _first_tensor(model(x))
+    except (RuntimeError, ValueError, IndexError) as error:
+        shape_given = list(sample.shape)
+        raise ValueError(f"model: does not run on the sample {shape_given}: {error}") from error
     signal = observer.signals.get(result)
     if signal is None:
         raise ValueError("model: its output does not depend on the input through torch functions")
-    notes = [f"the {signal.readout} of the spikes is left to the reader"] if signal.readout else []
+    notes = [f"The {signal.readout} of the output is left to the reader."] if signal.readout else []
     spikes = result if signal.spikes is None else signal.spikes
     used = _ancestors(observer.sites, signal.sources)
     for site in used.values():
@@ -423,9 +458,10 @@ def _observe(model: nn.Module, sample: Tensor, stepwise: bool) -> Observation:
             f"model: returns {list(spikes.shape)} for an input {list(sample.shape)}; "
             f"the output must be [T, batch, *]"
         )
-    unused = [name for name in observer.sites if name not in used and name != INPUT]
+    _forget_consequences(used)
+    unused = [name for name, site in observer.sites.items() if site.module and name not in used]
     if unused:
-        notes.append(f"left out, the output does not need it: {', '.join(unused)}")
+        notes.append(f"Left out, since the output does not need it: {', '.join(unused)}.")
     return Observation(used, tuple(sorted(signal.sources)), spikes, notes)
 
 
@@ -455,6 +491,18 @@ def _ancestors(sites: dict[str, Site], names: Iterable[str]) -> dict[str, Site]:
                 found.add(source)
                 waiting.append(source)
     return {name: site for name, site in sites.items() if name in found}
+
+
+def _forget_consequences(sites: dict[str, Site]) -> None:
+    """Keep the obstacles that are there by themselves, not those behind others."""
+    blocked = {name for name, site in sites.items() if site.obstacle}
+    for name in blocked:
+        before = _ancestors(sites, sites[name].sources)
+        if sites[name].derived and blocked.intersection(before) - {name}:
+            sites[name].obstacle = CONSEQUENCE
+
+
+CONSEQUENCE = "comes after an obstacle"
 
 
 def _check_calls(site: Site, T: int) -> None:

@@ -8,14 +8,24 @@ to the readers named as checked, and by documentation for the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import nir
 import numpy as np
+import torch
 
 from spikeloom.export.dynamics import steps_per_tau
+from spikeloom.kernel.neuron import Neuron
+from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox
 
-__all__ = ["PROFILES", "Finding", "Profile", "findings", "needs_one_threshold"]
+__all__ = [
+    "PROFILES",
+    "Finding",
+    "Profile",
+    "findings",
+    "fires_at_threshold",
+    "needs_one_threshold",
+]
 
 
 @dataclass(frozen=True)
@@ -67,15 +77,18 @@ class Profile:
         reads: Node classes that it takes; None for all.
         rules: Restrictions on them.
         checked: How we know.
-        loops: Whether it runs feedback.
+        arithmetic: How it computes a LIF or IF node, where that is known.
+        fires_at_threshold: Whether its neurons fire at the threshold, not only above.
+        members: Readers that the target stands for.
     """
 
     name: str
     reads: frozenset[type] | None
     rules: tuple[Rule, ...] = ()
     checked: str = "checked against documentation only"
-    loops: bool = False
-    members: tuple[str, ...] = field(default=())
+    arithmetic: Callable[[nir.LIF | nir.IF, float], Neuron] | None = None
+    fires_at_threshold: bool = False
+    members: tuple[str, ...] = ()
 
 
 def _not_uniform(name: str) -> Callable[[nir.NIRNode, float], bool]:
@@ -106,6 +119,28 @@ def _grouped(node: nir.NIRNode, dt: float) -> bool:
 
 def _biased(node: nir.NIRNode, dt: float) -> bool:
     return bool(np.any(node.bias))
+
+
+def _one(array: np.ndarray) -> float:
+    return float(array.flat[0])
+
+
+def _as_spikingjelly(node: nir.LIF | nir.IF, dt: float) -> Neuron:
+    if isinstance(node, nir.IF):
+        return IF(_one(node.v_threshold))
+    return LIF(_one(node.tau) / dt, _one(node.v_threshold))
+
+
+def _as_snntorch(node: nir.LIF | nir.IF, dt: float) -> Neuron:
+    share = np.float32(dt) / node.tau.astype(np.float32)
+    return Leaky(_one(1 - share), _one(node.v_threshold / share), reset_mechanism="zero")
+
+
+def _as_norse(node: nir.LIF | nir.IF, dt: float) -> Neuron:
+    threshold = torch.from_numpy(node.v_threshold)
+    if isinstance(node, nir.IF):
+        return IF(threshold, fires_at_threshold=False)
+    return LIFBox(1 / torch.from_numpy(node.tau), v_th=threshold, dt=dt)
 
 
 CONVS = (nir.Conv1d, nir.Conv2d)
@@ -158,6 +193,7 @@ SNNTORCH = Profile(
         Rule((nir.IF,), _not_all("r", 1.0), "the reader takes IF with r = 1 only", "use a LIF"),
     ),
     "checked with snnTorch 1.0.0",
+    _as_snntorch,
 )
 NORSE = Profile(
     "norse",
@@ -174,6 +210,7 @@ NORSE = Profile(
         ),
     ),
     "checked with Norse 1.1.0",
+    _as_norse,
 )
 SPIKINGJELLY = Profile(
     "spikingjelly",
@@ -198,6 +235,8 @@ SPIKINGJELLY = Profile(
         ),
     ),
     "checked with SpikingJelly 2.0.0",
+    _as_spikingjelly,
+    fires_at_threshold=True,
 )
 SINABS = Profile(
     "sinabs",
@@ -220,13 +259,13 @@ SINABS = Profile(
             silent=True,
         ),
     ),
-    "checked with sinabs 3.1.3",
+    "observed with sinabs 3.1.3, not tested here",
 )
 ROCKPOOL = Profile(
     "rockpool",
     DENSE.union((nir.Linear, nir.CubaLIF, nir.LI)),
     (),
-    "checked with rockpool 3.1.0",
+    "observed with rockpool 3.1.0, not tested here",
 )
 SPYX = Profile(
     "spyx",
@@ -240,7 +279,7 @@ SPYX = Profile(
             silent=True,
         ),
     ),
-    "checked with spyx 1.0.0",
+    "observed with spyx 1.0.0, not tested here",
 )
 LAVA = Profile(
     "lava",
@@ -258,12 +297,11 @@ SPINNAKER2 = Profile(
         NO_GROUPS,
     ),
 )
-NIR = Profile("nir", None, (), "checked with spikeloom.export.run_nir", loops=True)
+NIR = Profile("nir", None, (), "checked with spikeloom.export.run_nir")
 PORTABLE = Profile(
     "portable",
     None,
     checked="checked with SpikingJelly 2.0.0, snnTorch 1.0.0 and Norse 1.1.0",
-    loops=True,
     members=("spikingjelly", "snntorch", "norse"),
 )
 
@@ -294,10 +332,27 @@ def findings(target: str, nodes: dict[str, nir.NIRNode], dt: float) -> Iterator[
 
 
 def needs_one_threshold(target: str) -> bool:
-    """Whether a target takes layers with one threshold only.
+    """Whether a reader of this target takes layers with one threshold only.
 
     Args:
         target: A name in :data:`PROFILES`.
     """
-    profile = PROFILES[target]
-    return ONE_THRESHOLD in profile.rules or any(map(needs_one_threshold, profile.members))
+    return any(ONE_THRESHOLD in reader.rules for reader in readers(target))
+
+
+def fires_at_threshold(target: str) -> bool:
+    """Whether a reader of this target fires at the threshold, not only above.
+
+    Args:
+        target: A name in :data:`PROFILES`.
+    """
+    return any(reader.fires_at_threshold for reader in readers(target))
+
+
+def readers(target: str) -> list[Profile]:
+    """The readers that a target stands for.
+
+    Args:
+        target: A name in :data:`PROFILES`.
+    """
+    return [PROFILES[name] for name in PROFILES[target].members or (target,)]

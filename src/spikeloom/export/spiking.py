@@ -8,51 +8,31 @@ An integrate-and-fire neuron of any framework is brought to one form first,
 
 and then to the form that every reader computes alike: r = 1, v_leak = 0, v_reset = 0, a strict
 threshold. A potential that rests elsewhere is shifted to 0. An input gain g is a threshold divided
-by g. Firing at the threshold is firing above the next smaller float32.
+by g. Firing at the threshold is firing above the next smaller float32. Where a reader fires at
+the threshold (SpikingJelly), firing above it is written as the next larger float32, so that a
+potential on the threshold, common with quantised weights, is decided alike by all readers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import nir
 import numpy as np
+import torch
 from torch import Tensor
 
 from spikeloom.export.dynamics import seconds
+from spikeloom.export.pieces import Layer, Params, Piece, number
 from spikeloom.export.refuse import Verdict
 from spikeloom.export.weights import Refused
-from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep
+from spikeloom.kernel.call import run
+from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox
 
-__all__ = ["Membrane", "Piece", "candidates", "fires_above"]
-
-Params = Mapping[str, Parameter]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One way to write a neuron.
-
-    Attributes:
-        verdict: How true it is.
-        nodes: NIR nodes by suffix, the empty suffix for a single node.
-        edges: Between them.
-        inlet: The suffix of the node that receives the input.
-        outlet: The suffix of the node that fires.
-        height: What a spike of the neuron is worth.
-        note: What to know about it.
-    """
-
-    verdict: str
-    nodes: dict[str, nir.NIRNode]
-    edges: tuple[tuple[str, str], ...] = ()
-    inlet: str = ""
-    outlet: str = ""
-    height: float = 1.0
-    note: str = ""
+__all__ = ["MEMBRANES", "Membrane", "fire_and_reset", "plain_threshold", "strict_threshold"]
 
 
 @dataclass(frozen=True)
@@ -82,168 +62,179 @@ class Membrane:
     height: float = 1.0
 
 
-def _number(name: str, value: Parameter) -> np.ndarray:
-    """A parameter as the kernel sees it, in float32 precision."""
-    if isinstance(value, (PerStep, Gated)):
-        raise Refused(
-            f"its {name} changes with time, NIR parameters are constant", "use one value for all T"
-        )
-    array = value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value
-    return np.asarray(array, dtype=np.float32).astype(np.float64)
-
-
 def _lif(neuron: LIF, p: Params) -> Membrane:
     base = np.float64(np.float32(neuron.v_reset or 0.0))
     return Membrane(
-        k=_number("tau", p["tau"]) if "tau" in p else None,
+        k=number("tau", p["tau"]) if "tau" in p else None,
         divided=neuron.decay_input and "tau" in p,
-        threshold=_number("v_threshold", p["v_threshold"]) - base,
+        threshold=number("v_threshold", p["v_threshold"]) - base,
         at_threshold=neuron.fires_at_threshold,
         reset="soft" if neuron.v_reset is None else "hard",
     )
 
 
 def _leaky(neuron: Leaky, p: Params) -> Membrane:
-    beta = np.clip(_number("beta", p["beta"]), 0.0, 1.0)
-    height = np.unique(_number("graded_spikes_factor", p["graded_spikes_factor"]))
+    beta = np.clip(number("beta", p["beta"]), 0.0, 1.0)
+    height = np.unique(number("graded_spikes_factor", p["graded_spikes_factor"]))
     if height.size != 1:
         raise Refused("its spikes have different heights", "use one graded_spikes_factor")
     if (beta == 1.0).any() and not (beta == 1.0).all():
         raise Refused("some of its neurons leak and some do not", "use beta < 1 for all or none")
+    reset = {"zero": "hard", "subtract": "soft", "none": "none"}[neuron.reset_mechanism]
+    if reset == "soft" and not neuron.reset_delay:
+        raise Refused(
+            "its subtraction is decided twice, before and after the reset (reset_delay=False)",
+            "use reset_delay=True",
+        )
     return Membrane(
         k=None if (beta == 1.0).all() else 1.0 / (1.0 - beta),
         divided=False,
-        threshold=_number("threshold", p["threshold"]),
+        threshold=number("threshold", p["threshold"]),
         at_threshold=False,
-        reset={"zero": "hard", "subtract": "soft", "none": "none"}[neuron.reset_mechanism],
-        # snnTorch subtracts at the next step, after the leak.
-        reset_leaks=not neuron.reset_delay,
+        reset=reset,
+        reset_leaks=False,  # snnTorch subtracts at the next step, after the leak
         height=float(height[0]),
     )
 
 
 def _box(neuron: LIFBox, p: Params) -> Membrane:
-    rate = _number("dt", p["dt"]) * _number("tau_mem_inv", p["tau_mem_inv"])
+    rate = number("dt", p["dt"]) * number("tau_mem_inv", p["tau_mem_inv"])
     hard = neuron.reset_method == "value"
     return Membrane(
         k=1.0 / rate,
         divided=True,
-        threshold=_number("v_th", p["v_th"]),
+        threshold=number("v_th", p["v_th"]),
         at_threshold=False,
         reset="hard" if hard else "soft",
-        v_reset=_number("v_reset", p["v_reset"]) if hard else np.zeros(()),
-        v_leak=_number("v_leak", p["v_leak"]),
+        v_reset=number("v_reset", p["v_reset"]) if hard else np.zeros(()),
+        v_leak=number("v_leak", p["v_leak"]),
     )
 
 
 MEMBRANES: dict[type, Callable[[Any, Params], Membrane]] = {
-    LIF: _lif,
     IF: _lif,
+    LIF: _lif,
     Leaky: _leaky,
     LIFBox: _box,
 }
 
 
-def candidates(neuron: Neuron, params: Params, shape: tuple[int, ...], dt: float) -> list[Piece]:
-    """The ways to write a neuron, the truest first.
+def fire_and_reset(neuron: Neuron, params: Params, layer: Layer) -> list[Piece]:
+    """The ways to write an integrate-and-fire neuron, the truest first.
 
     Args:
-        neuron: The description.
+        neuron: One of LIF, IF, Leaky and LIFBox.
         params: Its parameters with their present values.
-        shape: Shape of the layer for one sample.
-        dt: Time step in seconds.
+        layer: The layer.
 
     Raises:
         Refused: If there is none.
     """
-    kind = next((known for known in MEMBRANES if type(neuron) is known), None)
-    if kind is None:
+    family = next(known for known in MEMBRANES if isinstance(neuron, known))
+    if type(neuron) is not family and not _behaves_like(neuron, family):
         raise Refused(
-            f"{neuron.name} is no step that NIR can state",
-            "use LIF, IF, Leaky or LIFBox, or keep this part of the model outside the file",
+            f"it is a {family.__name__} that computes something else",
+            f"use {family.__name__} itself",
         )
-    membrane = MEMBRANES[kind](neuron, params)
+    membrane = MEMBRANES[family](neuron, params)
     if membrane.k is not None and not (membrane.k >= 1.0).all():
         raise Refused(
             f"its time constant is {membrane.k.min():.3g} steps, shorter than one",
             "use a time constant of at least one step",
         )
     if membrane.reset == "hard":
-        return [_hard(membrane, shape, dt)]
-    exact = _soft(membrane, shape, dt) if membrane.reset == "soft" else _free(membrane, shape, dt)
+        return [_hard(membrane, layer)]
+    exact = _soft(membrane, layer) if membrane.reset == "soft" else _free(membrane, layer)
     near = replace(
-        _hard(replace(membrane, reset="hard"), shape, dt),
+        _hard(replace(membrane, reset="hard"), layer),
         verdict=Verdict.APPROXIMATE,
         note="written with a hard reset",
     )
     return [exact, near]
 
 
-def fires_above(threshold: np.ndarray, at_threshold: bool) -> np.ndarray:
-    """The strict float32 threshold of a neuron that fires at, or only above, a threshold."""
+def _behaves_like(neuron: Neuron, known: type) -> bool:
+    """Whether a subclass (such as one with a framework's own surrogate) changes no spike."""
+    settings = {k: v for k, v in neuron.settings().items() if k != "surrogate"}
+    if any(isinstance(value, Tensor) and value.dim() for value in settings.values()):
+        return False
+    x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)).mul(8).round().div(4)
+    with torch.no_grad():
+        return torch.equal(run(neuron, x)[0], run(known(**settings), x)[0])
+
+
+def strict_threshold(
+    threshold: np.ndarray, at_threshold: bool, for_both: bool = False
+) -> np.ndarray:
+    """The float32 threshold to write for a neuron.
+
+    Args:
+        threshold: The neuron's own.
+        at_threshold: Whether it fires at the threshold, not only above.
+        for_both: Whether some reader fires at the threshold too.
+    """
     rounded = threshold.astype(np.float32)
-    return np.nextafter(rounded, np.float32(-np.inf)) if at_threshold else rounded
+    if at_threshold:
+        return np.nextafter(rounded, np.float32(-np.inf))
+    return np.nextafter(rounded, np.float32(np.inf)) if for_both else rounded
 
 
-def _filled(value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    return np.array(np.broadcast_to(np.asarray(value, dtype=np.float32), shape))
+def plain_threshold(written: np.ndarray, at_threshold: bool, for_both: bool) -> np.ndarray:
+    """The threshold from which :func:`strict_threshold` made this one."""
+    if at_threshold:
+        return np.nextafter(written, np.float32(np.inf))
+    return np.nextafter(written, np.float32(-np.inf)) if for_both else written
 
 
-def _hard(m: Membrane, shape: tuple[int, ...], dt: float) -> Piece:
+def _hard(m: Membrane, layer: Layer) -> Piece:
     """One LIF or IF node."""
     threshold = m.threshold
     if m.k is not None and not m.divided:
         threshold = threshold / m.k.astype(np.float32).astype(np.float64)
     parameters = {
-        "r": _filled(1.0, shape),
-        "v_threshold": _filled(fires_above(threshold, m.at_threshold), shape),
-        "v_reset": _filled(m.v_reset, shape),
+        "r": layer.filled(1.0),
+        "v_threshold": layer.filled(strict_threshold(threshold, m.at_threshold, layer.for_both)),
+        "v_reset": layer.filled(m.v_reset),
     }
     if m.k is None:
-        parameters["r"] = _filled(_per_step(dt), shape)
+        parameters["r"] = layer.filled(1.0 / layer.dt)
         node: nir.NIRNode = nir.IF(**parameters)
     else:
         node = nir.LIF(
-            tau=_filled(seconds(m.k, dt), shape), v_leak=_filled(m.v_leak, shape), **parameters
+            tau=layer.filled(seconds(m.k, layer.dt)), v_leak=layer.filled(m.v_leak), **parameters
         )
     return Piece(Verdict.EXACT, {"": node}, height=m.height)
 
 
-def _per_step(dt: float) -> np.ndarray:
-    """The float32 resistance r with r dt = 1 in float32."""
-    r = np.float32(1.0 / dt)
-    around = (r, np.nextafter(r, np.float32(np.inf)), np.nextafter(r, np.float32(0)))
-    return np.asarray(next((n for n in around if np.float32(float(n) * dt) == 1.0), r))
-
-
-def _integrator(m: Membrane, shape: tuple[int, ...], dt: float) -> nir.NIRNode:
-    if m.k is None:
-        return nir.I(r=_filled(_per_step(dt), shape))
-    r = 1.0 if m.divided else m.k
-    leak = _filled(m.v_leak, shape)
-    return nir.LI(tau=_filled(seconds(m.k, dt), shape), r=_filled(r, shape), v_leak=leak)
-
-
-def _free(m: Membrane, shape: tuple[int, ...], dt: float) -> Piece:
+def _free(m: Membrane, layer: Layer) -> Piece:
     """No reset: an integrator and a threshold."""
-    threshold = fires_above(m.threshold, m.at_threshold)
-    nodes = {
-        "membrane": _integrator(m, shape, dt),
-        "threshold": nir.Threshold(threshold=_filled(threshold, shape)),
-    }
-    edges = (("membrane", "threshold"),)
-    return Piece(Verdict.SUBGRAPH, nodes, edges, "membrane", "threshold", m.height)
+    if m.k is None:
+        integrator: nir.NIRNode = layer.integrator()
+    else:
+        integrator = nir.LI(
+            tau=layer.filled(seconds(m.k, layer.dt)),
+            r=layer.filled(1.0 if m.divided else m.k),
+            v_leak=layer.filled(m.v_leak),
+        )
+    threshold = layer.threshold(strict_threshold(m.threshold, m.at_threshold))
+    return Piece(
+        Verdict.SUBGRAPH,
+        {"membrane": integrator, "threshold": threshold},
+        (("membrane", "threshold"),),
+        inlet="membrane",
+        outlet="threshold",
+        height=m.height,
+    )
 
 
-def _soft(m: Membrane, shape: tuple[int, ...], dt: float) -> Piece:
+def _soft(m: Membrane, layer: Layer) -> Piece:
     """Reset by subtraction: each spike is fed back to the integrator with a negative weight."""
-    free = _free(m, shape, dt)
+    free = _free(m, layer)
     # What one unit of input adds to the potential, and what a spike must take from it.
     gain = 1.0 / m.k if m.k is not None and m.divided else 1.0
     left = 1.0 - 1.0 / m.k if m.k is not None and m.reset_leaks else 1.0
-    feedback = nir.Scale(scale=_filled(-m.threshold * left / gain, shape))
     return replace(
         free,
-        nodes={**free.nodes, "reset": feedback},
+        nodes={**free.nodes, "reset": layer.scale(-m.threshold * left / gain)},
         edges=(*free.edges, ("threshold", "reset"), ("reset", "membrane")),
     )

@@ -51,21 +51,23 @@ def read(path: str | os.PathLike[str], *, max_nodes: int = MAX_NODES) -> nir.NIR
     with path.open("rb") as file:
         if file.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
             raise ValueError(f"path: {path} is no NIR file, it does not begin like HDF5")
+    # h5py and nir raise whatever their inner calls raise; here it is all the file's fault.
     try:
         with h5py.File(path, "r") as file:
             _check_contents(file, max_nodes)
-    except (OSError, KeyError, RuntimeError) as error:
-        raise ValueError(f"path: {path} is damaged: {error}") from error
-    except ValueError as error:
+    except _Unfit as error:
         raise ValueError(f"path: {path}: {error}") from error
+    except Exception as error:
+        raise ValueError(f"path: {path} is damaged: {error}") from error
     try:
-        graph = nir.read(path)
-    except Exception as error:  # nir raises whatever its constructors raise
+        return nir.read(path)
+    except Exception as error:
         reason = str(error) or type(error).__name__
         raise ValueError(f"path: {path} holds no valid NIR graph: {reason}") from error
-    if not isinstance(graph, nir.NIRGraph):
-        raise ValueError(f"path: {path} holds a single {type(graph).__name__}, not a graph")
-    return graph
+
+
+class _Unfit(ValueError):
+    """A file that can be opened but is not what was asked for."""
 
 
 def write(path: str | os.PathLike[str], graph: nir.NIRGraph) -> None:
@@ -85,23 +87,24 @@ def write(path: str | os.PathLike[str], graph: nir.NIRGraph) -> None:
 def _check_contents(file: h5py.File, max_nodes: int) -> None:
     """Look at names, types and sizes only, before anything is loaded."""
     if "node" not in file or "type" not in file["node"]:
-        raise ValueError("it is HDF5, but no NIR file: it has no node with a type")
+        raise _Unfit("it is HDF5, but no NIR file: it has no node with a type")
+    root = _text(file["node/type"][()])
+    if root in PRIMITIVES and root != "NIRGraph":
+        raise _Unfit(f"it holds a single {root}, not a graph")
     waiting, nodes, size = [file["node"]], 0, 0
     while waiting:
         group = waiting.pop()
         kind = _text(group["type"][()]) if "type" in group else "nothing"
         if kind not in PRIMITIVES:
-            raise ValueError(f"node {group.name} is a {kind!r}, which is no NIR primitive")
+            raise _Unfit(f"node {group.name} is a {kind!r}, which is no NIR primitive")
         nodes += 1
         size += _bytes(group)
         inner = group.get("nodes")
         count = len(inner) if isinstance(inner, h5py.Group) else 0
         if nodes + count > max_nodes:
-            raise ValueError(
-                f"it has more than {max_nodes} nodes; raise max_nodes if that is meant"
-            )
+            raise _Unfit(f"it has more than {max_nodes} nodes; raise max_nodes if that is meant")
         if size > MAX_BYTES:
-            raise ValueError(f"its arrays need more than {MAX_BYTES / 2**30:.0f} GiB")
+            raise _Unfit(f"its arrays need more than {MAX_BYTES / 2**30:.0f} GiB")
         if count:
             waiting.extend(inner.values())
 

@@ -10,6 +10,7 @@ import nir
 import numpy as np
 
 from spikeloom.export.dynamics import STATEFUL
+from spikeloom.export.extension import is_extension
 
 __all__ = ["Group", "Plan", "plan"]
 
@@ -112,7 +113,7 @@ def _unfold(
     doors: dict[str, Edge] = {}
     for name, node in graph.nodes.items():
         full = f"{prefix}{name}"
-        if isinstance(node, nir.NIRGraph):
+        if isinstance(node, nir.NIRGraph) and not is_extension(node):
             _unfold(node, f"{full}.", nodes, edges, max_nodes, depth + 1)
             inner = list(node.nodes.items())
             inlets = [key for key, value in inner if isinstance(value, nir.Input)]
@@ -140,11 +141,13 @@ def _unfold(
 
 
 def _check_edges(nodes: dict[str, nir.NIRNode], edges: list[Edge]) -> None:
-    if len(set(edges)) != len(edges):
-        twice = next(edge for edge in edges if edges.count(edge) > 1)
-        raise ValueError(f"graph: edge {twice[0]!r} -> {twice[1]!r} occurs twice")
+    seen: set[Edge] = set()
+    for edge in edges:
+        if edge in seen:
+            raise ValueError(f"graph: edge {edge[0]!r} -> {edge[1]!r} occurs twice")
+        seen.add(edge)
     for name, node in nodes.items():
-        if type(node) not in (*_KNOWN, nir.Input, nir.Output):
+        if type(node) not in (*_KNOWN, nir.Input, nir.Output, nir.NIRGraph):
             raise ValueError(
                 f"graph: node {name!r} is a {type(node).__name__}, which is no NIR primitive"
             )
@@ -174,7 +177,9 @@ def _check_reach(nodes: dict[str, nir.NIRNode], edges: list[Edge], start: str, e
 
 
 def _check_loops(nodes: dict[str, nir.NIRNode], sources: dict[str, list[str]]) -> None:
-    stateless = {name for name, node in nodes.items() if not isinstance(node, STATEFUL)}
+    stateless = {
+        name for name, node in nodes.items() if not isinstance(node, (*STATEFUL, nir.NIRGraph))
+    }
     reduced = {name: [s for s in sources[name] if s in stateless] for name in stateless}
     for component in _components(reduced):
         if len(component) > 1 or component[0] in reduced[component[0]]:

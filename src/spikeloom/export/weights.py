@@ -39,8 +39,8 @@ class Transparent:
 class Norm:
     """A normalisation in evaluation: ``y = scale * x + shift`` for each channel."""
 
-    scale: Tensor
-    shift: Tensor
+    scale: np.ndarray
+    shift: np.ndarray
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -153,10 +153,19 @@ def _norm(module: Any, shape: Shape) -> Norm:
         raise Refused(
             "normalises with the statistics of each batch", "use track_running_stats=True"
         )
-    spread = torch.sqrt(module.running_var.double() + module.eps)
-    scale = (1.0 if module.weight is None else module.weight.double()) / spread
-    shift = -module.running_mean.double() * scale
-    return Norm(scale, shift if module.bias is None else shift + module.bias.double())
+    scale = 1.0 / np.sqrt(_double(module.running_var) + module.eps)
+    if module.weight is not None:
+        scale = scale * _double(module.weight)
+    shift = -_double(module.running_mean) * scale
+    return Norm(scale, shift if module.bias is None else shift + _double(module.bias))
+
+
+def _double(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().double().numpy()
+
+
+def _scale(module: Any, shape: Shape) -> nir.Scale:
+    return nir.Scale(scale=np.broadcast_to(_array(module.scale), shape).copy())
 
 
 def _transparent(module: Any, shape: Shape) -> Transparent:
@@ -170,6 +179,7 @@ LAYERS: dict[str, Callable[[Any, Shape], nir.NIRNode | Norm | Transparent]] = {
     "Conv2d": _conv,
     "AvgPool2d": _average,
     "Flatten": _flatten,
+    "Scale": _scale,
     "BatchNorm1d": _norm,
     "BatchNorm2d": _norm,
     "Identity": _transparent,
@@ -178,7 +188,7 @@ LAYERS: dict[str, Callable[[Any, Shape], nir.NIRNode | Norm | Transparent]] = {
     "Dropout2d": _transparent,
     "AlphaDropout": _transparent,
 }
-WRAPPERS = ("torch.nn.", "spikingjelly.activation_based.layer.")
+WRAPPERS = ("torch.nn.", "spikingjelly.activation_based.layer.", "spikeloom.export.")
 
 REMEDIES = {
     "ReLU": "convert the model to spikes first, see spikeloom.convert",

@@ -16,36 +16,36 @@ NORMS = ("bn", "tdbn", "tebn")
 class TokenBatchNorm(nn.BatchNorm1d):
     r"""Batch normalisation with one mean, variance, gain and shift for each token position.
 
-    .. math:: y_{mcn} = \gamma_n\,(u_{mcn} - \mu_n) / \sqrt{\sigma_n^2 + \epsilon} + \beta_n
+    .. math:: y_{mnc} = \gamma_n\,(u_{mnc} - \mu_n) / \sqrt{\sigma_n^2 + \epsilon} + \beta_n
 
-    The features are positions, not the channels that a weight layer in front produces, so this
+    The features are positions n, not the channels c that a weight layer in front produces, so this
     norm does not fold into that layer's weights.
 
     Args:
-        size: Height and width of the map; there are ``H * W`` features, row by row.
+        size: Height and width of the map; there are N = H * W features, row by row.
+
+    Attributes:
+        tokens: N.
+        feature_shape: How a value for each feature broadcasts against a map ``[C, H, W]``.
 
     Shape:
-        - Input and output: ``[M, C, H, W]``
+        - Input and output: ``[M * N, C]``, the tokens of M maps one after the other
 
     Example:
         >>> import torch
-        >>> TokenBatchNorm((2, 3)).train()(torch.randn(8, 5, 2, 3)).mean((0, 1)).abs().max() < 1e-6
-        tensor(True)
+        >>> y = TokenBatchNorm((2, 3))(torch.randn(8 * 6, 5))
+        >>> bool(y.unflatten(0, (8, 6)).mean((0, 2)).abs().max() < 1e-6)
+        True
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__(size[0] * size[1])
-        self.size = size
+        self.tokens = size[0] * size[1]
         self.feature_shape = size
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise every position over batch and channels."""
-        tokens = input.permute(0, 2, 3, 1).flatten(1, 2)
-        return super().forward(tokens).unflatten(1, self.size).permute(0, 3, 1, 2)
-
-    def extra_repr(self) -> str:
-        """The map, then what every batch norm shows."""
-        return f"size={self.size}, {super().extra_repr()}"
+        """Normalise every position over maps and channels."""
+        return super().forward(input.unflatten(0, (-1, self.tokens))).flatten(0, 1)
 
 
 class StepScale(nn.Module):

@@ -4,7 +4,8 @@ Sequences are ``[T, B, C, H, W]``, time first. A *current* is the real value in 
 *spike* is 0 or 1. Every layer is weight, then batch norm, then neuron; shortcuts add currents.
 After :func:`spikeloom.verify.fold_norms` no multiplication is left behind the first convolution.
 
-In memory the channels come last, which makes every 1x1 convolution one matrix product.
+In memory the channels come last, so that what the paper calls a 1x1 convolution is one matrix
+product over all tokens.
 
 Source: Li, Leng, Shen et al., "Efficient Deep Spiking Multi-Layer Perceptrons with
 Multiplication-Free Inference", IEEE TNNLS 36(4), arXiv 2306.12465.
@@ -24,8 +25,18 @@ from spikeloom.layer import SpikingLayer
 from spikeloom.models.norms import NORMS, StepScale, TokenBatchNorm, make_norm
 from spikeloom.neurons.lif import LIF
 
-__all__ = ["CONFIGURATIONS", "ChannelBlock", "PatchEmbedding", "PatchEncoding", "SpikingMLP"]
-__all__ += ["TokenBlock"]
+__all__ = [
+    "CONFIGURATIONS",
+    "Block",
+    "ChannelBlock",
+    "Parts",
+    "PatchEmbedding",
+    "PatchEncoding",
+    "PatchMerging",
+    "SpikingMLP",
+    "Stage",
+    "TokenBlock",
+]
 
 Make = Callable[[Neuron], nn.Module]
 Size = tuple[int, int]
@@ -38,14 +49,38 @@ CONFIGURATIONS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-class _Parts:
-    """How the blocks of one network make their neurons and norms."""
+class Parts:
+    """What the blocks are made of: how they make their neurons and norms.
+
+    Args:
+        make: Turns a neuron description into a module, such as ``plugins.<host>.make``.
+        neuron: The description; None is the paper's ``LIF(detach_reset=True)``.
+        norm: ``"bn"``, ``"tdbn"`` or ``"tebn"``.
+        bn_axis: What the channel blocks normalise, ``"channel"`` or ``"token"``.
+        steps: T, for tebn.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> from spikeloom.models.spiking_mlp import Parts, TokenBlock
+        >>> block = TokenBlock((4, 6), 5, Parts(neuron=spikeloom.neurons.LIF(v_reset=None)))
+        >>> block(torch.ones(4, 2, 5, 4, 6)).shape
+        torch.Size([4, 2, 5, 4, 6])
+    """
 
     def __init__(
-        self, neuron: Neuron, make: Make, norm: str = "bn", bn_axis: str = "channel", steps: int = 4
+        self,
+        make: Make = SpikingLayer,
+        neuron: Neuron | None = None,
+        *,
+        norm: str = "bn",
+        bn_axis: str = "channel",
+        steps: int = 4,
     ) -> None:
-        self._neuron, self._make = neuron, make
-        self._kind, self._axis, self._steps = norm, bn_axis, steps
+        _check_option("bn_axis", bn_axis, ("channel", "token"))
+        _check_option("norm", norm, NORMS)
+        self._make = make
+        self._neuron = LIF(detach_reset=True) if neuron is None else neuron
+        self._norm, self._axis, self._steps = norm, bn_axis, steps
 
     def spiking(self) -> nn.Module:
         """A neuron of its own for one place, set to whole sequences where a host steps."""
@@ -54,25 +89,20 @@ class _Parts:
             module.time_first = True
         return module
 
-    def normed(
-        self, weight: nn.Conv1d | nn.Conv2d, *, tokens: Size | None = None, groups: int = 1
-    ) -> nn.Sequential:
-        """The weight layer and its norm: spikes in, current out."""
-        norm: nn.BatchNorm1d | nn.BatchNorm2d
+    def convolution(self, weight: nn.Conv1d | nn.Conv2d, groups: int = 1) -> nn.Sequential:
+        """A convolution and its norm: spikes in, current out."""
+        batch_norm = nn.BatchNorm1d if isinstance(weight, nn.Conv1d) else nn.BatchNorm2d
+        return nn.Sequential(weight, *self.norm(batch_norm(weight.out_channels), groups))
+
+    def linear(self, weight: nn.Linear, tokens: Size | None = None) -> nn.Sequential:
+        """A linear layer over channels and its norm, which may be that of the tokens."""
         if tokens is not None and self._axis == "token":
-            norm = TokenBatchNorm(tokens)
-        else:
-            batch_norm = nn.BatchNorm1d if isinstance(weight, nn.Conv1d) else nn.BatchNorm2d
-            norm = batch_norm(weight.out_channels)
-        return nn.Sequential(weight, *self.norm(norm, groups))
+            return nn.Sequential(weight, *self.norm(TokenBatchNorm(tokens)))
+        return nn.Sequential(weight, *self.norm(nn.BatchNorm1d(weight.out_features)))
 
     def norm(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, groups: int = 1) -> list[nn.Module]:
         """The modules that make up a norm."""
-        return make_norm(self._kind, norm, self._steps, groups)
-
-
-def _default_parts(neuron: Neuron | None, make: Make, **norms: Any) -> _Parts:
-    return _Parts(LIF(detach_reset=True) if neuron is None else neuron, make, **norms)
+        return make_norm(self._norm, norm, self._steps, groups)
 
 
 def _spikes(y: Any) -> Any:
@@ -85,9 +115,22 @@ def _each_step(module: nn.Module, x: Tensor) -> Tensor:
     return module(x.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
+def _each_token(module: nn.Module, x: Tensor) -> Tensor:
+    """Apply a module over channels to every token of ``[T, B, C, H, W]``: one matrix product."""
+    tokens = x.movedim(2, -1)
+    return module(tokens.flatten(0, 3)).unflatten(0, tokens.shape[:4]).movedim(-1, 2)
+
+
 def _join(maps: Sequence[Tensor]) -> Tensor:
     """Concatenate ``[T, B, C, H, W]`` along the channels, which stay last in memory."""
     return torch.cat([x.movedim(2, -1) for x in maps], -1).movedim(-1, 2)
+
+
+def _thirds(x: Tensor) -> list[Tensor]:
+    """Three groups of channels, each dense in memory, as neurons and convolutions like it."""
+    # Unpacked by name, because torch.fx follows that and no loop.
+    first, second, third = x.movedim(2, -1).chunk(3, -1)
+    return [group.contiguous().movedim(-1, 2) for group in (first, second, third)]
 
 
 class PatchEmbedding(nn.Module):
@@ -110,10 +153,10 @@ class PatchEmbedding(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, patch: Size, parts: _Parts | None = None
+        self, in_channels: int, out_channels: int, patch: Size, parts: Parts | None = None
     ) -> None:
         super().__init__()
-        parts = parts or _default_parts(None, SpikingLayer)
+        parts = parts or Parts()
         self.weight = nn.Conv2d(in_channels, out_channels, patch, patch, bias=False)
         self.norm = nn.Sequential(*parts.norm(nn.BatchNorm2d(out_channels)))
         self.neuron_out = parts.spiking()
@@ -156,26 +199,26 @@ class PatchEncoding(nn.Module):
         ValueError: If the output channels do not divide by 3.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, parts: _Parts | None = None) -> None:
+    def __init__(self, in_channels: int, out_channels: int, parts: Parts | None = None) -> None:
         super().__init__()
         if out_channels % 3:
             raise ValueError(
                 f"PatchEncoding: out_channels must divide by 3 (three groups), got {out_channels}; "
                 f"choose a dim that divides by 3, or patch_encoding='conv'"
             )
-        parts = parts or _default_parts(None, SpikingLayer)
+        parts = parts or Parts()
         group = out_channels // 3
         strided = nn.Conv2d(in_channels, out_channels, 3, 2, 1, bias=False)
-        self.groups = parts.normed(strided, groups=3)
-        self.link_1 = parts.normed(nn.Conv2d(group, group, 3, 1, 1, bias=False))
-        self.link_2 = parts.normed(nn.Conv2d(group, group, 3, 1, 1, bias=False))
+        self.groups = parts.convolution(strided, groups=3)
+        self.link_1 = parts.convolution(nn.Conv2d(group, group, 3, 1, 1, bias=False))
+        self.link_2 = parts.convolution(nn.Conv2d(group, group, 3, 1, 1, bias=False))
         self.neuron_1 = parts.spiking()
         self.neuron_2 = parts.spiking()
         self.neuron_3 = parts.spiking()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The encoding's current and its spikes."""
-        n1, n2, n3 = _each_step(self.groups, x).chunk(3, 2)
+        n1, n2, n3 = _thirds(_each_step(self.groups, x))
         s1 = _spikes(self.neuron_1(n1))
         n2 = n2 + _each_step(self.link_1, s1)
         s2 = _spikes(self.neuron_2(n2))
@@ -197,10 +240,10 @@ class PatchMerging(nn.Module):
         - Output: current and spikes, ``[T, B, C_out, H / 2, W / 2]`` each
     """
 
-    def __init__(self, in_channels: int, out_channels: int, parts: _Parts | None = None) -> None:
+    def __init__(self, in_channels: int, out_channels: int, parts: Parts | None = None) -> None:
         super().__init__()
-        parts = parts or _default_parts(None, SpikingLayer)
-        self.merge = parts.normed(nn.Conv2d(in_channels, out_channels, 2, 2, bias=False))
+        parts = parts or Parts()
+        self.merge = parts.convolution(nn.Conv2d(in_channels, out_channels, 2, 2, bias=False))
         self.neuron_out = parts.spiking()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -232,22 +275,22 @@ class TokenBlock(nn.Module):
         self,
         size: Size,
         channels: int,
-        parts: _Parts | None = None,
+        parts: Parts | None = None,
         *,
         fresh_identity: bool = False,
     ) -> None:
         super().__init__()
-        parts = parts or _default_parts(None, SpikingLayer)
+        parts = parts or Parts()
         height, width = size
-        self.along_width = parts.normed(nn.Conv1d(width, width, 1))
+        self.along_width = parts.convolution(nn.Conv1d(width, width, 1))
         self.width_neuron = parts.spiking()
-        self.along_height = parts.normed(nn.Conv1d(height, height, 1))
+        self.along_height = parts.convolution(nn.Conv1d(height, height, 1))
         self.height_neuron = parts.spiking()
         if fresh_identity:
             self.identity = nn.Sequential(*parts.norm(nn.BatchNorm2d(channels)))
             self.identity_neuron = parts.spiking()
         self.fresh_identity = fresh_identity
-        self.fuse = parts.normed(nn.Conv2d(3 * channels, channels, 1, bias=False))
+        self.fuse = parts.linear(nn.Linear(3 * channels, channels, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
         """The token current."""
@@ -260,7 +303,7 @@ class TokenBlock(nn.Module):
         x_h = _spikes(self.height_neuron(along_height.permute(0, 2, 4, 1, 3)))
         if self.fresh_identity:
             x = _spikes(self.identity_neuron(_each_step(self.identity, x)))
-        return _each_step(self.fuse, _join((x, x_h, x_w)))
+        return _each_token(self.fuse, _join((x, x_h, x_w)))
 
 
 class ChannelBlock(nn.Module):
@@ -283,18 +326,18 @@ class ChannelBlock(nn.Module):
     """
 
     def __init__(
-        self, size: Size, channels: int, expansion: int = 3, parts: _Parts | None = None
+        self, size: Size, channels: int, expansion: int = 3, parts: Parts | None = None
     ) -> None:
         super().__init__()
-        parts = parts or _default_parts(None, SpikingLayer)
+        parts = parts or Parts()
         hidden = expansion * channels
-        self.up = parts.normed(nn.Conv2d(channels, hidden, 1), tokens=size)
+        self.up = parts.linear(nn.Linear(channels, hidden), size)
         self.neuron_up = parts.spiking()
-        self.down = parts.normed(nn.Conv2d(hidden, channels, 1), tokens=size)
+        self.down = parts.linear(nn.Linear(hidden, channels), size)
 
     def forward(self, x: Tensor) -> Tensor:
         """The channel current."""
-        return _each_step(self.down, _spikes(self.neuron_up(_each_step(self.up, x))))
+        return _each_token(self.down, _spikes(self.neuron_up(_each_token(self.up, x))))
 
 
 class Block(nn.Module):
@@ -317,7 +360,7 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, size: Size, channels: int, expansion: int, parts: _Parts, fresh_identity: bool
+        self, size: Size, channels: int, expansion: int, parts: Parts, fresh_identity: bool
     ) -> None:
         super().__init__()
         self.token = TokenBlock(size, channels, parts, fresh_identity=fresh_identity)
@@ -420,9 +463,7 @@ class SpikingMLP(nn.Module):
         counts |= {f"depths[{i}]": depth for i, depth in enumerate(depths)}
         for name, value in counts.items():
             _check_count(name, value)
-        _check_option("bn_axis", bn_axis, ("channel", "token"))
         _check_option("patch_encoding", patch_encoding, ("spiking", "conv"))
-        _check_option("norm", norm, NORMS)
         if not depths:
             raise ValueError("depths: needs one number of blocks for each stage, got none")
         self.image_size = _pair("image_size", image_size)
@@ -431,7 +472,7 @@ class SpikingMLP(nn.Module):
         self.depths, self.bn_axis, self.steps = tuple(depths), bn_axis, steps
         self.expansion, self.patch_encoding, self.norm = expansion, patch_encoding, norm
         sizes = _stage_sizes(self.image_size, self.patch_size, len(self.depths))
-        parts = _default_parts(neuron, make, norm=norm, bn_axis=bn_axis, steps=steps)
+        parts = Parts(make, neuron, norm=norm, bn_axis=bn_axis, steps=steps)
         self.stages = nn.ModuleList(
             self._stage(number, size, parts) for number, size in enumerate(sizes)
         )
@@ -443,7 +484,7 @@ class SpikingMLP(nn.Module):
             nn.Linear(channels, num_classes),
         )
 
-    def _stage(self, number: int, size: Size, parts: _Parts) -> Stage:
+    def _stage(self, number: int, size: Size, parts: Parts) -> Stage:
         channels = self.dim * 2**number
         spiking = self.patch_encoding == "spiking"
         embed: nn.Module

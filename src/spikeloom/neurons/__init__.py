@@ -1,23 +1,56 @@
-"""Neuron descriptions that no framework owns: a file per idea."""
+"""Neuron descriptions that no framework owns: a file per idea.
+
+Other packages add theirs through the entry-point group ``spikeloom.neurons``::
+
+    [project.entry-points."spikeloom.neurons"]
+    Izhikevich = "my_neurons.izhikevich:Izhikevich"    # becomes spikeloom.neurons.Izhikevich
+"""
+
+from importlib import metadata
+from typing import Any
 
 from spikeloom.neurons import surrogate
+from spikeloom.neurons.elastic import ElasticBiSpike
+from spikeloom.neurons.few_spike import OAT, FewSpike
+from spikeloom.neurons.gated import HG, LinearHG
 from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox
+from spikeloom.neurons.range_reduction import Reduced, fit_reduced
 from spikeloom.neurons.schedules import Constant, Exponential, Inverse
 from spikeloom.neurons.signgd import AnalogEncoder, SignGD, SignGDBits, SignTracker
+from spikeloom.neurons.tables import draw_hg, fit_hg
 from spikeloom.neurons.trace import Trace
 
 __all__ = [
+    "HG",
     "IF",
     "LIF",
+    "OAT",
     "AnalogEncoder",
     "Constant",
+    "ElasticBiSpike",
     "Exponential",
+    "FewSpike",
     "Inverse",
     "LIFBox",
     "Leaky",
+    "LinearHG",
+    "Reduced",
     "SignGD",
     "SignGDBits",
     "SignTracker",
     "Trace",
+    "draw_hg",
+    "fit_hg",
+    "fit_reduced",
     "surrogate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Private names are asked for by import and inspection, which should not search every package.
+    points = () if name.startswith("_") else metadata.entry_points(group="spikeloom.neurons")
+    found = {point.name: point for point in points}
+    if name in found:
+        return found[name].load()
+    others = ", ".join((*__all__, *found))
+    raise AttributeError(f"spikeloom.neurons has no neuron {name!r}; there are {others}")

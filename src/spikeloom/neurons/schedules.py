@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 __all__ = ["Constant", "Exponential", "Inverse", "Schedule", "Table", "as_schedule"]
@@ -36,8 +36,7 @@ class _Formula:
     rate: float = 1.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            _check_positive(f"{type(self).__name__}: {field.name}", getattr(self, field.name))
+        _check_positive(f"{type(self).__name__}: rate", self.rate)
 
     def at(self, t: int) -> float:
         """The size of step t, which counts from 1."""
@@ -54,31 +53,42 @@ class _Formula:
 
 @dataclass(frozen=True)
 class Exponential(_Formula):
-    r"""Steps that shrink by a constant factor: :math:`\eta(t) = r\,d^{\,t-1}`.
+    r"""Steps that shrink by a constant factor, at once or after a while.
+
+    .. math:: \eta(t) = r\,d^{\,\max(0,\,t - 1 - h)}
 
     With ``decay=0.5`` every step is decisive, as in a successive-approximation converter: an early
-    wrong decision is never repaired. A larger decay buys redundancy with time. Below 0.5 some
-    values cannot be reached at all.
+    wrong decision is never repaired. A larger decay buys redundancy with time; below 0.5 some
+    values cannot be reached at all. ``hold`` keeps a deep layer's steps large until the layers
+    before it have settled.
 
     Args:
         rate: r, the first step.
         decay: d, in (0, 1].
+        hold: h, how many further steps are as large as the first.
 
     Raises:
-        ValueError: If an argument is out of range.
+        TypeError: If an argument has the wrong type.
+        ValueError: If one is out of range.
     """
 
     rate: float = 0.15
     decay: float = 0.95
+    hold: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        _check_positive("Exponential: rate", self.rate)
+        _check_positive("Exponential: decay", self.decay)
         if self.decay > 1:
             raise ValueError(f"Exponential: decay must lie in (0, 1], got {self.decay}")
+        if isinstance(self.hold, bool) or not isinstance(self.hold, int):
+            raise TypeError(f"Exponential: hold must be an int, got {self.hold!r}")
+        if self.hold < 0:
+            raise ValueError(f"Exponential: hold must be at least 0, got {self.hold}")
 
     def at(self, t: int) -> float:
         """The size of step t, which counts from 1."""
-        return self.rate * self.decay ** (t - 1)
+        return self.rate * self.decay ** max(0, t - 1 - self.hold)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,9 @@ class SignGD(_Scheduled):
             sizes.
         scale: c, positive; a number, or a tensor with a value for each neuron. Values beyond
             ``scale * schedule.reach(T)`` cannot be represented.
-        constants: ``negative_slope`` of leaky_relu, ``alpha`` of elu, ``beta`` of softplus.
+        negative_slope: Of leaky_relu, 0.01 by default.
+        alpha: Of elu, 1 by default.
+        beta: Of softplus, 1 by default.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -113,10 +115,13 @@ class SignGD(_Scheduled):
         function: str | Callable[..., Any] | Function = "relu",
         schedule: Schedule | Sequence[float] = Exponential(),
         scale: float | Tensor = 1.0,
-        **constants: float,
+        *,
+        negative_slope: float | None = None,
+        alpha: float | None = None,
+        beta: float | None = None,
     ) -> None:
-        self.function = as_function(function, **constants)
-        self.constants = constants
+        self.constants = _given(negative_slope=negative_slope, alpha=alpha, beta=beta)
+        self.function = as_function(function, **self.constants)
         _check_scale(scale)
         super().__init__(
             (*_operand_names(self.function), "y"),
@@ -162,7 +167,9 @@ class SignGDBits(_Scheduled):
         offset: O, likewise.
         function: As for :class:`SignGD`.
         schedule: As for :class:`SignGD`.
-        constants: As for :class:`SignGD`.
+        negative_slope: As for :class:`SignGD`.
+        alpha: As for :class:`SignGD`.
+        beta: As for :class:`SignGD`.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -186,10 +193,13 @@ class SignGDBits(_Scheduled):
         offset: float | Tensor | tuple[float | Tensor, ...],
         function: str | Callable[..., Any] | Function = "relu",
         schedule: Schedule | Sequence[float] = Exponential(),
-        **constants: float,
+        *,
+        negative_slope: float | None = None,
+        alpha: float | None = None,
+        beta: float | None = None,
     ) -> None:
-        self.function = as_function(function, **constants)
-        self.constants = constants
+        self.constants = _given(negative_slope=negative_slope, alpha=alpha, beta=beta)
+        self.function = as_function(function, **self.constants)
         names = _operand_names(self.function)
         self._given: dict[str, Any] = {"bias": bias, "offset": offset}
         params: dict[str, Parameter] = {}
@@ -351,6 +361,10 @@ def step_sizes(schedule: Schedule, steps: int) -> Tensor:
     if len(etas) < steps:
         raise ValueError(f"steps: the schedule has {len(etas)} steps, {steps} are asked for")
     return torch.tensor(etas, dtype=torch.float64).float()
+
+
+def _given(**constants: float | None) -> dict[str, float]:
+    return {name: value for name, value in constants.items() if value is not None}
 
 
 def _operand_names(function: Function) -> tuple[str, ...]:

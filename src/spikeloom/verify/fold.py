@@ -33,6 +33,11 @@ __all__ = ["FeatureShift", "fold_norms"]
 TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 # Norms that compute statistics at inference too; nothing can fold them.
 DATA_DEPENDENT = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+SPATIAL: dict[int, tuple[type, ...]] = {
+    1: (nn.BatchNorm1d, nn.Conv1d),
+    2: (nn.BatchNorm2d, nn.Conv2d),
+    3: (nn.BatchNorm3d, nn.Conv3d),
+}
 # What a current passes on its way to a neuron; each is linear, so a common factor passes too.
 LINEAR_METHODS = frozenset(
     (
@@ -100,31 +105,40 @@ class FeatureShift(nn.Module):
     """What a norm in front of a neuron leaves behind: a choice of sign and an addition.
 
     Args:
-        sign: -1, 0 or 1 for each feature.
-        shift: What is added.
+        sign: -1, 0 or 1 for each feature, in a shape that broadcasts against the input.
+        shift: What is added, in the same shape.
+        dims: Dimensions of the input.
+        tokens: The input's first axis holds this many tokens of each map, which is an axis of its
+            own for sign and shift.
     """
 
     positive: Tensor
     negative: Tensor
     shift: Tensor
 
-    def __init__(self, sign: Tensor, shift: Tensor) -> None:
+    def __init__(self, sign: Tensor, shift: Tensor, dims: int, tokens: int | None = None) -> None:
         super().__init__()
+        self.dims = dims
         self.register_buffer("positive", sign > 0)
         self.register_buffer("negative", sign < 0)
         self.register_buffer("shift", shift)
+        self.tokens = tokens
 
     def forward(self, x: Tensor) -> Tensor:
         """Choose x, -x or 0, and add."""
+        _check_dims(x, self.dims)
+        if self.tokens is not None:
+            x = x.unflatten(0, (-1, self.tokens))
         other = torch.where(self.negative, -x, torch.zeros((), dtype=x.dtype, device=x.device))
-        return torch.where(self.positive, x, other) + self.shift
+        y = torch.where(self.positive, x, other) + self.shift
+        return y if self.tokens is None else y.flatten(0, 1)
 
 
 class FoldedNorm(nn.Identity):
-    """In the place of a one-dimensional norm that is now part of a linear layer.
+    """In the place of a norm that is now part of the layer in front.
 
     Args:
-        dims: Dimensions of an input whose last axis is the feature axis.
+        dims: Dimensions of an input whose feature axis is the layer's output axis.
     """
 
     def __init__(self, dims: int) -> None:
@@ -132,20 +146,27 @@ class FoldedNorm(nn.Identity):
         self.dims = dims
 
     def forward(self, input: Tensor) -> Tensor:
-        """Pass on what the norm would have normalised by its last axis."""
-        if input.dim() != self.dims:
-            raise ValueError(
-                f"folded norm: normalised axis 1 of {tuple(input.shape)}, which is not the linear "
-                f"layer's output; keep this norm, or use TokenBatchNorm for it"
-            )
+        """Pass on what is normalised already."""
+        _check_dims(input, self.dims)
         return input
+
+
+def _check_dims(x: Tensor, dims: int) -> None:
+    """A one-dimensional norm's feature axis is only known once it sees an input."""
+    if x.dim() != dims:
+        raise ValueError(
+            f"folded norm: an input of {dims} dimensions was expected, where the norm's features "
+            f"are where they were folded to, got {tuple(x.shape)}; leave this norm out of folding"
+        )
 
 
 # --- Reading a model -------------------------------------------------------------------------
 
 
 def _is_weight(module: Any) -> bool:
-    return isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)
+    """Whether a module's weights can be scaled: not if they are computed from others."""
+    is_layer = isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)
+    return is_layer and not hasattr(module, "parametrizations")
 
 
 def _is_plain_norm(module: Any) -> bool:
@@ -255,15 +276,12 @@ class _Folding:
         if not _is_plain_norm(norm):
             return "remains", "is more than a batch norm in eval mode"
         features = getattr(norm, "feature_shape", None)
-        before, after = self.before(name), self.after(name)
+        before = self.before(name)
+        after = self.after(name, mapped=features is not None)
         weight, following = self.module(before), self.module(after)
-        is_output = (
-            features is None and _is_weight(weight) and _outputs(weight) == len(norm.running_var)
-        )
-        if before is not None and is_output:
+        if before is not None and features is None and _normalises_outputs(norm, weight):
             _scale_outputs(weight, *_affine(norm))
-            dims = 3 if getattr(norm, "step_mode", "s") == "m" else 2
-            self.replace(name, FoldedNorm(dims) if isinstance(weight, nn.Linear) else nn.Identity())
+            self.replace(name, FoldedNorm(_output_dims(norm, weight)))
             return "folded", f"into weights of {before}"
         neuron = _neuron_of(following)
         if after is not None and _rests_at_zero(neuron):
@@ -278,12 +296,15 @@ class _Folding:
 
     def fold_into_threshold(self, name: str, after: str, norm: Any, shape: Sequence[int]) -> None:
         """The norm becomes a sign and a shift, the neuron's threshold one value a feature."""
-        a, d = (tensor.reshape(shape) for tensor in _affine(norm))
+        a, d = _affine(norm)
         size = torch.where(a == 0, torch.ones_like(a), a.abs())
-        dtype = norm.running_var.dtype
-        self.replace(name, FeatureShift(a.sign(), (d / size).to(dtype)))
+        dtype, tokens = norm.running_var.dtype, getattr(norm, "tokens", None)
+        own = shape if tokens is None else (-1, 1)
+        dims = 2 if tokens is not None else len(shape) + 1 + _has_time(norm)
+        sign, shift = a.sign().reshape(own), (d / size).to(dtype).reshape(own)
+        self.replace(name, FeatureShift(sign, shift, dims, tokens))
         settings = self.settings(after)
-        settings["v_threshold"] = (settings["v_threshold"] / size).to(dtype)
+        settings["v_threshold"] = (settings["v_threshold"] / size).to(dtype).reshape(shape)
         lif = IF if "tau" not in settings else LIF
         self.replace(after, self.make(lif(**settings)))
 
@@ -303,8 +324,8 @@ class _Folding:
             )
             if pool.ceil_mode or (pool.padding not in (0, (0, 0)) and not pool.count_include_pad):
                 return "remains", "its positions count differently at the border"
-            weight = self.module(target).weight
-            weight.data = (weight.data.double() / (sides[0] * sides[1])).to(weight.dtype)
+            layer = self.module(target)
+            _set(layer, weight=layer.weight.detach().double() / (sides[0] * sides[1]))
             pool.divisor_override = 1
         return "sum", f"its 1/n is in the weights of {target}"
 
@@ -321,18 +342,25 @@ class _Folding:
             return None
         return producer
 
-    def after(self, name: str, through: tuple[type, ...] = TRANSPARENT) -> str | None:
+    def after(
+        self, name: str, through: tuple[type, ...] = TRANSPARENT, *, mapped: bool = False
+    ) -> str | None:
         """The one module that this module's output goes to, at every call."""
-        found = {self._user(graph, node, through) for graph, node in self.calls.get(name, ())}
+        calls = self.calls.get(name, ())
+        found = {self._user(graph, node, through, mapped) for graph, node in calls}
         return found.pop() if len(found) == 1 else None
 
-    def _user(self, graph: _Graph, node: fx.Node, through: tuple[type, ...]) -> str | None:
+    def _user(
+        self, graph: _Graph, node: fx.Node, through: tuple[type, ...], mapped: bool
+    ) -> str | None:
         while len(node.users) == 1:
             (node,) = node.users
             name = graph.name(node)
             if name is not None and not isinstance(self.module(name), through):
                 return name
-            if name is None and not _keeps_features(node):
+            # Features that are positions know their place, however the map's axes are ordered.
+            moves = mapped and node.op == "call_method" and node.target == "movedim"
+            if name is None and not moves and not _keeps_features(node):
                 return None
         return None
 
@@ -452,14 +480,35 @@ def _affine(norm: Any) -> tuple[Tensor, Tensor]:
     return a, d if norm.bias is None else d + norm.bias.detach().double()
 
 
-def _outputs(weight: Any) -> int:
-    return weight.weight.shape[0]
+def _has_time(norm: Any) -> bool:
+    """Whether a host's norm takes ``[T, N, ...]``."""
+    return getattr(norm, "step_mode", "s") == "m"
 
 
-def _set(layer: Any, weight: Tensor, bias: Tensor) -> None:
-    dtype = layer.weight.dtype
-    layer.weight.data = weight.to(dtype)
-    layer.bias = nn.Parameter(bias.to(dtype), requires_grad=layer.weight.requires_grad)
+def _spatial(layer: Any) -> int:
+    """Spatial dimensions of a norm or a weight layer."""
+    for number, kinds in SPATIAL.items():
+        if isinstance(layer, kinds):
+            return number
+    return 0
+
+
+def _normalises_outputs(norm: Any, weight: Any) -> bool:
+    """Whether a norm's features are the outputs of the weight layer in front."""
+    fits = _is_weight(weight) and _spatial(norm) == max(_spatial(weight), 1)
+    return fits and weight.weight.shape[0] == len(norm.running_var)
+
+
+def _output_dims(norm: Any, weight: Any) -> int:
+    """Dimensions of a weight layer's output, as its norm takes it."""
+    return 2 + _spatial(weight) + _has_time(norm)
+
+
+def _set(layer: Any, **values: Tensor) -> None:
+    """New parameters, because another module may share the old ones."""
+    dtype, trains = layer.weight.dtype, layer.weight.requires_grad
+    for name, value in values.items():
+        setattr(layer, name, nn.Parameter(value.to(dtype), requires_grad=trains))
 
 
 def _bias(layer: Any) -> Tensor | float:
@@ -468,7 +517,8 @@ def _bias(layer: Any) -> Tensor | float:
 
 def _scale_outputs(layer: Any, a: Tensor, d: Tensor) -> None:
     weight = layer.weight.detach().double()
-    _set(layer, weight * a.reshape(-1, *(1 for _ in weight.shape[1:])), a * _bias(layer) + d)
+    column = (-1, *(1 for _ in weight.shape[1:]))
+    _set(layer, weight=weight * a.reshape(column), bias=a * _bias(layer) + d)
 
 
 def _scale_inputs(layer: Any, norm: Any) -> bool:
@@ -485,7 +535,7 @@ def _scale_inputs(layer: Any, norm: Any) -> bool:
     a, d = (t.repeat_interleave(weight.shape[1] // len(a)) for t in (a, d))
     column = (1, -1, *(1 for _ in weight.shape[2:]))
     shift = (weight * d.reshape(column)).flatten(1).sum(1)
-    _set(layer, weight * a.reshape(column), shift + _bias(layer))
+    _set(layer, weight=weight * a.reshape(column), bias=shift + _bias(layer))
     return True
 
 
@@ -494,9 +544,9 @@ def _scale_current(layer: Any, gain: float) -> None:
     if layer.weight is None:  # a norm without gain and shift of its own
         layer.weight = nn.Parameter(torch.ones_like(layer.running_var))
         layer.bias = nn.Parameter(torch.zeros_like(layer.running_var))
-    layer.weight.data = layer.weight.data * gain
+    _set(layer, weight=layer.weight.detach().double() * gain)
     if layer.bias is not None:
-        layer.bias.data = layer.bias.data * gain
+        _set(layer, bias=layer.bias.detach().double() * gain)
 
 
 def _rests_at_zero(neuron: Neuron | None) -> bool:

@@ -6,7 +6,6 @@ all-zero map of real values is real, a map of comparisons is {0, 1}.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeloom.kernel.trace import Node, Program, resolve, schedule
+from spikeloom.kernel.trace import Node, Program, operands, resolve, schedule
 
 __all__ = ["REAL", "SAMPLE", "SPIKE", "Kind", "NotFree", "program_kinds"]
 
@@ -66,7 +65,7 @@ def kind_of(value: Operand) -> Kind:
     """The kind of a kind (itself) or of a constant."""
     if isinstance(value, Kind):
         return value
-    tensor = torch.as_tensor(value)
+    tensor = torch.as_tensor(value).double()
     if tensor.numel() == 0:
         return Kind(0, 0)
     if not bool((tensor == tensor.round()).all()) or not bool(tensor.isfinite().all()):
@@ -211,21 +210,13 @@ def program_kinds(
     problems: list[str] = []
     for number in schedule(program.nodes, roots):
         node = program.nodes[number]
-        values = [found[resolve(program.nodes, i)] for i in _read(node)]
+        values = [found[resolve(program.nodes, i)] for i in operands(node)]
         try:
             found[number] = _node_kind(node, values, inputs, params)
         except NotFree as problem:
             problems.append(str(problem))
             found[number] = REAL
     return found, problems
-
-
-def _read(node: Node) -> tuple[int, ...]:
-    return node[1:] if node[0] in MEANING else node[2:] if node[0] == "lookup" else _unknown(node)
-
-
-def _unknown(node: Node) -> tuple[int, ...]:
-    return () if node[0] in ("const", "x", "v", "p") else node[1:]
 
 
 def _node_kind(
@@ -256,8 +247,3 @@ def _number(value: Operand) -> Any:
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.item()
     return value
-
-
-def finite(value: float) -> bool:
-    """Whether a plain number is finite."""
-    return math.isfinite(value)

@@ -1,0 +1,1 @@
+"""The parts of the demo: data, three frameworks, training, exchange, pictures."""

@@ -1,0 +1,113 @@
+"""What a network is still worth at each degree of compression."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+from tqdm.auto import tqdm
+
+from spikeloom.compress.network import prune, quantize
+from spikeloom.compress.statistics import Statistics
+from spikeloom.files import whole_file
+from spikeloom.report import Report
+
+__all__ = ["Sweep", "sweep_bits", "sweep_sparsity"]
+
+
+class Sweep(Report):
+    """Scores of copies of a network; columns are method, degree of compression and score."""
+
+    def plot(self, column: str = "score", path: str | os.PathLike[str] | None = None) -> Any:
+        """A line for each method.
+
+        Args:
+            column: What to show upwards.
+            path: Save the picture there, in the format of its suffix.
+
+        Returns:
+            The matplotlib figure.
+
+        Raises:
+            ImportError: If matplotlib is missing.
+            ValueError: If the column does not exist.
+        """
+        values = self.column(column)
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError('plot needs matplotlib: pip install "spikeloom[plot]"') from error
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        methods, degrees = self.column("method"), self.column(self.columns[1])
+        for method in dict.fromkeys(methods):
+            points = [
+                (d, v) for m, d, v in zip(methods, degrees, values, strict=True) if m == method
+            ]
+            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=method)
+        axes.set(title=self.title, xlabel=self.columns[1], ylabel=column)
+        axes.legend()
+        if path is not None:
+            with whole_file(path) as temporary:
+                figure.savefig(temporary)
+        return figure
+
+
+def sweep_sparsity(
+    model: nn.Module,
+    stats: Statistics,
+    evaluate: Callable[[nn.Module], float],
+    sparsities: Sequence[float] = (0.5, 0.75, 0.9, 0.95, 0.97),
+    methods: Sequence[str] = ("osbc", "obs", "magnitude"),
+    **options: Any,
+) -> Sweep:
+    """Prune copies of a network to several sparsities and evaluate each.
+
+    Args:
+        model: The network that was calibrated; it is not changed.
+        stats: From :func:`calibrate`.
+        evaluate: Scores a network, for example its accuracy.
+        sparsities: Shares of weights to remove.
+        methods: As for :func:`prune`.
+        options: Further arguments of :func:`prune`.
+
+    Returns:
+        A report with a row for each method and sparsity; ``plot()`` draws the curves.
+    """
+    report = Sweep("Pruned copies", ("method", "sparsity", "score"))
+    pairs = [(method, sparsity) for method in methods for sparsity in sparsities]
+    for method, sparsity in tqdm(pairs, desc="sweep", disable=None):
+        candidate = copy.deepcopy(model)
+        prune(candidate, stats, sparsity, method, **options)
+        report.add(method, sparsity, evaluate(candidate))
+    return report
+
+
+def sweep_bits(
+    model: nn.Module,
+    stats: Statistics,
+    evaluate: Callable[[nn.Module], float],
+    bits: Sequence[int] = (4, 3, 2),
+    methods: Sequence[str] = ("osbc", "obc", "rtn"),
+) -> Sweep:
+    """Quantise copies of a network to several widths and evaluate each.
+
+    Args:
+        model: The network that was calibrated; it is not changed.
+        stats: From :func:`calibrate`.
+        evaluate: Scores a network, for example its accuracy.
+        bits: Widths of a code.
+        methods: As for :func:`quantize`.
+
+    Returns:
+        A report with a row for each method and width; ``plot()`` draws the curves.
+    """
+    report = Sweep("Quantised copies", ("method", "bits", "score"))
+    for method, width in tqdm([(m, b) for m in methods for b in bits], desc="sweep", disable=None):
+        candidate = copy.deepcopy(model)
+        quantize(candidate, stats, width, method)
+        report.add(method, width, evaluate(candidate))
+    return report

@@ -1,0 +1,236 @@
+"""Sites: the places of a network where values become the spikes of an outlier-aware neuron."""
+
+from __future__ import annotations
+
+import math
+import warnings
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikeloom.kernel.call import run
+from spikeloom.kernel.neuron import Neuron
+from spikeloom.neurons import OAT
+
+__all__ = ["Observation", "Site", "choose_ranges"]
+
+ROWS = 1024  # of activations kept from each site
+SHORT = 8  # significant bits of a range: sums of spikes are then exact in float32
+CANDIDATES = 2.0 ** (-torch.arange(0, 26) / 4)  # ranges tried, as shares of the largest value
+
+
+class Observation:
+    """What a site saw during calibration: a sample of rows, and the largest magnitude."""
+
+    def __init__(self) -> None:
+        self.rows: list[Tensor] = []
+        self.largest = 0.0
+        self._draw = torch.Generator().manual_seed(0)
+
+    def see(self, name: str, rows: Tensor) -> None:
+        """Keep a sample of rows ``[n, channels]``."""
+        if not rows.numel():
+            return
+        largest = float(rows.abs().amax())
+        if not math.isfinite(largest):
+            raise ValueError(f"calibration: the input of {name} holds NaN or infinity")
+        self.largest = max(self.largest, largest)
+        chosen = torch.randperm(len(rows), generator=self._draw)[: ROWS // 4].to(rows.device)
+        self.rows.append(rows[chosen].detach().float().cpu())
+
+    def sample(self) -> Tensor:
+        """At most ``ROWS`` rows."""
+        rows = torch.cat(self.rows)
+        return rows[torch.randperm(len(rows), generator=self._draw)[:ROWS]]
+
+
+class Site(nn.Module):
+    """An outlier-aware neuron on one activation of a network.
+
+    While it is calibrated it lets values pass and observes them; afterwards it encodes them.
+
+    Args:
+        channels: The axes that have ranges of their own, counted from the end: ``(-1,)`` for
+            features, ``(-3, -1)`` for heads and their features, ``()`` for one range for all.
+    """
+
+    # Buffers of the ranges come with fit or with restore.
+    def __init__(self, channels: tuple[int, ...] = (-1,)) -> None:
+        super().__init__()
+        self.name = ""
+        self.kind = ""
+        self.channels = channels
+        self.users = 1
+        self.saturated = 0
+        self.values = 0
+        self.observation: Observation | None = Observation()
+        self.neuron: OAT | None = None
+        self._decoder: Neuron | None = None
+        self._warned = False
+        self._last: tuple[Any, Tensor, int] | None = None
+
+    # --- Calibration ---------------------------------------------------------------------------
+
+    def fit(self, steps: int, between: int, rounding: str, headroom: float) -> None:
+        """Choose the ranges for K steps from what was observed."""
+        assert self.observation is not None
+        sample = self.observation.sample() if self.observation.rows else torch.zeros(1, 1)
+        largest = self.observation.largest * headroom
+        ranges = choose_ranges(sample, largest, steps, between)
+        shape = self._shape(ranges[0].numel())
+        self.install(steps, [ranges[0].reshape(shape), *ranges[1:]], rounding)
+
+    def install(self, steps: int, ranges: list[Tensor], rounding: str) -> None:
+        """Take these ranges, from the innermost (a value a channel) to the outermost."""
+        names = ["normal", *(f"between_{i}" for i in range(len(ranges) - 2)), "outlier"]
+        for name, value in zip(names, ranges, strict=True):
+            self.register_buffer(name, value)
+        self.neuron = OAT(steps, ranges[0], ranges[-1], ranges[1:-1], rounding=rounding)
+        self._decoder = self.neuron.decoder()
+        self.observation = None
+
+    def _shape(self, channels: int) -> tuple[int, ...]:
+        if self.channels == (-3, -1):
+            return (self.heads, 1, channels // self.heads)
+        return (channels,)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """The values as ``[n, channels]``."""
+        if self.channels == (-3, -1):
+            self.heads = x.shape[-3]
+            return x.transpose(-3, -2).flatten(-2).flatten(0, -2)
+        return x.reshape(-1, x.shape[-1]) if self.channels else x.reshape(-1, 1)
+
+    # --- Encoding ------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The decoded value of the spikes; the value itself during calibration."""
+        if self.observation is not None:
+            self.observation.see(self.name, self._rows(x))
+            return x
+        if self.users == 1:
+            return self._decoded(x)
+        return self._shared(x)
+
+    def _shared(self, x: Tensor) -> Tensor:
+        """Several layers read the same activation: it is encoded once."""
+        if self._last is not None and self._last[0]() is x:
+            source, y, uses = self._last
+        else:
+            source, y, uses = weakref.ref(x), self._decoded(x), 0
+        # The last reader lets go of it.
+        self._last = (source, y, uses + 1) if uses + 1 < self.users else None
+        return y
+
+    def _decoded(self, x: Tensor) -> Tensor:
+        self._watch(x)
+        # Rows as time: ranges need not be copied for every row, and the decoder has no memory.
+        rows = x if self.channels == (-3, -1) else self._flat(x)
+        y, _ = run(self._decoder, rows, params=self._ranges())  # type: ignore[arg-type]  # fitted
+        return y.view(x.shape)
+
+    def _flat(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, x.shape[-1]) if self.channels else x.reshape(1, -1)
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """The weighted spikes ``[K, *]`` of the values ``[*]``."""
+        self._watch(x)
+        y, _ = run(self.neuron, x[None], params=self._ranges())  # type: ignore[arg-type]  # fitted
+        return y
+
+    def _ranges(self) -> dict[str, Any]:
+        assert self.neuron is not None
+        return {name: getattr(self, name) for name in self.neuron.ranges}
+
+    def _watch(self, x: Tensor) -> None:
+        """Refuse NaN and infinity; count what lies beyond the outermost range."""
+        if not x.numel() or torch.compiler.is_compiling():
+            return
+        least, most = (float(value) for value in torch.aminmax(x.detach()))
+        if not (math.isfinite(least) and math.isfinite(most)):
+            raise ValueError(f"{self.name}: the input holds NaN or infinity")
+        self.values += x.numel()
+        outlier = float(self.outlier)  # type: ignore[arg-type]  # a 0-d buffer
+        if max(-least, most) <= outlier:
+            return
+        self.saturated += int((x.detach().abs() > outlier).sum())
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.name}: {self.saturated / self.values:.2e} of the values lie beyond "
+                f"{outlier:g}, the largest range, and saturate; calibrate on more or other data",
+                stacklevel=2,
+            )
+
+    def extra_repr(self) -> str:
+        """The neuron."""
+        if self.neuron is None:
+            return "observing"
+        return f"steps={self.neuron.steps}, ranges={len(self.neuron.ranges)}"
+
+
+# --- Ranges ------------------------------------------------------------------------------------
+
+
+def choose_ranges(sample: Tensor, largest: float, steps: int, between: int) -> list[Tensor]:
+    r"""The ranges with the least expected squared error for K steps.
+
+    A value in a range V is rounded to multiples of ``LSB = V * 2**-K``: its squared error is that
+    of a uniform rounding, ``LSB**2 / 12``, or the value's own square if it is below half an LSB
+    and lost. The innermost range is chosen for each channel, those between for the tensor.
+
+    Args:
+        sample: ``[n, channels]``.
+        largest: The outermost range.
+        steps: K.
+        between: How many ranges to put between, 0 or 1.
+
+    Returns:
+        ``[channels]``, then 0-d tensors; each of at most 8 significant bits.
+    """
+    if not largest > 0:
+        largest = 1.0
+    outlier = short(torch.tensor(largest))
+    a = sample.abs().T.contiguous().sort(1).values
+    own = a[:, -1:].clamp(min=largest * 2.0**-12)
+    inner = torch.minimum(short(own * CANDIDATES), outlier * 0.75)
+    best: tuple[float, list[Tensor]] | None = None
+    for middle in short(outlier * CANDIDATES[2:-4:2]) if between else [None]:
+        outer = outlier if middle is None else middle
+        tried = torch.minimum(inner, outer * 0.75)
+        errors = _expected(a, tried, outer, outlier, steps)
+        least, place = errors.min(1)
+        if best is None or float(least.sum()) < best[0]:
+            normal = tried.gather(1, place[:, None])[:, 0]
+            best = float(least.sum()), [normal, *([] if middle is None else [middle]), outlier]
+    assert best is not None
+    return best[1]
+
+
+def _expected(a: Tensor, normal: Tensor, middle: Tensor, outlier: Tensor, steps: int) -> Tensor:
+    """Sum of squared errors ``[channels, candidates]`` of sorted magnitudes ``[channels, n]``."""
+    squares = nn.functional.pad(a.double().square().cumsum(1), (1, 0))
+
+    def up_to(bound: Tensor) -> tuple[Tensor, Tensor]:
+        count = torch.searchsorted(a, bound.expand(len(a), -1).contiguous())
+        return count.double(), squares.gather(1, count)
+
+    def lost_or_rounded(low: Tensor, high: Tensor) -> Tensor:
+        unit = high * 2.0**-steps
+        gone = torch.maximum(torch.minimum(unit / 2, high), low)
+        (_, s_low), (n_gone, s_gone), (n_high, _) = up_to(low), up_to(gone), up_to(high)
+        return (s_gone - s_low) + (n_high - n_gone) * unit.double().square() / 12
+
+    zero = torch.zeros_like(normal)
+    total = lost_or_rounded(zero, normal) + lost_or_rounded(normal, middle.expand_as(normal))
+    if middle is not outlier:
+        total = total + lost_or_rounded(middle.expand_as(normal), outlier.expand_as(normal))
+    return total
+
+
+def short(values: Tensor) -> Tensor:
+    """The next larger number of few significant bits."""
+    mantissa, exponent = torch.frexp(values)
+    return torch.ldexp(torch.ceil(mantissa * 2.0**SHORT) * 2.0**-SHORT, exponent)

@@ -1,0 +1,377 @@
+"""A model as a graph of torch operators, cleaned for conversion.
+
+The graph is captured with torch.export, so it does not matter whether the model calls a module, a
+function or a method, nor whether ``torch.fx`` could trace it (Hugging Face models): every operator
+appears under one name, with its place in the user's module tree.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+from torch.utils import _pytree as pytree
+
+from spikeloom.calibrate import Batch
+
+__all__ = ["Captured", "capture", "name_of", "names", "note_values", "place_of"]
+
+
+def names(text: str) -> frozenset[str]:
+    """The words of a text, for tables of operators."""
+    return frozenset(text.split())
+
+
+VIEWS = names(
+    """
+    view reshape flatten unflatten select slice narrow squeeze unsqueeze transpose permute t
+    expand split chunk unbind getitem movedim as_strided diagonal
+    """
+)
+CHECKS = names(
+    """
+    _assert_tensor_metadata _assert_scalar _assert_async sym_constrain_range
+    sym_constrain_range_for_size _guards_fn
+    """
+)
+CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
+
+
+@dataclass
+class Captured:
+    """A model's graph and how its arguments and results are laid out.
+
+    Attributes:
+        module: The graph with the model's tensors, under the user's names.
+        arguments: The structure of ``(args, kwargs)``.
+        results: The structure of what the model returns.
+        example: The flat arguments it was captured with.
+    """
+
+    module: fx.GraphModule
+    arguments: Any
+    results: Any
+    example: list[Any]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Captured:
+        module = copy.deepcopy(self.module, memo)
+        return Captured(module, self.arguments, self.results, self.example)
+
+    def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """The arguments of a call as a flat list, checked against the example.
+
+        Args:
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+
+        Raises:
+            TypeError: If their number, type or dtype differs from the calibration batches'.
+            ValueError: If their shape does, in any dimension but the first.
+        """
+        names = list(self.arguments.unflatten(self.example)[1])
+        ordered = {name: kwargs[name] for name in names if name in kwargs}
+        flat, structure = pytree.tree_flatten((tuple(args), ordered))
+        if structure != self.arguments or len(ordered) != len(kwargs):
+            raise TypeError(
+                f"forward: the arguments must be like those of the calibration batches, "
+                f"{len(self.arguments.unflatten(self.example)[0])} positional and "
+                f"{names or 'no'} keyword(s); got {len(args)} and {list(kwargs) or 'none'}"
+            )
+        for value, seen in zip(flat, self.example, strict=True):
+            _check_argument(value, seen)
+        return flat
+
+
+def _check_argument(value: Any, seen: Any) -> None:
+    if not isinstance(seen, Tensor):
+        if value != seen:
+            raise ValueError(f"forward: converted for the argument {seen!r}, got {value!r}")
+        return
+    if not isinstance(value, Tensor) or value.dtype != seen.dtype:
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"forward: converted for inputs of {seen.dtype}, got {got}")
+    if value.dim() != seen.dim() or value.shape[1:] != seen.shape[1:]:
+        raise ValueError(
+            f"forward: converted for inputs of shape [batch, {_dims(seen)}], "
+            f"got {list(value.shape)}; convert again with such calibration batches"
+        )
+
+
+def _dims(tensor: Tensor) -> str:
+    return ", ".join(map(str, tensor.shape[1:]))
+
+
+def capture(model: nn.Module, batch: Batch) -> Captured:
+    """The graph of a copy of a model, in evaluation mode.
+
+    Args:
+        model: Left as it is.
+        batch: A call to capture; the first axis of its tensors is the batch.
+
+    Raises:
+        TypeError: If the model's control flow depends on values, or an operator writes into a view.
+        ValueError: If a normalisation would use the statistics of the batch.
+    """
+    own = copy.deepcopy(model).eval()
+    # A batch of one would be taken for a constant.
+    args, kwargs = pytree.tree_map(_at_least_two, (batch.args, batch.kwargs))
+    shapes = _dynamic_shapes(own, args, kwargs)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # torch.export's own, about itself
+            program = torch.export.export(own, args, kwargs, dynamic_shapes=shapes, strict=False)
+            module = program.module()
+    except Exception as error:
+        raise TypeError(
+            f"model: {type(model).__name__} cannot be captured as a graph; control flow that "
+            f"depends on values has no spiking form. torch.export says: {_first_lines(error)}"
+        ) from error
+    flat, structure = pytree.tree_flatten((args, kwargs))
+    graph = module.graph
+    _drop_checks(graph)
+    _undo_in_place(graph)
+    _drop_dropout(graph)
+    _fold_batch_norms(module)
+    _reshape_instead_of_view(graph)
+    graph.eliminate_dead_code()
+    for node in graph.nodes:
+        node.meta = {"nn_module_stack": node.meta.get("nn_module_stack")}
+    graph.set_codegen(fx.graph.CodeGen())
+    module = fx.GraphModule(module, graph)  # holds what the graph reads, and nothing else
+    note_values(module, flat)
+    return Captured(module, structure, program.call_spec.out_spec, flat)
+
+
+class _Noting(fx.Interpreter):
+    """Notes at every node the shape and dtype of its value."""
+
+    def __init__(self, module: fx.GraphModule, under: str) -> None:
+        super().__init__(module)
+        self.under = under
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        n.meta[self.under] = pytree.tree_map(_outline, value)
+        return value
+
+
+def _outline(value: Any) -> Any:
+    return value.detach().to("meta") if isinstance(value, Tensor) else value
+
+
+def note_values(module: fx.GraphModule, inputs: list[Any]) -> None:
+    """Run a graph and note at every node what its value looks like.
+
+    ``meta["val"]`` holds the value's outline, ``meta["batch"]`` the axes that grow with the batch.
+
+    Args:
+        module: The graph; recompiled.
+        inputs: Flat inputs.
+
+    Raises:
+        ValueError: If the graph works for one batch size only.
+    """
+    module.recompile()
+    with torch.no_grad():
+        _Noting(module, "val").run(*inputs)
+        try:
+            _Noting(module, "larger").run(*pytree.tree_map(_one_more, inputs))
+        except RuntimeError as error:
+            raise ValueError(
+                f"model: works only for batches of {_batch(inputs)}; write sizes such as "
+                f"x.shape[0] instead of numbers. It says: {_first_lines(error)}"
+            ) from error
+    for node in module.graph.nodes:
+        here, larger = node.meta["val"], node.meta.pop("larger")
+        if isinstance(here, Tensor):
+            pairs = zip(here.shape, larger.shape, strict=True)
+            node.meta["batch"] = [axis for axis, (a, b) in enumerate(pairs) if a != b]
+
+
+def _one_more(value: Any) -> Any:
+    return torch.cat((value, value[:1])) if isinstance(value, Tensor) and value.dim() else value
+
+
+def _batch(inputs: list[Any]) -> int:
+    return next(len(value) for value in inputs if isinstance(value, Tensor) and value.dim())
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _at_least_two(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dim() and value.shape[0] == 1:
+        return torch.cat((value, value))
+    return value
+
+
+def _batch_axis(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dim():
+        return {0: torch.export.Dim.AUTO}
+    return None
+
+
+def _dynamic_shapes(model: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
+    """For torch.export: the first axis of every tensor may change, by argument name."""
+    signature = inspect.signature(model.forward)
+    bound = signature.bind(*args, **kwargs).arguments
+    return {name: pytree.tree_map(_batch_axis, value) for name, value in bound.items()}
+
+
+def name_of(node: fx.Node) -> str:
+    """An operator's name without namespace and overload, such as ``layer_norm``."""
+    target: Any = node.target
+    if node.op != "call_function":
+        return str(target)
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.partition("::")[2]
+    return getattr(target, "__name__", str(target))
+
+
+def place_of(node: fx.Node) -> str:
+    """Where a node stands in the user's module tree, such as ``encoder.0 (Encoder)``."""
+    stack = [v for v in (node.meta.get("nn_module_stack") or {}).values() if v[0][:1] != "_"]
+    if not stack:
+        return "the model's forward"
+    path, owner = stack[-1]
+    kind = owner if isinstance(owner, str) else owner.__name__
+    kind = kind.rpartition(".")[2]
+    return f"{path} ({kind})" if path else f"the forward of {kind}"
+
+
+# --- Cleaning -------------------------------------------------------------------------------
+
+
+def _drop_checks(graph: fx.Graph) -> None:
+    for node in reversed(graph.nodes):
+        if node.op in ("call_function", "call_module") and name_of(node) in CHECKS:
+            graph.erase_node(node)
+
+
+def _undo_in_place(graph: fx.Graph) -> None:
+    """Operators that write into their input, as operators that return a new value."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        name = name_of(node)
+        if node.op != "call_function" or not name.endswith("_") or name.startswith("_"):
+            continue
+        written = node.args[0]
+        if not isinstance(written, fx.Node):
+            continue
+        for alias in _aliases(written) - {written}:
+            if any(order[user] > order[node] for user in alias.users):
+                raise TypeError(
+                    f"model: {name} at {place_of(node)} writes into a view of a tensor that is "
+                    f"read again; write it without the in-place operator"
+                )
+        twin = getattr(torch.ops.aten, name[:-1])
+        node.target = getattr(twin, node.target._overloadname)
+        later = [user for user in written.users if order[user] > order[node]]
+        for user in later:
+            user.replace_input_with(written, node)
+
+
+def _aliases(node: fx.Node) -> set[fx.Node]:
+    """The nodes that share memory with this one."""
+    while node.op == "call_function" and name_of(node) in VIEWS:
+        node = node.all_input_nodes[0]
+    found, ahead = {node}, [node]
+    while ahead:
+        for user in ahead.pop().users:
+            if user.op == "call_function" and name_of(user) in VIEWS and user not in found:
+                found.add(user)
+                ahead.append(user)
+    return found
+
+
+def _drop_dropout(graph: fx.Graph) -> None:
+    for node in list(graph.nodes):
+        name = name_of(node)
+        if node.op != "call_function" or not re.fullmatch(r"(feature_|alpha_)*dropout", name):
+            continue
+        if node.args[2]:
+            raise ValueError(
+                f"model: {name} at {place_of(node)} stays on in evaluation mode; pass "
+                f"training=self.training, or use nn.Dropout"
+            )
+        node.replace_all_uses_with(node.args[0])
+        graph.erase_node(node)
+
+
+def _reshape_instead_of_view(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        if node.target is torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+
+
+def _fold_batch_norms(module: fx.GraphModule) -> None:
+    """Put each batch norm that follows a convolution or linear layer into its weights."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op != "call_function" or name_of(node) != "batch_norm":
+            continue
+        if node.args[5]:
+            raise ValueError(
+                f"model: batch_norm at {place_of(node)} uses the statistics of the batch; it needs "
+                f"running statistics (track_running_stats=True)"
+            )
+        layer = node.args[0]
+        fuse = _fusing(layer) if isinstance(layer, fx.Node) else None
+        if fuse is None or len(layer.users) > 1:
+            continue
+        weight, bias = (_attribute(module, arg) for arg in _padded(layer.args, 3)[1:3])
+        scale, shift, mean, variance = (_attribute(module, arg) for arg in node.args[1:5])
+        fused = fuse(weight, bias, mean, variance, node.args[7], scale, shift)
+        place = str(layer.args[1].target).rpartition(".")[0]
+        names = [_add_buffer(module, f"{place}.folded_{part}", t) for part, t in _parts(fused)]
+        with graph.inserting_before(layer):
+            new = [graph.get_attr(name) for name in names]
+        layer.args = (layer.args[0], *new, *layer.args[3:])
+        node.replace_all_uses_with(layer)
+        graph.erase_node(node)
+
+
+def _fusing(layer: fx.Node) -> Callable[..., Any] | None:
+    if layer.op != "call_function" or not all(
+        arg is None or arg.op == "get_attr" for arg in _padded(layer.args, 3)[1:3]
+    ):
+        return None
+    if name_of(layer) in CONVOLUTIONS:
+        return fuse_conv_bn_weights
+    # On [batch, tokens, channels] a batch norm is over the tokens.
+    flat = name_of(layer) == "linear" and layer.meta["val"].dim() == 2
+    return fuse_linear_bn_weights if flat else None
+
+
+def _parts(fused: tuple[Tensor, Tensor]) -> list[tuple[str, Tensor]]:
+    return list(zip(("weight", "bias"), fused, strict=True))
+
+
+def _padded(args: tuple[Any, ...], length: int) -> tuple[Any, ...]:
+    return (*args, *(None,) * (length - len(args)))
+
+
+def _attribute(module: fx.GraphModule, node: Any) -> Any:
+    """The tensor that a get_attr node reads; None for no node."""
+    if node is None:
+        return None
+    owner, _, name = str(node.target).rpartition(".")
+    return getattr(module.get_submodule(owner), name)
+
+
+def _add_buffer(module: fx.GraphModule, path: str, tensor: Tensor) -> str:
+    owner, _, name = path.rpartition(".")
+    holder = module.get_submodule(owner)
+    while hasattr(holder, name):
+        name += "_"
+    holder.register_buffer(name, tensor.detach())
+    return f"{owner}.{name}" if owner else name

@@ -1,0 +1,184 @@
+"""The converted network as a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from spikeloom.convert.signgd_graph import Captured
+from spikeloom.convert.signgd_operators import Plan, Site
+from spikeloom.convert.signgd_time import Machine
+from spikeloom.kernel.neuron import Neuron
+from spikeloom.layer import SpikingLayer
+from spikeloom.neurons.schedules import Schedule
+from spikeloom.neurons.signgd import SignGD, SignTracker
+from spikeloom.neurons.signgd_functions import FUNCTIONS, Function
+from spikeloom.report import Report
+
+__all__ = ["Make", "SignGDNetwork", "neuron_of"]
+
+Make = Callable[[Neuron], nn.Module]
+# Sees a site and the estimates that it sends, [T, batch, *].
+Observe = Callable[[Site, Tensor], None]
+
+
+class SignGDNetwork(nn.Module):
+    """A network of sign gradient descent neurons, made by :class:`spikeloom.convert.SignGD`.
+
+    Called like the model it was made from, it returns what the model returns, decoded after
+    ``steps`` steps. Every call starts at rest. Real inputs enter as constant currents.
+
+    A value that changes with time has the time axis in front: what affine operators and functions
+    make of it is computed for all steps at once, layer by layer, and only the sign trackers run
+    in order, in the shared kernel.
+
+    Attributes:
+        steps: T.
+        schedules: The step sizes of each node, by name.
+        scales: The scale of each node, by name.
+        report: What became of every operator, and how well.
+        graph: The operators, with the model's tensors.
+        plan: Which of them are nodes.
+        captured: How arguments and results are laid out.
+    """
+
+    def __init__(
+        self,
+        captured: Captured,
+        plan: Plan,
+        schedules: dict[str, Schedule],
+        steps: int,
+        scales: dict[str, float | Tensor],
+        make: Make | None = None,
+    ) -> None:
+        super().__init__()
+        self.steps, self.schedules, self.scales = steps, schedules, scales
+        self.report = Report("signGD conversion", ("node",))
+        self.graph = captured.module
+        self.nodes = nn.ModuleDict()
+        self.captured, self.plan = captured, plan
+        for site in plan.sites:
+            schedule, scale = schedules[site.name], scales[site.name]
+            self.nodes[site.name] = (
+                SpikingLayer(SignTracker(schedule, steps, scale, site.strict))
+                if make is None
+                else _Increments(site, schedule, scale, make)
+            )
+        self._machine = Machine(self.graph, plan, over_time=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what is made anew from it."""
+        return {name: value for name, value in self.__dict__.items() if name != "_machine"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._machine = Machine(self.graph, self.plan, over_time=True)
+
+    def forward(self, *args: Any, at: Sequence[int] | None = None, **kwargs: Any) -> Any:
+        """The decoded output after the last step, or after several.
+
+        Args:
+            args: As for the original model.
+            at: Steps, from 1 to ``steps``; a list of outputs comes back, one for each.
+            kwargs: As for the original model.
+
+        Raises:
+            TypeError: If an argument has another type or dtype than in the calibration batches.
+            ValueError: If one has another shape, or a step does not exist.
+        """
+        for t in at or ():
+            if isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= self.steps:
+                raise ValueError(
+                    f"at: steps go from 1 to {self.steps}, got {t!r}; convert with more steps"
+                )
+        outputs = self.run(self.captured.flatten(args, kwargs))
+        return self._at(outputs, self.steps) if at is None else [self._at(outputs, t) for t in at]
+
+    def run(self, inputs: Sequence[Any], observe: Observe | None = None) -> list[Any]:
+        """All steps of a call whose arguments are a flat list.
+
+        Args:
+            inputs: The arguments.
+            observe: Called with every node and the estimates it sends, ``[T, batch, *]``.
+
+        Returns:
+            The flat outputs; those that change with time as ``[T, batch, *]``.
+        """
+
+        def at_site(site: Site, operands: tuple[Any, ...], compute: Callable[[], Tensor]) -> Tensor:
+            node = self.nodes[site.name]
+            drive = operands[0] if _reads_operand(node) else compute()
+            if not self._machine.reads_time(site.name):
+                drive = drive.expand(self.steps, *drive.shape)
+            sent = node(drive)
+            if observe is not None:
+                observe(site, sent)
+            return sent
+
+        return self._machine(inputs, at_site)
+
+    def timed_outputs(self) -> list[bool]:
+        """For each flat output, whether it changes with time."""
+        return self._machine.timed_outputs()
+
+    def _at(self, outputs: list[Any], t: int) -> Any:
+        """What the model returns, as it is after step t."""
+        pairs = zip(outputs, self.timed_outputs(), strict=True)
+        chosen = [value[t - 1] if moves else value for value, moves in pairs]
+        return pytree.tree_unflatten(chosen, self.captured.results)
+
+    def extra_repr(self) -> str:
+        """Steps and neurons."""
+        return f"steps={self.steps}"
+
+
+def neuron_of(site: Site, schedule: Schedule, scale: float | Tensor) -> tuple[SignGD, bool]:
+    """The neuron that stands for a node in increment form.
+
+    Args:
+        site: The node.
+        schedule: Its step sizes.
+        scale: Its scale.
+
+    Returns:
+        The neuron, and whether it reads the operator's operand and computes the function itself;
+        if not, it reads the operator's value and tracks it.
+    """
+    if site.function is not None and FUNCTIONS[site.function].operands == 1:
+        return SignGD(site.function, schedule, scale, **site.constants), True
+    identity = Function("identity", FUNCTIONS["identity"].value, site.strict)
+    return SignGD(identity, schedule, scale), False
+
+
+class _Increments(nn.Module):
+    """A host's neuron, which speaks in increments, between values that are their sums."""
+
+    def __init__(self, site: Site, schedule: Schedule, scale: float | Tensor, make: Make) -> None:
+        super().__init__()
+        neuron, self.reads_operand = neuron_of(site, schedule, scale)
+        self.node = make(neuron)
+
+    def forward(self, drive: Tensor) -> Tensor:
+        """Sums in, sums out; from rest."""
+        _reset(self.node)
+        moves = self.node(torch.diff(drive, dim=0, prepend=torch.zeros_like(drive[:1])))
+        return (moves[0] if isinstance(moves, tuple) else moves).cumsum(0)
+
+
+def _reads_operand(node: nn.Module) -> bool:
+    return isinstance(node, _Increments) and node.reads_operand
+
+
+def _reset(node: nn.Module) -> None:
+    """Put a host's neuron at rest, in the words of the hosts that keep states in modules."""
+    for module in node.modules():
+        for name in ("reset", "reset_mem"):
+            getattr(module, name, _nothing)()
+
+
+def _nothing() -> None:
+    """For neurons that keep no state."""

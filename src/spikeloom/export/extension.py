@@ -1,0 +1,112 @@
+"""Neurons that only spikeloom reads, inside a valid NIR graph.
+
+An extension is a nested graph that states the neuron's class and settings in its metadata. NIR
+asks readers not to rely on metadata, so what other readers find inside is a threshold that nothing
+reaches: instead of something similar they compute silence.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import nir
+import numpy as np
+import torch
+from torch import Tensor
+
+from spikeloom import neurons
+from spikeloom.export.pieces import Layer, Params, Piece
+from spikeloom.export.refuse import Verdict
+from spikeloom.kernel.neuron import Neuron, PerStep, tensor_of
+from spikeloom.neurons import schedules
+
+__all__ = ["extension", "is_extension", "neuron_in"]
+
+KIND = "spikeloom.neuron"
+
+
+def extension(neuron: Neuron, params: Params, layer: Layer) -> list[Piece]:
+    """A neuron as an extension; nothing if it cannot be rebuilt from what a file can hold.
+
+    Args:
+        neuron: The description.
+        params: Its parameters with their present values.
+        layer: The layer.
+    """
+    name = type(neuron).__name__
+    if getattr(neurons, name, None) is not type(neuron) or neuron.begin or neuron.inputs > 1:
+        return []
+    settings = {key: params.get(key, value) for key, value in neuron.settings().items()}
+    settings.pop("surrogate", None)
+    try:
+        text = json.dumps({key: _plain(value) for key, value in settings.items()})
+    except TypeError:
+        return []
+    shape = np.array(layer.shape)
+    graph = nir.NIRGraph(
+        nodes={
+            "input": nir.Input(input_type=shape),
+            "nothing": layer.threshold(np.finfo(np.float32).max),
+            "output": nir.Output(output_type=shape),
+        },
+        edges=[("input", "nothing"), ("nothing", "output")],
+        metadata={"kind": KIND, "neuron": name, "settings": text},
+    )
+    note = "only spikeloom.export reads it; other readers compute silence"
+    return [Piece(Verdict.EXTENSION, {"": graph}, note=note)]
+
+
+def is_extension(graph: nir.NIRGraph) -> bool:
+    """Whether a nested graph stands for a neuron of ours."""
+    return isinstance(graph.metadata, dict) and graph.metadata.get("kind") == KIND
+
+
+def neuron_in(graph: nir.NIRGraph) -> Neuron:
+    """The neuron that an extension stands for.
+
+    Args:
+        graph: A nested graph for which :func:`is_extension` holds.
+
+    Raises:
+        ValueError: If it names no neuron of this version, or its settings do not fit.
+    """
+    name = str(graph.metadata.get("neuron", ""))
+    cls = getattr(neurons, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, Neuron)):
+        raise ValueError(f"extension: this version of spikeloom has no neuron {name!r}")
+    try:
+        settings = json.loads(str(graph.metadata["settings"]))
+        return cls(**{key: _rebuilt(value) for key, value in settings.items()})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"extension: the settings of {name} do not fit: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON; tensors and schedules are marked by their class."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (PerStep, Tensor)):
+        tensor = tensor_of(value)
+        assert tensor is not None
+        kind = "PerStep" if isinstance(value, PerStep) else "Tensor"
+        return {"is": kind, "values": tensor.detach().cpu().double().tolist()}
+    if type(value).__name__ in schedules.__all__:
+        return {"is": type(value).__name__, **{k: _plain(v) for k, v in vars(value).items()}}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    raise TypeError(f"cannot be written: {value!r}")
+
+
+def _rebuilt(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rebuilt(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kind, rest = value.get("is"), {k: _rebuilt(v) for k, v in value.items() if k != "is"}
+    if kind in ("PerStep", "Tensor"):
+        values = torch.tensor(rest["values"], dtype=torch.float32)
+        return PerStep(values) if kind == "PerStep" else values
+    if kind not in schedules.__all__:
+        raise ValueError(f"unknown setting {kind!r}")
+    return getattr(schedules, kind)(**rest)

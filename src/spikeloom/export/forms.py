@@ -1,0 +1,65 @@
+"""Every neuron and the ways to write it: one table, a row per neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from spikeloom.export.descent import sign_descent
+from spikeloom.export.extension import extension
+from spikeloom.export.filters import trace
+from spikeloom.export.pieces import Layer, Params, Piece
+from spikeloom.export.spiking import MEMBRANES, fire_and_reset
+from spikeloom.export.ternary import bi_spike
+from spikeloom.export.weights import Refused
+from spikeloom.kernel.neuron import Neuron
+from spikeloom.neurons.elastic import ElasticBiSpike
+from spikeloom.neurons.signgd import SignGD
+from spikeloom.neurons.trace import Trace
+
+__all__ = ["FORMS", "candidates"]
+
+# A subclass is handled by its base's row, which must check that it behaves like it.
+FORMS: dict[type, Callable[[Any, Params, Layer], list[Piece]]] = {
+    **dict.fromkeys(MEMBRANES, fire_and_reset),
+    Trace: trace,
+    ElasticBiSpike: bi_spike,
+    SignGD: sign_descent,
+}
+
+
+def candidates(neuron: Neuron, params: Params, layer: Layer, extend: bool = False) -> list[Piece]:
+    """The ways to write a neuron, the truest first.
+
+    Args:
+        neuron: The description.
+        params: Its parameters with their present values.
+        layer: The layer.
+        extend: Whether an extension is welcome where nothing else is exact.
+
+    Raises:
+        Refused: If there is none.
+    """
+    if neuron.begin is not None:
+        raise Refused(
+            "it sums its whole input before its first spike, NIR runs step by step",
+            "keep this part of the model outside the file",
+        )
+    more = extension(neuron, params, layer) if extend else []
+    try:
+        return [*_written(neuron, params, layer), *more]
+    except Refused:
+        if more:
+            return more
+        raise
+
+
+def _written(neuron: Neuron, params: Params, layer: Layer) -> list[Piece]:
+    for known, write in FORMS.items():
+        exact_class = type(neuron) is known
+        if exact_class or (known in MEMBRANES and isinstance(neuron, known)):
+            return write(neuron, params, layer)
+    raise Refused(
+        f"{neuron.name} is no step that NIR can state",
+        "use LIF, IF, Leaky or LIFBox, or keep this part of the model outside the file",
+    )

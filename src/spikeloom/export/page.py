@@ -1,0 +1,214 @@
+"""The documentation page "What can be exported, exactly", written by exporting everything.
+
+Run ``python -m spikeloom.export.page docs/export.md`` after a change; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import nir
+import torch
+from torch import Tensor, nn
+
+from spikeloom import neurons
+from spikeloom.export import dynamics
+from spikeloom.export.exporter import ExportReport, to_nir
+from spikeloom.export.profiles import PROFILES
+from spikeloom.export.refuse import NotExpressible
+from spikeloom.files import whole_file
+from spikeloom.kernel.neuron import Neuron
+from spikeloom.layer import SpikingLayer
+
+__all__ = ["export_page", "write_export_page"]
+
+NEURONS: dict[str, Callable[[], Neuron]] = {
+    "LIF, hard reset (SpikingJelly's)": neurons.LIF,
+    "LIF, hard reset, input not divided": lambda: neurons.LIF(decay_input=False),
+    "LIF, a threshold for each neuron": lambda: neurons.LIF(v_threshold=torch.tensor([0.5, 1, 2])),
+    "LIF, a time constant for each neuron": lambda: neurons.LIF(tau=torch.tensor([2.0, 4, 8])),
+    "LIF, reset to -0.5": lambda: neurons.LIF(v_reset=-0.5),
+    "LIF, soft reset": lambda: neurons.LIF(v_reset=None),
+    "IF, hard reset": neurons.IF,
+    "IF, soft reset": lambda: neurons.IF(v_reset=None),
+    "Leaky, zero reset (snnTorch's)": lambda: neurons.Leaky(0.5, reset_mechanism="zero"),
+    "Leaky, subtract": lambda: neurons.Leaky(0.5),
+    "Leaky, no reset": lambda: neurons.Leaky(0.5, reset_mechanism="none"),
+    "LIFBox, reset by value (Norse's)": lambda: neurons.LIFBox(500.0),
+    "LIFBox, reset by value to -0.5": lambda: neurons.LIFBox(500.0, v_reset=-0.5),
+    "LIFBox, reset by subtraction": lambda: neurons.LIFBox(500.0, reset_method="subtract"),
+    "Trace": lambda: neurons.Trace(0.5),
+    "ElasticBiSpike, decay 0": lambda: neurons.ElasticBiSpike(1.0, decay=0.0),
+    "ElasticBiSpike, published reset": lambda: neurons.ElasticBiSpike(1.0),
+    "ElasticBiSpike, symmetric reset": lambda: neurons.ElasticBiSpike(1.0, reset="symmetric"),
+    "SignGD, ReLU, constant steps": lambda: neurons.SignGD("relu", neurons.Constant(0.25)),
+    "SignGD, ReLU, shrinking steps": lambda: neurons.SignGD("relu"),
+    "SignGD, GELU": lambda: neurons.SignGD("gelu"),
+    "OAT, HG, FewSpike": lambda: neurons.OAT(steps=8, normal=4.0),
+}
+# Every graph has them.
+PORTS = {nir.Input, nir.Output}
+# What each flag of on_inexact leads to, the truest first.
+OUTCOMES = {
+    "raise": "exact",
+    "subgraph": "subgraph",
+    "approximate": "approximate",
+    "extension": "extension",
+}
+
+INTRODUCTION = """# What can be exported, exactly
+
+<!-- Written by `python -m spikeloom.export.page docs/export.md`; change that, not this file. -->
+
+`spikeloom.export.to_nir(model, sample)` writes a trained model as a
+[NIR](https://neuroir.org) graph. It runs the model once on the sample, so time loops, hidden
+states, wrappers and shortcuts need no preparation. It then writes the file, reads it back, runs it
+and compares the spikes with the model's. What NIR cannot say is refused, all modules at once, each
+with the reason, the measured error of the nearest node and the flag that would allow it.
+
+```python
+from spikeloom import export
+
+graph, report = export.to_nir(model, sample, path="net.nir")  # sample: [T, batch, *]
+print(report)
+spikes = export.run_nir(export.read("net.nir"), sample)        # the reference interpreter
+other = export.from_nir(graph, make=plugins.norse.make)        # a model that trains, in any host
+```
+
+## Neurons
+
+Verdicts, each found by exporting:
+
+- **exact**: one node; the default allows nothing else.
+- **subgraph**: exact as a few nodes; `on_inexact="subgraph"` allows it.
+- **approximate**: one node, or a few, that come near; `on_inexact="approximate"` allows it, and the
+  report states the error. The last column is its share of wrong outputs in a network of three
+  neurons with weights in quarters, over 50 steps of random input: yours will differ.
+- **extension**: a nested graph that only spikeloom reads; `on_inexact="extension"` allows it.
+
+*portable* is the default target and stands for SpikingJelly, snnTorch and Norse: none of them may
+compute anything else without a word. Where one of them refuses a node with an error, the report
+says so. A column says *refused* where the export is refused for that target.
+"""
+
+LAYERS = """## Layers
+
+| Layer | NIR | Remarks |
+|---|---|---|
+| `Linear` | `Affine`, `Linear` | on one axis; flatten first |
+| `Conv1d`, `Conv2d` | `Conv1d`, `Conv2d` | zero padding; zeros fill groups and uneven kernels |
+| `AvgPool2d` | `AvgPool2d` | without `ceil_mode`, padding counted; Norse does not read it |
+| `Flatten`, `x.flatten(...)` | `Flatten` | all axes after time and batch |
+| `BatchNorm1d`, `BatchNorm2d` | - | folded into the weights right before it |
+| `Dropout`, `Identity` | - | vanish |
+| `a + b` | two edges | different signals of one shape |
+| `x.mean(0)`, `x.sum(0)` as the last operation | - | left to the reader |
+
+SpikingJelly's layers of the same names are taken like torch's. Everything else (max pooling,
+layer normalisation, softmax, products, permutations) has no NIR counterpart and is refused.
+"""
+
+TIES = """## Thresholds, rounding and ties
+
+SpikingJelly fires at the threshold, snnTorch, Norse and NIR above it. Where potentials lie on a
+grid, as with quantised weights, they meet the threshold often. A neuron that fires at the
+threshold is therefore written with the next smaller float32; for targets that include SpikingJelly,
+a neuron that fires above it is written with the next larger one. Both are then decided alike by
+every reader.
+
+The frameworks also compute the same formula in a different order. For time constants of a power of
+two steps this makes no difference; for others it decides about spikes whose potential lies within
+rounding of the threshold. The report's `readers` holds the share of the sample's output that each
+framework's arithmetic changes.
+"""
+
+
+def export_page() -> str:
+    """The page as Markdown."""
+    parts = [INTRODUCTION, _neurons(), LAYERS, TIES, _targets(), _dynamics()]
+    return "\n".join(part.strip() + "\n" for part in parts)
+
+
+def write_export_page(path: str | Path) -> None:
+    """Write the page.
+
+    Args:
+        path: The file; an older one is replaced.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(export_page(), encoding="utf-8")
+
+
+def _neurons() -> str:
+    rows = []
+    for name, make in NEURONS.items():
+        cells = [_outcome(make, target) for target in PROFILES]
+        near = _export(make, "nir", "approximate")
+        error = f"{near.mismatch:.1%}" if near and _is_near(near) else ""
+        rows.append([name, _form(make), *cells, error])
+    return _table(["Neuron", "Written as", *PROFILES, "error if approximated"], rows)
+
+
+def _outcome(make: Callable[[], Neuron], target: str) -> str:
+    for flag, word in OUTCOMES.items():
+        if _export(make, target, flag):
+            return word
+    return "refused"
+
+
+def _form(make: Callable[[], Neuron]) -> str:
+    for flag in OUTCOMES:
+        report = _export(make, "nir", flag)
+        if report:
+            kinds = dict.fromkeys(str(report.column("nodes")[1]).split(", "))
+            return ", ".join(f"`{kind}`" for kind in kinds)
+    return ""
+
+
+def _is_near(report: ExportReport) -> bool:
+    return "APPROXIMATE" in report.column("verdict")
+
+
+def _export(make: Callable[[], Neuron], target: str, flag: str) -> ExportReport | None:
+    """What exporting a small network of this neuron reports; None if it is refused."""
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 3, bias=False), SpikingLayer(make()))
+    net[0].weight.data = _quarters(torch.randn(3, 4, generator=generator))
+    sample = _quarters(torch.randn(50, 16, 4, generator=generator))
+    try:
+        return to_nir(net, sample, on_inexact=flag, target=target)[1]
+    except NotExpressible:
+        return None
+
+
+def _quarters(values: Tensor) -> Tensor:
+    return values.mul(4).round().div(4)
+
+
+def _targets() -> str:
+    rows = []
+    for profile in PROFILES.values():
+        rules = {f"{', '.join(kind.__name__ for kind in rule.kinds)}: {rule.remedy}"
+                 + (" (read wrongly otherwise)" if rule.silent else "")
+                 for rule in profile.rules}  # fmt: skip
+        kinds = sorted(kind.__name__ for kind in (profile.reads or set()) - PORTS)
+        reads = ", ".join(profile.members) or ", ".join(kinds) or "everything"
+        rows.append([f"`{profile.name}`", reads, "; ".join(sorted(rules)), profile.checked])
+    return "## Targets\n\n" + _table(["Target", "Reads", "Asks for", "How we know"], rows)
+
+
+def _dynamics() -> str:
+    """The interpreter in its own words."""
+    _, words = str(dynamics.__doc__).split("\n\n", 1)
+    return f"## One time step\n\n```text\n{words.strip()}\n```"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+if __name__ == "__main__":
+    write_export_page(sys.argv[1])

@@ -1,0 +1,101 @@
+"""Ways to write a neuron: nodes, how they hang together, and how true they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import nir
+import numpy as np
+from torch import Tensor
+
+from spikeloom.export.weights import Refused
+from spikeloom.kernel.neuron import Gated, Parameter, PerStep
+
+__all__ = ["Layer", "Params", "Piece", "number"]
+
+Params = Mapping[str, Parameter]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is known about the layer a neuron stands for.
+
+    Attributes:
+        shape: Its shape for one sample.
+        dt: Time step in seconds.
+        for_both: Whether some reader fires at the threshold, not only above.
+    """
+
+    shape: tuple[int, ...]
+    dt: float
+    for_both: bool = False
+
+    def filled(self, value: Any) -> np.ndarray:
+        """A value for each neuron, as float32."""
+        return np.array(np.broadcast_to(np.asarray(value, dtype=np.float32), self.shape))
+
+    def integrator(self) -> nir.I:
+        """A node that adds up its input."""
+        return nir.I(r=self.filled(1.0 / self.dt))
+
+    def scale(self, value: Any) -> nir.Scale:
+        """A node that multiplies."""
+        return nir.Scale(scale=self.filled(value))
+
+    def threshold(self, value: Any) -> nir.Threshold:
+        """A node that is 1 above a value."""
+        return nir.Threshold(threshold=self.filled(value))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One way to write a neuron.
+
+    Attributes:
+        verdict: How true it is.
+        nodes: NIR nodes by suffix, the empty suffix for a single node.
+        edges: Between them.
+        inlet: The suffix of the node that receives the input.
+        outlet: The suffix of the node that fires.
+        height: What a spike of the neuron is worth.
+        note: What to know about it.
+    """
+
+    verdict: str
+    nodes: dict[str, nir.NIRNode]
+    edges: tuple[tuple[str, str], ...] = ()
+    inlet: str = ""
+    outlet: str = ""
+    height: float = 1.0
+    note: str = ""
+
+    def graph(self, shape: tuple[int, ...]) -> nir.NIRGraph:
+        """A graph of this neuron alone."""
+        ends = {
+            "input": nir.Input(input_type=np.array(shape)),
+            "output": nir.Output(output_type=np.array(shape)),
+        }
+        inner = {f"neuron.{suffix}": node for suffix, node in self.nodes.items()}
+        edges = [(f"neuron.{a}", f"neuron.{b}") for a, b in self.edges]
+        edges += [("input", f"neuron.{self.inlet}"), (f"neuron.{self.outlet}", "output")]
+        return nir.NIRGraph(nodes={**ends, **inner}, edges=edges)
+
+
+def number(name: str, value: Parameter) -> np.ndarray:
+    """A parameter as the kernel sees it: float64 of float32 precision.
+
+    Args:
+        name: The parameter's name, for refusals.
+        value: The parameter.
+
+    Raises:
+        Refused: If it changes with time.
+    """
+    if isinstance(value, (PerStep, Gated)):
+        raise Refused(
+            f"its {name} changes with time, NIR parameters are constant", "use one value for all T"
+        )
+    array = value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value
+    return np.asarray(array, dtype=np.float32).astype(np.float64)

@@ -1,0 +1,142 @@
+r"""Functions of unbounded numbers from tables of one octave: the exponent is taken out first.
+
+.. math::
+    1/(m\,2^e) = (1/m)\,2^{-e},\qquad 1/\sqrt{m\,4^e} = (1/\sqrt m)\,2^{-e},\qquad
+    (m\,2^e)^2 = m^2\,4^e,\qquad 2^x = 2^{x - \lfloor x \rfloor}\,2^{\lfloor x \rfloor}
+
+The few-spike neuron sees the mantissa only, so no value is outside its range and nothing is
+clamped; a power of two scales its spikes.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from spikeloom.kernel.call import COMPUTED, run
+from spikeloom.neurons.gated import LinearHG
+from spikeloom.neurons.tables import fit_hg
+
+__all__ = ["Reduced", "fit_reduced"]
+
+# Function -> the range of its mantissa.
+MANTISSAS = {
+    "exp": (0.0, 1.0),
+    "exp2": (0.0, 1.0),
+    "reciprocal": (1.0, 2.0),
+    "rsqrt": (1.0, 4.0),
+    "sqrt": (1.0, 4.0),
+    "square": (1.0, 2.0),
+}
+# dtype -> integer dtype, bits of the fraction, bias of the exponent.
+LAYOUT = {torch.float32: (torch.int32, 23, 127), torch.float64: (torch.int64, 52, 1023)}
+
+
+@lru_cache(maxsize=64)
+def fit_reduced(
+    function: str, steps: int = 8, max_error: float = 1e-3, segments: int | None = None
+) -> Reduced:
+    """A few-spike neuron for a function of any number that has a value there.
+
+    Args:
+        function: ``"exp"``, ``"exp2"``, ``"reciprocal"``, ``"rsqrt"``, ``"sqrt"`` or ``"square"``.
+        steps: K, 1 to 24.
+        max_error: The largest error allowed, in units of the power of two taken out.
+        segments: As for :func:`~spikeloom.neurons.fit_hg`.
+
+    Raises:
+        ValueError: If the function is not one of these, or the error cannot be reached.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> reciprocal = spikeloom.neurons.fit_reduced("reciprocal", steps=8, segments=32)
+        >>> x = torch.tensor([1e-20, 3.0, 7e15])
+        >>> bool(((reciprocal(x) * x - 1).abs() < 2e-4).all())
+        True
+    """
+    if function not in MANTISSAS:
+        raise ValueError(f"fit_reduced: function must be one of {', '.join(MANTISSAS)}")
+    name = "exp2" if function == "exp" else function
+    low, high = MANTISSAS[function]
+    return Reduced(function, fit_hg(name, low, high, steps, max_error, segments))
+
+
+class Reduced:
+    """A function by range reduction: ``scale(x) * neuron(mantissa(x))``.
+
+    Args:
+        function: One of those of :func:`fit_reduced`.
+        neuron: What encodes the function of the mantissa.
+    """
+
+    def __init__(self, function: str, neuron: LinearHG) -> None:
+        self.function = function
+        self.neuron = neuron
+        self._decoder = neuron.decoder()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The decoded value of every element; NaN stays NaN."""
+        mantissa, scale = self.parts(x)
+        y, _ = run(self._decoder, mantissa.reshape(1, -1))
+        return (y.reshape(x.shape) * scale).to(x.dtype)
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """The weighted spikes ``[K, *]`` whose sum is the value."""
+        mantissa, scale = self.parts(x)
+        y, _ = run(self.neuron, mantissa.reshape(1, -1))
+        return (y.reshape(-1, *x.shape) * scale).to(x.dtype)
+
+    def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The mantissa for the neuron, and the power of two that scales its spikes.
+
+        Args:
+            x: Any shape; computed in float32 unless it is float64.
+        """
+        x = x.to(COMPUTED[x.dtype])
+        if self.function in ("exp", "exp2"):
+            return _whole_and_rest(x * math.log2(math.e) if self.function == "exp" else x)
+        if self.function in ("rsqrt", "sqrt"):
+            return _even_parts(x, -1 if self.function == "rsqrt" else 1)
+        mantissa, scale = _mantissa_and_scale(x)
+        if self.function == "square":
+            return mantissa, scale * scale
+        return mantissa, scale.reciprocal().copysign(x)
+
+    def __repr__(self) -> str:
+        return f"Reduced({self.function!r}, {self.neuron})"
+
+
+def _mantissa_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
+    """|x| = mantissa * scale, the mantissa in [1, 2); by bits, as frexp is slow."""
+    integer, fraction, bias = LAYOUT[x.dtype]
+    bits = x.contiguous().view(integer)
+    kept = (1 << fraction) - 1
+    mantissa = ((bits & kept) | (bias << fraction)).view(x.dtype)
+    scale = (bits & ((2 * bias + 1) << fraction)).view(x.dtype)
+    # A NaN must not become a mantissa.
+    return torch.where(x == x, mantissa, x), scale
+
+
+def _even_parts(x: Tensor, sign: int) -> tuple[Tensor, Tensor]:
+    """X = mantissa * 4**e, the mantissa in [1, 4); returns it and 2**(sign * e)."""
+    half, exponent = torch.frexp(x)
+    e = torch.div(exponent - 1, 2, rounding_mode="floor")
+    mantissa = torch.ldexp(half, exponent - 2 * e)
+    # The root of zero is zero, its inverse infinite, that of a negative number NaN.
+    scale = torch.ldexp(torch.ones_like(x), sign * e)
+    scale = torch.where(x == 0, torch.zeros_like(x) if sign > 0 else x.new_tensor(math.inf), scale)
+    mantissa = torch.where(x == 0, torch.ones_like(x), mantissa)
+    return torch.where(x < 0, x.new_tensor(math.nan), mantissa), scale
+
+
+def _whole_and_rest(x: Tensor) -> tuple[Tensor, Tensor]:
+    """2**x = 2**rest * scale, the rest in [0, 1)."""
+    integer, fraction, bias = LAYOUT[x.dtype]
+    x = x.clamp(-bias, bias + 1)
+    whole = x.floor()
+    # Below the smallest normal number the scale's bits are those of zero, at the top of infinity.
+    scale = ((whole + bias).nan_to_num().to(integer) << fraction).view(x.dtype)
+    return x - whole, scale

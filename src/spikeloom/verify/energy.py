@@ -1,0 +1,331 @@
+"""count_energy: what a spiking network computes, layer by layer, and what that may cost.
+
+The energies are proxies, computed from operation counts and published costs per operation; nothing
+is measured on a chip. The arithmetic proxy leaves out memory, which costs more than arithmetic, and
+favours spiking networks at almost any firing rate; the memory-inclusive estimate stands beside it,
+and each has its break-even rate.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from spikeloom.kernel.trace import Program
+from spikeloom.report import Report
+from spikeloom.verify.kinds import Kind
+from spikeloom.verify.mfi import check_sample, exact_copy
+from spikeloom.verify.static import KindTrace
+from spikeloom.verify.watch import WEIGHTED, call, weight_call
+
+__all__ = ["EnergyCosts", "EnergyReport", "count_energy"]
+
+
+@dataclass(frozen=True)
+class EnergyCosts:
+    """Energy of an operation in pJ, and the memory accesses that go with it, in bytes.
+
+    The defaults are 32-bit floating point in 45 nm. Memory is counted without caches: an event of
+    a spiking network reads its weight, and reads and writes the potential it adds to; a
+    multiply-accumulate of a dense network reads its weight and its activation, and accumulates in a
+    register; a neuron reads and writes its potential at every step.
+
+    Attributes:
+        mac: A multiplication with an addition.
+        ac: An addition.
+        multiply: A multiplication.
+        byte: A byte of memory access.
+        event_bytes: Bytes that a synaptic addition moves.
+        mac_bytes: Bytes that a multiply-accumulate moves.
+        neuron_bytes: Bytes that a neuron moves in a step.
+
+    Source: Horowitz, "Computing's energy problem", ISSCC 2014 (arithmetic); SpikingJelly 2.0,
+    ``op_counter.simple_energy`` (a byte).
+    """
+
+    mac: float = 4.6
+    ac: float = 0.9
+    multiply: float = 3.7
+    byte: float = 24.96
+    event_bytes: float = 12.0
+    mac_bytes: float = 8.0
+    neuron_bytes: float = 8.0
+
+
+@dataclass
+class EnergyReport(Report):
+    """What :func:`count_energy` counted; numbers are for one sample of the batch, all steps.
+
+    Attributes:
+        steps: T.
+        spikes: Spikes of all neurons.
+        rate: Spikes per neuron and step, every neuron counting alike.
+        accumulates: Synaptic additions (AC): one for each spike and synapse.
+        macs: Multiply-accumulates of layers that see real values, the stem.
+        additions: Additions outside weight layers: skips, leaks, pools.
+        rescales: Multiplications outside weight layers, such as norms that are not folded.
+        dense: Synapses of spike-driven layers, times steps: the accumulates at a rate of 1.
+        twin_macs: Multiply-accumulates of the same network with real activations, in one step.
+        proxy: Energy in pJ by arithmetic alone.
+        twin_proxy: The twin's.
+        proxy_break_even: Share of active synapses at which both are equal.
+        memory: Energy in pJ with memory accesses.
+        twin_memory: The twin's.
+        memory_break_even: Share of active synapses at which both are equal; negative if the
+            spiking network costs more even when silent.
+        active: Share of active synapses now, ``accumulates / dense``.
+    """
+
+    steps: int = 0
+    spikes: float = 0.0
+    rate: float = 0.0
+    accumulates: float = 0.0
+    macs: float = 0.0
+    additions: float = 0.0
+    rescales: float = 0.0
+    dense: float = 0.0
+    twin_macs: float = 0.0
+    proxy: float = 0.0
+    twin_proxy: float = 0.0
+    proxy_break_even: float = 0.0
+    memory: float = 0.0
+    twin_memory: float = 0.0
+    memory_break_even: float = 0.0
+    active: float = 0.0
+    costs: EnergyCosts = field(default_factory=EnergyCosts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What ``to_json`` writes."""
+        own = [f.name for f in fields(self) if f.name not in {g.name for g in fields(Report)}]
+        numbers = {name: getattr(self, name) for name in own if name != "costs"}
+        return {**super().as_dict(), **numbers, "costs": vars(self.costs)}
+
+    def plot(self, column: str = "AC", path: str | os.PathLike[str] | None = None) -> Any:
+        """A bar for each layer.
+
+        Args:
+            column: ``"AC"``, ``"MAC"``, ``"synapses"``, ``"spikes"`` or ``"rate"``.
+            path: Save the picture there.
+        """
+        return super().plot(column, path)
+
+
+def count_energy(
+    model: nn.Module, sample: Any, *, batch: int | None = None, costs: EnergyCosts | None = None
+) -> EnergyReport:
+    r"""Count a network's operations on a sample, and estimate energy from them.
+
+    .. math::
+        E &= 4.6\,\mathrm{MAC} + 0.9\,(\mathrm{AC} + \mathrm{additions})
+        + 3.7\,\mathrm{rescales} \quad\text{pJ} \\
+        E_\mathrm{twin} &= 4.6\,\mathrm{MAC}_\mathrm{twin}
+
+    The memory-inclusive estimate adds the accesses that :class:`EnergyCosts` describes. Zeros of
+    the padding are no spikes; an image that is encoded once counts once. Norms that are not folded
+    are rescales: fold them first with :func:`~spikeloom.verify.fold_norms`.
+
+    Args:
+        model: In eval mode, with spikeloom neurons; it is not changed.
+        sample: A batch: a tensor, a tuple of arguments or a mapping of them.
+        batch: Samples in it; None reads it from the output, ``[T, batch, ...]``.
+        costs: What operations cost.
+
+    Returns:
+        The report: a row for every neuron and weight layer, totals as attributes.
+
+    Raises:
+        TypeError: If the model is no module or the sample holds no tensor.
+        ValueError: If the model is in training mode, the sample on another device, or the batch
+            unknown.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> from torch import nn
+        >>> from spikeloom.verify import count_energy
+        >>> lif = spikeloom.SpikingLayer(spikeloom.neurons.LIF())
+        >>> net = nn.Sequential(nn.Linear(4, 8), lif, nn.Linear(8, 2)).eval()
+        >>> report = count_energy(net, 3 * torch.rand(5, 1, 4))
+        >>> report.macs, report.dense, report.accumulates == 2 * report.spikes
+        (160.0, 80.0, True)
+    """
+    check_sample(model, sample)
+    model = exact_copy(model).to(_dtype(model))
+    counting = Counting()
+    counting.start(sample)
+    with counting.over(model):
+        y = call(model, sample)
+    steps, batch = _steps_and_batch(y, batch)
+    return _report(model, counting, steps, batch, costs or EnergyCosts())
+
+
+@dataclass
+class Layer:
+    """One module's counts over the whole sample."""
+
+    spikes: int = 0
+    neurons: int = 0
+    synapses: int = 0
+    accumulates: int = 0
+    macs: int = 0
+    rows: int = 0
+    is_neuron: bool = False
+
+
+class Counting(KindTrace):
+    """A dense run that counts spikes and synapses beside following value kinds."""
+
+    def __init__(self) -> None:
+        super().__init__(exempt=frozenset())
+        self.layers: dict[str, Layer] = {}
+        self.weight_multiplications = 0
+
+    def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute, follow, and count weight layers and neurons."""
+        before = self.multiplications
+        y = super().seen(name, func, args, kwargs)
+        if name == "scan":
+            outputs = y[: len(Program.parse(args[0]).outputs)]
+            layer = self._layer(is_neuron=True)
+            layer.spikes += sum(int(s.count_nonzero()) for s in outputs)
+            layer.neurons += sum(s.numel() for s in outputs)
+        elif name in WEIGHTED:
+            x, weight = weight_call(name, args)
+            if not isinstance(self.operand(x), Kind):
+                x, weight = weight, x
+            kind = self.operand(x)
+            if isinstance(kind, Kind):
+                self._count_synapses(name, args, x, weight, y, kind)
+                self.weight_multiplications += self.multiplications - before
+        return y
+
+    def _layer(self, *, is_neuron: bool) -> Layer:
+        return self.layers.setdefault(self.module, Layer(is_neuron=is_neuron))
+
+    def _count_synapses(
+        self, name: str, args: tuple[Any, ...], x: Tensor, weight: Tensor, y: Tensor, kind: Kind
+    ) -> None:
+        layer = self._layer(is_neuron=False)
+        with torch.utils._python_dispatch._disable_current_modes():
+            synapses = _uses(name, args, torch.ones_like(x), weight, y)
+            layer.synapses += synapses
+            layer.rows = max(layer.rows, y.shape[0])
+            if kind.whole:
+                layer.spikes += int(x.count_nonzero())
+                layer.accumulates += _uses(name, args, x.abs(), weight, y)
+            else:
+                layer.macs += synapses
+
+
+def _uses(name: str, args: tuple[Any, ...], x: Tensor, weight: Tensor, y: Tensor) -> int:
+    """Weight uses by an input of whole numbers, padding excluded."""
+    x = x.double()
+    if name != "convolution":
+        # mm, addmm: every unit of input meets a row of weights; also on the other side.
+        return int(x.sum()) * (y.numel() // max(_rows(x, y), 1))
+    _, _, _, stride, padding, dilation, transposed, output_padding, groups = args[:9]
+    ones = torch.ones_like(weight, dtype=torch.float64)
+    uses = torch.ops.aten.convolution(
+        x, ones, None, stride, padding, dilation, transposed, output_padding, groups
+    )
+    return int(uses.sum())
+
+
+def _rows(x: Tensor, y: Tensor) -> int:
+    return x.numel() // x.shape[-1] if x.dim() else 1
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    tensors = (*model.parameters(), *model.buffers())
+    return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
+
+
+def _steps_and_batch(y: Any, batch: int | None) -> tuple[int, int]:
+    first = next(leaf for leaf in tree_leaves(y) if isinstance(leaf, Tensor))
+    if batch is None and first.dim() < 2:
+        raise ValueError(
+            f"batch: the output has the shape {tuple(first.shape)}, not [T, batch, ...]; "
+            f"say how many samples there are"
+        )
+    size = first.shape[1] if batch is None else batch
+    return max(first.shape[0], 1), max(size, 1)
+
+
+def _report(
+    model: nn.Module, counting: Counting, steps: int, batch: int, costs: EnergyCosts
+) -> EnergyReport:
+    layers = counting.layers
+    neurons = [layer for layer in layers.values() if layer.is_neuron]
+    weights = [layer for layer in layers.values() if not layer.is_neuron]
+    spiking = [layer for layer in weights if not layer.macs]
+    states = sum(layer.neurons for layer in neurons)
+    report = EnergyReport(
+        "Operations of one sample, all steps",
+        ("module", "layer", "spikes", "rate", "synapses", "AC", "MAC"),
+        steps=steps,
+        spikes=sum(layer.spikes for layer in neurons) / batch,
+        rate=sum(layer.spikes for layer in neurons) / max(states, 1),
+        accumulates=sum(layer.accumulates for layer in weights) / batch,
+        macs=sum(layer.macs for layer in weights) / batch,
+        additions=counting.additions / batch,
+        rescales=(counting.multiplications - counting.weight_multiplications) / batch,
+        dense=sum(layer.synapses for layer in spiking) / batch,
+        costs=costs,
+    )
+    # A layer that read real values ran once for a constant image, or once a step.
+    once = sum(layer.macs / max(layer.rows // batch, 1) for layer in weights) / batch
+    report.twin_macs = once + report.dense / steps
+    report.active = report.accumulates / report.dense if report.dense else 0.0
+    _estimate(report, states / batch)
+    for name, layer in layers.items():
+        report.add(name or "(model)", type(model.get_submodule(name)).__name__, *_row(layer, batch))
+    report.notes += _notes(report)
+    return report
+
+
+def _row(layer: Layer, batch: int) -> tuple[Any, ...]:
+    spikes = None if layer.macs else layer.spikes / batch
+    if layer.is_neuron:
+        return spikes, layer.spikes / max(layer.neurons, 1), None, None, None
+    active = None if layer.macs else layer.accumulates / max(layer.synapses, 1)
+    counts = (layer.synapses, layer.accumulates, layer.macs)
+    return spikes, active, *(count / batch for count in counts)
+
+
+def _estimate(report: EnergyReport, neuron_steps: float) -> None:
+    """Both energies and their break-even rates, in which only the accumulates vary."""
+    costs = report.costs
+    fixed = costs.mac * report.macs + costs.ac * report.additions
+    fixed += costs.multiply * report.rescales
+    report.proxy = fixed + costs.ac * report.accumulates
+    report.twin_proxy = costs.mac * report.twin_macs
+    report.proxy_break_even = _break_even(report.twin_proxy - fixed, costs.ac * report.dense)
+    event = costs.ac + costs.byte * costs.event_bytes
+    fixed += costs.byte * (costs.mac_bytes * report.macs + costs.neuron_bytes * neuron_steps)
+    report.memory = fixed + event * report.accumulates
+    report.twin_memory = (costs.mac + costs.byte * costs.mac_bytes) * report.twin_macs
+    report.memory_break_even = _break_even(report.twin_memory - fixed, event * report.dense)
+
+
+def _break_even(budget: float, dense_cost: float) -> float:
+    return budget / dense_cost if dense_cost else float("nan")
+
+
+def _notes(report: EnergyReport) -> list[str]:
+    return [
+        f"{report.spikes:,.0f} spikes, {100 * report.rate:.2f} % of neurons a step, "
+        f"T={report.steps}; {100 * report.active:.2f} % of synapses active.",
+        f"{report.accumulates:,.0f} AC + {report.additions:,.0f} additions + "
+        f"{report.macs:,.0f} MAC + {report.rescales:,.0f} rescales; dense, in one step: "
+        f"{report.twin_macs:,.0f} MAC.",
+        f"Proxy by arithmetic alone: {report.proxy / 1e6:.4g} uJ against "
+        f"{report.twin_proxy / 1e6:.4g} uJ dense; break-even at "
+        f"{100 * report.proxy_break_even:.1f} % active synapses.",
+        f"Estimate with memory: {report.memory / 1e6:.4g} uJ against "
+        f"{report.twin_memory / 1e6:.4g} uJ dense; break-even at "
+        f"{100 * report.memory_break_even:.1f} %.",
+    ]

@@ -1,0 +1,244 @@
+"""The second proof: the model computed from additions, comparisons, selections and gathers alone.
+
+Weight layers add the weight columns of the inputs that fired; neurons run their traced step
+operation by operation. Every torch operation on the way must be on a short list.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.utils import _ntuple
+
+from spikeloom.kernel.trace import Program, operands, resolve, schedule
+from spikeloom.verify.kinds import MEANING, REAL, Kind, is_shift, program_kinds
+from spikeloom.verify.static import ARRANGING, COMPARING, FRESH, Finding, parameters
+from spikeloom.verify.watch import WEIGHTED, Watch, weight_call
+
+__all__ = ["Gathering"]
+
+ADDING = frozenset(("add", "sub", "rsub", "sum", "neg", "abs", "index_add"))
+CHOOSING = frozenset(("where", "nonzero", "full", "zeros"))
+# The same rearrangements under the names they have before torch takes them apart.
+COMPOSITE = frozenset(("movedim", "flatten", "unflatten", "pad", "to", "split"))
+ALLOWED = ADDING | CHOOSING | ARRANGING | COMPARING | FRESH | COMPOSITE
+
+
+class Gathering(Watch):
+    """Runs a model without multiplications, and notes every operation that is one.
+
+    What is not allowed is computed all the same, so that all of it is found.
+
+    Args:
+        exempt: Modules that may multiply, and are computed densely.
+
+    Attributes:
+        findings: The operations that are not on the list, with their modules.
+        operations: How often each operation was called.
+        accumulated: Synaptic additions of every weight layer, in the order of their first call.
+    """
+
+    def __init__(self, exempt: frozenset[str]) -> None:
+        super().__init__()
+        self.exempt = exempt
+        self.findings: list[Finding] = []
+        self.operations: Counter[str] = Counter()
+        self.accumulated: dict[str, int] = {}
+
+    def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Rewrite weight layers and neurons; check everything else against the list."""
+        if self.module in self.exempt:
+            return func(*args, **kwargs)
+        if name == "scan":
+            text, steps, numbers, xs, vs, ps = args
+            neuron = _Neuron(text, steps, numbers, ps)
+            with self:
+                return neuron.run(xs, vs)
+        if name in WEIGHTED:
+            with self:
+                y = self._weighted(name, args, kwargs)
+            if y is not None:
+                return y
+        elif not self._is_allowed(name, args):
+            self.findings.append(Finding(self.module, f"{name} is no addition or selection"))
+        self.operations[name] += 1
+        return func(*args, **kwargs)
+
+    def _is_allowed(self, name: str, args: tuple[Any, ...]) -> bool:
+        if name in ("mul", "div"):
+            # A shift: by a plain power of two, never by a tensor.
+            numbers = [x for x in args[:2] if isinstance(x, (int, float))]
+            return bool(numbers) and is_shift(numbers[0])
+        if name == "avg_pool2d":
+            return len(args) > 6 and args[6] == 1
+        return name in ALLOWED
+
+    # --- Weight layers
+
+    def _weighted(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        if name == "convolution" and not args[6]:
+            return self._convolution(*args)
+        if name in ("mm", "addmm"):
+            x, weight = weight_call(name, args)
+            y = self._gather(x, weight)
+            return y if name == "mm" else y + args[0]
+        if name == "bmm" and args[0].dim() == 3:
+            x, weight = args
+            return torch.stack([self._gather(a, b) for a, b in zip(x, weight, strict=True)])
+        self.findings.append(Finding(self.module, f"{name} has no form that only gathers"))
+        return None
+
+    def _convolution(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        transposed: bool,
+        output_padding: Sequence[int],
+        groups: int,
+    ) -> Tensor:
+        kernel = weight.shape[2:]
+        sizes = _ntuple(len(kernel))
+        windows = _windows(x, kernel, sizes(stride), sizes(padding), sizes(dilation))
+        # [batch, channels, *map, *kernel] -> a row for each output position
+        rows = windows.movedim(1, len(kernel) + 1)
+        positions = rows.shape[: len(kernel) + 1]
+        outputs = []
+        for part, w in zip(rows.chunk(groups, len(kernel) + 1), weight.chunk(groups), strict=True):
+            flat = part.reshape(positions.numel(), -1)
+            outputs.append(self._gather(flat, w.flatten(1).t()).unflatten(0, positions))
+        y = torch.cat(outputs, -1)
+        return (y if bias is None else y + bias).movedim(-1, 1)
+
+    def _gather(self, x: Tensor, weight: Tensor) -> Tensor:
+        """``x @ weight`` for whole numbers: add a row of weights for each unit of input."""
+        y = weight.new_zeros(x.shape[0], weight.shape[1])
+        level = 1
+        while True:
+            count = 0
+            for sign, active in ((1, x >= level), (-1, -x >= level)):
+                row, column = active.nonzero().unbind(1)
+                if len(row):
+                    y.index_add_(0, row, weight[column] if sign > 0 else -weight[column])
+                count += len(row)
+            if not count:
+                return y
+            total = self.accumulated.get(self.module, 0)
+            self.accumulated[self.module] = total + count * weight.shape[1]
+            level += 1
+
+
+def _windows(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Tensor:
+    """What a convolution sees: ``[batch, channels, *map, *kernel]``."""
+    pads = [side for pad in reversed(padding) for side in (pad, pad)]
+    x = torch.nn.functional.pad(x, pads)
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    sizes = [(n - s) // step + 1 for n, s, step in zip(x.shape[2:], spans, stride, strict=True)]
+    steps = x.stride()[2:]
+    return x.as_strided(
+        (*x.shape[:2], *sizes, *kernel),
+        (
+            *x.stride()[:2],
+            *(a * b for a, b in zip(steps, stride, strict=True)),
+            *(a * b for a, b in zip(steps, dilation, strict=True)),
+        ),
+    )
+
+
+# --- Neurons ---------------------------------------------------------------------------------
+
+
+class _Neuron:
+    """A neuron's program, operation by operation, products with spikes as selections."""
+
+    def __init__(self, text: str, steps: int, numbers: list[float], tensors: list[Tensor]) -> None:
+        self.program = Program.parse(text)
+        self.steps = steps
+        self.params = parameters(self.program, numbers, tensors)
+        self.per_step = {name for name, kind in self.program.params if kind in ("step", "gated")}
+        self.kinds, _ = program_kinds(
+            self.program, [REAL for _ in range(self.program.inputs)], self.params
+        )
+
+    def run(self, xs: list[Tensor], vs: list[Tensor]) -> list[Tensor]:
+        """What ``spikeloom::scan`` returns: output sequences, then last states."""
+        program, like = self.program, vs[0] if vs else xs[0][0]
+        state: list[Any] = list(vs)
+        if program.begin is not None:
+            state = self._evaluate(program.begin, 0, [x[0] for x in xs], state)
+        history: list[list[Tensor]] = [[] for _ in program.outputs]
+        for t in range(self.steps):
+            drive = [None if program.begin is not None else x[t] for x in xs]
+            values = self._evaluate((*program.outputs, *program.next), t, drive, state)
+            for series, y in zip(history, values, strict=False):
+                series.append(_full(y, like))
+            state = values[len(history) :]
+        empty = like.new_zeros((0, *like.shape))
+        ys = [torch.stack(series) if series else empty for series in history]
+        return [*ys, *(_full(v, like).contiguous() for v in state)]
+
+    def _evaluate(
+        self, roots: Sequence[int], t: int, drive: Sequence[Any], state: Sequence[Any]
+    ) -> list[Any]:
+        nodes = self.program.nodes
+        found: dict[int, Any] = {}
+        for number in schedule(nodes, roots):
+            operation, *rest = nodes[number]
+            if operation == "const":
+                value: Any = float(rest[0])
+            elif operation == "x":
+                value = drive[rest[0]]
+            elif operation == "v":
+                value = state[rest[0]]
+            elif operation == "p":
+                value = self._parameter(rest[0], t)
+            elif operation == "lookup":
+                value = self._parameter(rest[0], t)[found[resolve(nodes, rest[1])].long()]
+            else:
+                read = [resolve(nodes, i) for i in operands(nodes[number])]
+                kinds = [self.kinds[i] for i in read]
+                value = _compute(operation, [found[i] for i in read], kinds)
+            found[number] = value
+        return [found[resolve(nodes, root)] for root in roots]
+
+    def _parameter(self, name: str, t: int) -> Any:
+        value = self.params[name]
+        return value[..., t] if name in self.per_step else value
+
+
+def _compute(name: str, values: list[Any], kinds: list[Any]) -> Any:
+    if name == "mul" and any(isinstance(value, Tensor) for value in values):
+        for choice, other, kind in ((*values, kinds[0]), (*reversed(values), kinds[1])):
+            if isinstance(kind, Kind) and kind.signed_spike:
+                return _selected(choice, other)
+    if name in MEANING:
+        return MEANING[name](*values)
+    function = {"rint": "round"}.get(name, name)
+    return getattr(torch, function)(*(torch.as_tensor(value) for value in values))
+
+
+def _selected(choice: Any, other: Any) -> Tensor:
+    """``choice * other`` for a choice of -1, 0 and 1."""
+    if not isinstance(choice, Tensor):
+        return choice * other
+    zero = choice.new_zeros(())
+    if not isinstance(other, Tensor):
+        other = choice.new_full((), other)
+    return torch.where(choice > 0, other, torch.where(choice < 0, -other, zero))
+
+
+def _full(value: Any, like: Tensor) -> Tensor:
+    return value.expand(like.shape) if isinstance(value, Tensor) else torch.full_like(like, value)

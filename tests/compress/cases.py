@@ -1,0 +1,70 @@
+"""Golden layers, synthetic layers, and an independent float64 reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def golden(name: str) -> dict[str, Tensor]:
+    """The arrays of one golden file."""
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return {key: torch.from_numpy(file[key]) for key in file.files}
+
+
+def spikes(*shape: int, seed: int = 0, rate: float = 0.4) -> Tensor:
+    """Random spikes of which neighbours are correlated."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(shape, generator=generator)
+    return (noise + 0.7 * noise.roll(1, -1) > 1.2 * (1 - rate)).float()
+
+
+def layer_case(rows: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Float64 weights and an undamped Hessian of correlated inputs."""
+    generator = torch.Generator().manual_seed(seed)
+    y = spikes(20 * width, width, seed=seed).double()
+    W = torch.randn(rows, width, dtype=torch.float64, generator=generator)
+    return W, 2 * y.T @ y / len(y)
+
+
+def reference_losses(W: Tensor, H: Tensor) -> Tensor:
+    """Losses at removal by the definition: the inverse of what is left, taken anew each time."""
+    damped = H + 0.01 * H.diagonal().mean() * torch.eye(len(H), dtype=H.dtype)
+    losses = torch.empty_like(W)
+    for row, dense in enumerate(W):
+        left, w = list(range(len(dense))), dense.clone()
+        while left:
+            inverse = torch.linalg.inv(damped[left][:, left])
+            w = torch.linalg.solve(damped[left][:, left], damped[left] @ dense)
+            cost = w.square() / inverse.diagonal()
+            losses[row, left.pop(int(cost.argmin()))] = cost.min()
+    return losses
+
+
+def solved(W: Tensor, H: Tensor, mask: Tensor) -> Tensor:
+    """The best weights for a mask, by the definition."""
+    damped = H + 0.01 * H.diagonal().mean() * torch.eye(len(H), dtype=H.dtype)
+    result = torch.zeros_like(W)
+    for row, kept in enumerate(~mask):
+        result[row, kept] = torch.linalg.solve(damped[kept][:, kept], damped[kept] @ W[row])
+    return result
+
+
+def error(W: Tensor, new: Tensor, H: Tensor) -> float:
+    """Half the quadratic form of the change."""
+    change = new.double() - W.double()
+    return 0.5 * float(((change @ H) * change).sum())
+
+
+def dense_filter(x: Tensor, decay: float) -> Tensor:
+    """The trace of [T, ...] by a plain loop in float64."""
+    y, total = torch.zeros_like(x[0], dtype=torch.float64), []
+    for step in x.double():
+        y = decay * y + step
+        total.append(y)
+    return torch.stack(total)

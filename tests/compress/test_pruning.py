@@ -1,0 +1,256 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spikeloom import compress, neurons
+from spikeloom.compress.pruning import Order, removal_losses
+from tests.compress.cases import error, golden, layer_case, reference_losses, solved, spikes
+
+LAYER = golden("osbc_linear_tau2")
+METHODS = {"osbc": "H", "obs": "Hc"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("percent", [25, 50, 75, 90])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-8), (torch.float32, 1e-6)])
+def test_masks_and_weights_equal_the_golden_layer(method, percent, dtype, tolerance):
+    W, H = LAYER["W"].to(dtype), LAYER[METHODS[method]].to(dtype)
+    pruned, mask = compress.prune_weight(W, H, W.numel() * percent // 100)
+    assert torch.equal(mask, LAYER[f"{method}_mask_{percent}"])
+    assert pruned.dtype == dtype
+    torch.testing.assert_close(
+        pruned.double(), LAYER[f"{method}_W_{percent}"], rtol=0, atol=tolerance
+    )
+
+
+def test_losses_equal_the_golden_layer():
+    losses = removal_losses(LAYER["W"], LAYER["H"], Order())
+    torch.testing.assert_close(losses, LAYER["osbc_loss"], rtol=1e-8, atol=0)
+    assert torch.equal(losses.argsort(dim=1), LAYER["osbc_order"])
+
+
+def test_losses_equal_an_independent_reference():
+    W, H = layer_case(3, 70)  # wider than a panel
+    torch.testing.assert_close(removal_losses(W, H, Order()), reference_losses(W, H))
+
+
+def test_wide_layers_are_ordered_in_float32_with_the_same_mask():
+    W, H = layer_case(2, 300)
+    _, mask = compress.prune_weight(W, H, 450)
+    losses = reference_losses(W, H)
+    threshold = losses.flatten().sort().values[449:451]
+    assert threshold[1] / threshold[0] > 1.0001, "the case must not be a tie"
+    assert torch.equal(mask, losses <= threshold[0])
+
+
+def test_rows_in_several_chunks_equal_rows_at_once(monkeypatch):
+    W, H = layer_case(7, 20)
+    whole = removal_losses(W, H, Order())
+    monkeypatch.setattr("spikeloom.compress.pruning.MEMORY", 3 * 8 * 400)
+    assert torch.equal(removal_losses(W, H, Order()), whole)
+
+
+@given(
+    rows=st.integers(1, 5),
+    width=st.integers(1, 24),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+)
+@settings(deadline=None, max_examples=40)
+def test_kept_weights_are_the_best_for_their_mask(rows, width, share, seed):
+    W, H = layer_case(rows, width, seed)
+    pruned, mask = compress.prune_weight(W, H, int(share * W.numel()))
+    assert int(mask.sum()) == int(share * W.numel())
+    assert not pruned[mask].any()
+    torch.testing.assert_close(pruned, solved(W, H, mask), rtol=1e-8, atol=1e-8)
+
+
+@given(gain=st.floats(1e-9, 1e9), seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=20)
+def test_a_gain_in_the_filter_changes_nothing(gain, seed):
+    W, H = layer_case(4, 12, seed)
+    first, second = (compress.prune_weight(W, h, 24) for h in (H, gain * H))
+    assert torch.equal(first[1], second[1])
+    torch.testing.assert_close(first[0], second[0])
+
+
+@given(seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=20)
+def test_scaling_a_row_equals_scaling_its_losses_by_the_square(seed):
+    W, H = layer_case(4, 12, seed)
+    scale = torch.tensor([0.5, 1.0, 3.0, -2.0], dtype=torch.float64)
+    _, mask = compress.prune_weight(W, H, 24, row_scale=scale)
+    # A row whose weights are a times as large has a^2 times the losses, and the same order.
+    _, folded = compress.prune_weight(W * scale[:, None], H, 24)
+    assert torch.equal(mask, folded)
+
+
+@given(seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=20)
+def test_permuted_inputs_permute_the_mask(seed):
+    W, H = layer_case(4, 12, seed)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
+    pruned, mask = compress.prune_weight(W, H, 30)
+    permuted, permuted_mask = compress.prune_weight(W[:, order], H[order][:, order], 30)
+    assert torch.equal(mask[:, order], permuted_mask)
+    torch.testing.assert_close(pruned[:, order], permuted)
+
+
+@pytest.mark.parametrize("percent", [25, 50, 75, 90])
+def test_the_filtered_objective_is_lower_than_with_unfiltered_inputs(percent):
+    count = 96 * percent // 100
+    W, H = LAYER["W"], LAYER["H"]
+    osbc, _ = compress.prune_weight(W, H, count)
+    obs, _ = compress.prune_weight(W, LAYER["Hc"], count)
+    assert error(W, osbc, H) <= error(W, obs, H)
+
+
+def test_dead_inputs_go_first_and_give_nothing_to_others():
+    W, H = layer_case(3, 8)
+    H[2], H[:, 2] = 0, 0
+    W[:, 2] = 0.3
+    pruned, mask = compress.prune_weight(W, H, 3)
+    assert mask[:, 2].all() and int(mask.sum()) == 3
+    torch.testing.assert_close(pruned, W.masked_fill(mask, 0.0))
+
+
+def test_a_row_that_normalisation_silences_goes_first():
+    file = golden("osbc_alloc")
+    pruned, mask = compress.prune_weight(
+        file["dead_W"], file["dead_H"], 6, row_scale=file["dead_aff"]
+    )
+    assert torch.equal(mask, file["dead_mask_6"])
+    torch.testing.assert_close(pruned, file["dead_W_6"], rtol=0, atol=1e-10)
+
+
+def test_a_layer_without_spikes_loses_its_smallest_weights():
+    W, _ = layer_case(3, 8)
+    with pytest.warns(UserWarning, match="never fired"):
+        pruned, mask = compress.prune_weight(W, torch.zeros(8, 8), 12)
+    assert W[mask].abs().max() <= W[~mask].abs().min()
+    assert torch.equal(pruned, W.masked_fill(mask, 0.0))
+
+
+def test_ties_go_to_the_earlier_weight():
+    _, mask = compress.prune_weight(torch.ones(2, 4), torch.eye(4), 3)
+    assert mask.tolist() == [[True, True, True, False], [False] * 4]
+
+
+@pytest.mark.parametrize("count", [0, 24])
+def test_nothing_and_everything_can_be_removed(count):
+    W, H = layer_case(3, 8)
+    pruned, mask = compress.prune_weight(W, H, count)
+    assert bool(mask.all()) == bool(mask.any()) == (count == 24)
+    torch.testing.assert_close(pruned, W if count == 0 else torch.zeros_like(W))
+
+
+def test_a_layer_without_rows_stays_empty():
+    pruned, mask = compress.prune_weight(torch.ones(0, 4), torch.eye(4), 0)
+    assert pruned.shape == mask.shape == (0, 4)
+
+
+def test_groups_of_a_convolution_are_pruned_with_their_own_hessians():
+    x = spikes(3, 2, 4, 5, 5)
+    conv = torch.nn.Conv2d(4, 6, 3, groups=2)
+    H = compress.layer_hessian(x, conv, neurons.Trace(0.5))
+    W = conv.weight.detach().double()
+    pruned, mask = compress.prune_weight(W, H, 60)
+    assert pruned.shape == mask.shape == W.shape
+    for group in range(2):
+        part = slice(3 * group, 3 * group + 3)
+        expected = solved(W[part].flatten(1), H[group], mask[part].flatten(1))
+        torch.testing.assert_close(pruned[part].flatten(1), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_weights_are_solved_in_double(dtype):
+    W, H = layer_case(3, 8)
+    pruned, mask = compress.prune_weight(W.to(dtype), H, 12)
+    expected, expected_mask = compress.prune_weight(W.to(dtype).double(), H, 12)
+    assert torch.equal(mask, expected_mask)
+    assert torch.equal(pruned, expected.to(dtype))
+
+
+def test_non_contiguous_weights_are_read_right():
+    W, H = layer_case(4, 12)
+    expected, _ = compress.prune_weight(W, H, 24)
+    pruned, _ = compress.prune_weight(W.T.contiguous().T, H, 24)
+    assert torch.equal(pruned, expected)
+
+
+# --- Rounds and patterns ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rounds", [1, 4, 16])
+def test_rounds_remove_the_count_and_solve_for_the_rest(rounds):
+    W, H = layer_case(4, 40)
+    pruned, mask = compress.prune_weight(W, H, 120, rounds=rounds)
+    assert int(mask.sum()) == 120
+    torch.testing.assert_close(pruned, solved(W, H, mask), rtol=1e-8, atol=1e-8)
+
+
+def test_sixteen_rounds_are_nearly_as_good_as_one_by_one():
+    W, H = layer_case(8, 128)
+    exact, rounds = (compress.prune_weight(W, H, 920, rounds=r)[0] for r in (0, 16))
+    magnitude = W.masked_fill(W.abs() < W.abs().flatten().sort().values[920], 0.0)
+    assert error(W, exact, H) <= error(W, rounds, H) <= 1.05 * error(W, exact, H)
+    assert error(W, rounds, H) < 0.9 * error(W, magnitude, H)
+
+
+def test_rounds_take_over_beyond_1024_inputs():
+    assert Order.plan((8, 1024), 4000, None, None).rounds == 0
+    assert Order.plan((8, 1025), 4000, None, None).rounds == 16
+    assert Order.plan((8, 1025), 4000, 0, None).rounds == 0
+
+
+@pytest.mark.parametrize("pattern, left", [("2:4", 2), ("1:4", 1), ("3:4", 3)])
+def test_a_pattern_leaves_so_many_in_each_group(pattern, left):
+    W, H = layer_case(5, 80)
+    pruned, mask = compress.prune_weight(W, H, pattern=pattern)
+    assert ((~mask).unflatten(1, (-1, 4)).sum(2) == left).all()
+    torch.testing.assert_close(pruned, solved(W, H, mask), rtol=1e-8, atol=1e-8)
+
+
+def test_a_pattern_follows_the_order_of_losses():
+    # With independent inputs, the smallest weights of each group go.
+    W = torch.tensor([[4.0, 3.0, 2.0, 1.0, 0.1, 0.2, 0.3, 0.4]])
+    _, mask = compress.prune_weight(W, torch.eye(8), pattern="2:4")
+    assert mask.tolist() == [[False, False, True, True, True, True, False, False]]
+
+
+def test_neighbours_in_a_convolution_are_channels():
+    W = torch.randn(3, 8, 2, 2, generator=torch.Generator().manual_seed(0))
+    _, mask = compress.prune_weight(W, torch.eye(32), pattern="2:4")
+    assert (mask.unflatten(1, (2, 4)).sum(2) == 2).all()
+
+
+# --- Bad input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, error_type, message",
+    [
+        ({"count": 25}, ValueError, "from 0 to 24, got 25"),
+        ({"count": -1}, ValueError, "from 0 to 24"),
+        ({"count": 0.5}, TypeError, "must be an integer"),
+        ({"count": None}, TypeError, "a pattern given"),
+        ({"H": torch.eye(7)}, ValueError, r"\[8, 8\]"),
+        ({"H": torch.full((8, 8), float("nan"))}, ValueError, "H: must be finite"),
+        ({"W": torch.full((3, 8), float("nan"))}, ValueError, "W: must be finite"),
+        ({"W": torch.ones(3, 8, dtype=torch.int64)}, TypeError, "floating-point"),
+        ({"W": torch.ones(8)}, ValueError, "shape"),
+        ({"row_scale": torch.ones(4)}, ValueError, "3 finite numbers"),
+        ({"row_scale": torch.full((3,), float("inf"))}, ValueError, "finite"),
+        ({"rounds": -1}, ValueError, "rounds"),
+        ({"pattern": "2:4", "count": 11}, ValueError, "removes 12 weights, got 11"),
+        ({"pattern": "2:3", "count": None}, ValueError, "does not divide 8 inputs"),
+        ({"pattern": "4:4", "count": None}, ValueError, "0 < N < M"),
+        ({"pattern": "half", "count": None}, ValueError, "'2:4'"),
+        ({"pattern": "2:4", "count": None, "rounds": 3}, ValueError, "rounds=0"),
+    ],
+)
+def test_bad_input_is_named(change, error_type, message):
+    arguments = {"W": torch.ones(3, 8), "H": torch.eye(8), "count": 12, **change}
+    with pytest.raises(error_type, match=message):
+        compress.prune_weight(**arguments)

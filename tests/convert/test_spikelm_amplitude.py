@@ -1,0 +1,235 @@
+"""Amplitudes from data: the published initialisation, and every rule around it."""
+
+import copy
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from spikeloom import plugins
+from spikeloom.convert import BiSpikes, measure_amplitude
+from spikeloom.neurons import ElasticBiSpike
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NEURON = np.load(GOLDEN / "spikelm_neuron.npz")
+QUANTISER = np.load(GOLDEN / "spikelm_quantizer.npz")
+
+
+def table(steps):
+    return ElasticBiSpike(torch.ones(steps))
+
+
+@pytest.mark.parametrize("i", [i for i in range(4) if int(QUANTISER[f"init{i}_bits"]) == 2])
+def test_a_first_batch_sets_the_published_amplitude(i):
+    x = torch.tensor(QUANTISER[f"init{i}_x"])
+    site = BiSpikes(ElasticBiSpike(torch.ones(1), decay=0.0))
+    y = site(x[None])
+    expected = torch.tensor(QUANTISER[f"init{i}_alpha"]).reshape(1)
+    torch.testing.assert_close(site.amplitude, expected, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(y[0], torch.tensor(QUANTISER[f"init{i}_y"]), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("case", ["T4_lazy", "T4_lazy_small_const"])
+def test_each_step_is_measured_behind_the_amplitude_of_the_one_before(case):
+    x, alpha, y = (torch.tensor(NEURON[f"{case}_{name}"]) for name in ("x", "alpha", "y"))
+    site = BiSpikes(table(4))
+    found = site(x)
+    torch.testing.assert_close(site.amplitude, alpha, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(found, y, rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("k", [1.0, 2.0, 3.0, 4.0])
+@pytest.mark.parametrize("scale", [0.01, 30.0])
+def test_k_sets_the_firing_rate_of_normal_data_at_any_scale(k, scale):
+    x = scale * torch.randn(1, 200_000)
+    rate = float((BiSpikes(table(1), k=k)(x) != 0).float().mean())
+    assert rate == pytest.approx(math.erfc(k / (2 * math.sqrt(math.pi))), abs=0.005)
+
+
+def test_padding_does_not_count():
+    x = torch.randn(3, 2, 5, 4)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
+    x[:, mask == 0] = math.nan
+    found = measure_amplitude(table(3), x, mask=mask)
+    kept = torch.stack([step[mask == 1] for step in x])
+    torch.testing.assert_close(found, measure_amplitude(table(3), kept))
+
+
+def test_a_shared_amplitude_is_the_mean_over_all_steps_and_one_per_channel_over_all_but_channels():
+    x = torch.randn(3, 2, 5, 4)
+    shared = measure_amplitude(ElasticBiSpike(torch.tensor(1.0)), x)
+    torch.testing.assert_close(shared, 2 * x.abs().mean())
+    channels = measure_amplitude(ElasticBiSpike(torch.ones(1, 1, 4)), x, k=3.0)
+    torch.testing.assert_close(channels, 3 * x.abs().mean((0, 1, 2))[None, None])
+
+
+def test_the_first_batch_decides_for_good():
+    site = BiSpikes(table(2))
+    site(torch.randn(2, 8))
+    kept = site.amplitude.clone()
+    site(100 * torch.randn(2, 8))
+    assert torch.equal(site.amplitude, kept)
+
+
+def test_a_moving_average_follows_the_data_while_training():
+    site = BiSpikes(table(1), rule="moving_average", momentum=0.25)
+    site(torch.full((1, 4), 1.0))
+    site(torch.full((1, 4), 3.0))
+    assert site.amplitude.tolist() == [0.75 * 2.0 + 0.25 * 6.0]
+    for silent in (torch.zeros(1, 4), torch.zeros(1, 0)):  # these say nothing
+        site(silent)
+        assert site.amplitude.tolist() == [3.0]
+    site.eval()
+    site(torch.full((1, 4), 50.0))
+    assert site.amplitude.tolist() == [3.0]
+
+
+def test_a_learned_amplitude_starts_from_the_data_and_trains():
+    site = BiSpikes(ElasticBiSpike(nn.Parameter(torch.ones(2))), rule="learned")
+    optimizer = torch.optim.SGD(site.parameters(), 0.1)
+    x = torch.randn(2, 50)
+    site(x).square().sum().backward()
+    start = site.amplitude.detach().clone()
+    torch.testing.assert_close(start, measure_amplitude(table(2), x))
+    optimizer.step()
+    assert not torch.equal(site.amplitude, start)
+
+
+def test_a_fixed_amplitude_stays_also_as_a_number():
+    for alpha in (0.7, torch.tensor([0.7])):
+        site = BiSpikes(ElasticBiSpike(alpha), rule="fixed")
+        assert site(torch.tensor([[0.6]])).tolist() == [[pytest.approx(0.7)]]
+    with pytest.raises(ValueError, match="cannot be set from data"):
+        BiSpikes(ElasticBiSpike(0.7))(torch.ones(1, 1))
+
+
+@pytest.mark.parametrize(
+    "x, mask",
+    [
+        (torch.randn(2, 3, 4), torch.zeros(3)),
+        (torch.zeros(2, 3, 4), None),
+        (torch.full((2, 3, 4), math.inf), None),
+        (torch.zeros(2, 0, 4), None),
+    ],
+    ids=["all padding", "all zero", "infinite", "empty"],
+)
+def test_a_first_batch_without_information_is_refused(x, mask):
+    site = BiSpikes(table(2))
+    with pytest.raises(ValueError, match="the first batch sets the amplitude|NaN"):
+        site(x, mask)
+    site(torch.randn(2, 3, 4))  # and the next one may set it
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"mask: must have the leading shape of a step, \(3, 4\)"):
+        measure_amplitude(table(2), torch.randn(2, 3, 4), mask=torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"k": 0.0}, "k: must be a positive"),
+        ({"k": math.nan}, "k: must be a positive"),
+        ({"rule": "median"}, "one of .*first_batch.*, got 'median'"),
+        ({"momentum": 0.0}, "momentum: must lie in"),
+    ],
+)
+def test_bad_settings_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        BiSpikes(table(1), **arguments)
+
+
+def test_a_loaded_or_copied_neuron_measures_nothing_again():
+    site, x = BiSpikes(table(2)), torch.randn(2, 30)
+    site(x)
+    loaded = BiSpikes(table(2))
+    loaded.load_state_dict(site.state_dict())
+    for twin in (loaded, copy.deepcopy(site)):
+        assert torch.equal(twin(9 * x), site(9 * x))
+        assert torch.equal(twin.amplitude, site.amplitude)
+    fresh = BiSpikes(table(2))
+    fresh.load_state_dict(BiSpikes(table(2)).state_dict())  # saved before any batch: still waits
+    fresh(9 * x)
+    torch.testing.assert_close(fresh.amplitude, 9 * site.amplitude, rtol=2.0, atol=0.0)
+    assert not torch.equal(fresh.amplitude, torch.ones(2))
+
+
+@pytest.mark.parametrize("host", ["spikingjelly", "snntorch", "norse"])
+def test_every_hosts_neurons_begin_at_rest_in_each_call(host):
+    plain = BiSpikes(table(3))
+    hosted = BiSpikes(table(3), make=MAKE[host])
+    for _ in range(2):
+        x = torch.randn(3, 2, 8)
+        assert torch.equal(hosted(x), plain(x))
+    assert torch.equal(hosted.amplitude, plain.amplitude)
+
+
+MAKE = {
+    "spikingjelly": plugins.spikingjelly.make,
+    "snntorch": lambda neuron: plugins.snntorch.make(
+        neuron, init_hidden=True, output=True, time_first=True
+    ),
+    "norse": plugins.norse.make,
+}
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that make the host wait for the device."""
+
+    found = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waiting = ("_local_scalar_dense", "is_nonzero", "nonzero", "equal")
+        self.found += func.overloadpacket.__name__ in waiting
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("rule", ["first_batch", "moving_average", "learned"])
+def test_nothing_waits_for_the_device_after_the_first_batch(rule):
+    alpha = nn.Parameter(torch.ones(4)) if rule == "learned" else torch.ones(4)
+    site, x = BiSpikes(ElasticBiSpike(alpha), rule=rule), torch.randn(4, 5)
+    with Waits() as first:
+        site(x)
+    with Waits() as second:
+        site(x)
+    assert first.found and not second.found
+
+
+RANK = """
+import os, sys, torch
+from torch import distributed
+from spikeloom.convert import BiSpikes
+from spikeloom.neurons import ElasticBiSpike
+rank = int(sys.argv[1])
+torch.set_num_threads(1)
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+x = torch.load(sys.argv[3])[:, rank::2]
+site = BiSpikes(ElasticBiSpike(torch.ones(2)), rule="moving_average")
+for _ in range(2):
+    site(x)
+torch.save(site.amplitude, sys.argv[3] + str(rank))
+distributed.destroy_process_group()
+"""
+
+
+def test_all_ranks_of_a_distributed_run_agree_on_the_mean_of_all(tmp_path):
+    x = torch.randn(2, 6, 5)
+    torch.save(x, tmp_path / "x")
+    command = [sys.executable, "-W", "ignore", "-c", RANK]
+    ranks = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "meeting"), str(tmp_path / "x")])
+        for rank in range(2)
+    ]
+    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    found = [torch.load(f"{tmp_path / 'x'}{rank}") for rank in range(2)]
+    assert torch.equal(*found)
+    alone = BiSpikes(table(2), rule="moving_average")
+    for _ in range(2):
+        alone(x)
+    torch.testing.assert_close(found[0], alone.amplitude)

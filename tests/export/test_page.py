@@ -1,0 +1,27 @@
+"""The documentation states what the code does."""
+
+from pathlib import Path
+
+from spikeloom.export import PROFILES
+from spikeloom.export.page import export_page, write_export_page
+
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+
+
+def test_the_page_is_current(tmp_path):
+    write_export_page(tmp_path / "export.md")
+    assert (tmp_path / "export.md").read_text("utf-8") == PAGE.read_text("utf-8"), (
+        "run `python -m spikeloom.export.page docs/export.md`"
+    )
+
+
+def test_the_page_names_every_target_and_the_main_verdicts():
+    page = export_page()
+    for target in PROFILES:
+        assert f"`{target}`" in page
+    rows = {row.split(" | ")[0][2:]: row for row in page.splitlines() if row.startswith("| ")}
+    assert rows["LIF, hard reset (SpikingJelly's)"].startswith(
+        "| LIF, hard reset (SpikingJelly's) | `LIF` | exact | exact | exact | exact | exact |"
+    )
+    assert "subgraph" in rows["LIF, soft reset"]
+    assert rows["OAT, HG, FewSpike"].count("refused") == len(PROFILES)

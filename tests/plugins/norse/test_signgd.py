@@ -1,0 +1,35 @@
+"""The sign gradient descent neuron in norse computes what its description computes."""
+
+import pytest
+import torch
+
+pytest.importorskip("norse")
+
+import spikeloom
+from spikeloom.convert import SignGD
+from spikeloom.neurons import Exponential
+from spikeloom.plugins import norse as loom
+
+
+@pytest.mark.parametrize("function", ["relu", "gelu", "tanh"])
+def test_sequence_and_single_steps_equal_the_neuron(function):
+    arriving = 0.3 * torch.randn(10, 4, 3)
+    neuron = spikeloom.neurons.SignGD(function, Exponential(0.5, 0.9))
+    moves, after = spikeloom.run(neuron, arriving)
+    found, state = loom.SignGD(function, Exponential(0.5, 0.9))(arriving)
+    assert torch.equal(found, moves) and torch.equal(state.y, after[1])
+    cell, state, steps = loom.SignGDCell(function, Exponential(0.5, 0.9)), None, []
+    for now in arriving:
+        move, state = cell(now, state)
+        steps.append(move)
+    assert torch.equal(torch.stack(steps), moves)
+    assert torch.equal(state.t, torch.full((4, 3), 10.0))
+
+
+def test_a_conversion_can_be_built_from_it():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 2))
+    x = torch.randn(32, 4)
+    make = loom.make
+    snn = SignGD(24, Exponential(1.0, 0.8), margin=1.2, make=make).apply(model, x)
+    with torch.no_grad():
+        assert torch.allclose(snn(x), model(x), atol=0.01)

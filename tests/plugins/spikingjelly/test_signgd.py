@@ -1,0 +1,130 @@
+"""signGD in SpikingJelly: the node between temporal-difference layers, and the recipe."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("spikingjelly")
+
+from spikingjelly.activation_based import ann2snn, base, functional
+
+import spikeloom
+from spikeloom.convert import SignGD
+from spikeloom.neurons import Exponential
+from spikeloom.plugins import spikingjelly as loom
+
+
+def ann():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.GELU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(36, 8),
+        nn.LeakyReLU(0.2),
+        nn.Linear(8, 3),
+    ).eval()
+
+
+def shown(x, steps):
+    """An image in the first step, nothing in the others."""
+    increments = torch.zeros(steps, *x.shape)
+    increments[0] = x
+    return increments
+
+
+def converted(model, x, **settings):
+    return ann2snn.FXConverter(loom.SignGDRecipe([x], **settings)).convert(model)
+
+
+def test_the_recipe_computes_what_our_own_conversion_computes():
+    model, x = ann(), torch.randn(32, 1, 6, 6)
+    snn = converted(model, x, steps=32)
+    functional.set_step_mode(snn, "m")
+    with torch.no_grad():
+        found = snn(shown(x, 32)).sum(0)
+        assert torch.allclose(found, SignGD(32).apply(model, x)(x), atol=1e-3)
+        assert torch.allclose(found, model(x), atol=0.05)
+
+
+def test_single_steps_equal_the_sequence_and_reset_starts_anew():
+    model, x = ann(), torch.randn(8, 1, 6, 6)
+    snn = converted(model, x, steps=12)
+    functional.set_step_mode(snn, "m")
+    with torch.no_grad():
+        whole = snn(shown(x, 12))
+        functional.reset_net(snn)
+        functional.set_step_mode(snn, "s")
+        steps = torch.stack([snn(now) for now in shown(x, 12)])
+        assert torch.allclose(steps, whole, atol=1e-5)
+        functional.reset_net(snn)
+        assert torch.allclose(snn(x), whole[0], atol=1e-5)
+
+
+def test_a_sequence_may_come_in_chunks():
+    model, x = ann(), torch.randn(8, 1, 6, 6)
+    snn = converted(model, x, steps=12)
+    functional.set_step_mode(snn, "m")
+    with torch.no_grad():
+        whole = snn(shown(x, 12))
+        functional.reset_net(snn)
+        parts = [snn(part) for part in shown(x, 12).split(5)]
+    assert torch.allclose(torch.cat(parts), whole, atol=1e-5)
+
+
+def test_every_spiking_node_is_a_node_of_spikingjelly():
+    model, x = ann(), torch.randn(16, 1, 6, 6)
+    before = copy.deepcopy(model.state_dict())
+    snn = converted(model, x, steps=8)
+    nodes = [module for module in snn.modules() if isinstance(module, loom.SpikeloomNode)]
+    assert len(nodes) == 3 == len(snn.report.rows)
+    assert isinstance(snn, base.MemoryModule)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert copy.deepcopy(snn)(x).shape == (16, 3)
+
+
+def test_an_unhandled_operator_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Softmin(-1), nn.Linear(4, 2))
+
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.fmod(x, 0.5)
+
+    model[1] = Odd()
+    with pytest.raises(NotImplementedError, match="fmod"):
+        converted(model, torch.randn(8, 4))
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_the_node_stands_between_temporal_difference_layers(step_mode):
+    from spikingjelly.activation_based.ann2snn import operators
+
+    first, second = nn.Linear(6, 8), nn.Linear(8, 2)
+    layers = []
+    for layer in (first, second):
+        twin = operators.TDLinear(layer.in_features, layer.out_features, step_mode=step_mode)
+        twin.load_state_dict(layer.state_dict())
+        layers.append(twin)
+    node = loom.SignGDNode("gelu", Exponential(0.5, 0.85), step_mode=step_mode)
+    net, x = nn.Sequential(layers[0], node, layers[1]), torch.randn(5, 6)
+    arriving = shown(x, 40)
+    with torch.no_grad():
+        if step_mode == "m":
+            total = net(arriving).sum(0)
+        else:
+            total = sum(net(now) for now in arriving)
+        exact = second(torch.nn.functional.gelu(first(x)))
+    assert torch.allclose(total, exact, atol=0.01)
+
+
+def test_the_component_is_listed_and_repeats_the_neuron():
+    from spikeloom import plugins
+
+    assert ("spikingjelly", "SignGDNode") in {(c.host, c.name) for c in plugins.components()}
+    arriving = 0.3 * torch.randn(10, 4)
+    node = loom.SignGDNode("silu", Exponential(0.5, 0.9), step_mode="m")
+    moves, _ = spikeloom.run(spikeloom.neurons.SignGD("silu", Exponential(0.5, 0.9)), arriving)
+    assert torch.equal(node(arriving), moves)

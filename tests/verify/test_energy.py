@@ -1,0 +1,163 @@
+"""Operation counts against counts by hand, SpikingJelly's counters and the gathering run."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import spikeloom
+from spikeloom import neurons
+from spikeloom.verify import EnergyCosts, check_mfi, count_energy, fold_norms
+from tests.models.test_spiking_mlp import image, small, wake
+
+
+def lif(**settings) -> spikeloom.SpikingLayer:
+    return spikeloom.SpikingLayer(neurons.LIF(**settings))
+
+
+def two_layers() -> nn.Module:
+    """Threshold 1, no leak: an input of 1 fires at once, an input of 0 never."""
+    integrate = spikeloom.SpikingLayer(neurons.IF())
+    model = nn.Sequential(nn.Linear(3, 3), integrate, nn.Linear(3, 5)).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(3))
+        model[0].bias.zero_()
+    return model
+
+
+def test_counts_by_hand():
+    x = torch.tensor([[[1.0, 0, 1]], [[0, 0, 1]]])  # T=2, one sample, three spikes
+    report = count_energy(two_layers(), x)
+    assert (report.steps, report.spikes, report.rate) == (2, 3.0, 0.5)
+    assert report.accumulates == 3 * 5
+    assert report.dense == 2 * 3 * 5
+    assert report.macs == 2 * 3 * 3
+    assert report.twin_macs == 3 * 3 + 3 * 5
+    assert report.additions == 2 * 3  # v + x
+    assert report.rescales == 0
+    assert report.active == 0.5
+    assert report.proxy == pytest.approx(4.6 * 18 + 0.9 * (15 + 6))
+    assert report.twin_proxy == pytest.approx(4.6 * 24)
+    assert report.proxy_break_even == pytest.approx((4.6 * 24 - 4.6 * 18 - 0.9 * 6) / (0.9 * 30))
+    event = 0.9 + 12 * 24.96
+    memory = (4.6 + 8 * 24.96) * 18 + 0.9 * 6 + 8 * 24.96 * 6 + event * 15
+    assert report.memory == pytest.approx(memory)
+    assert report.memory_break_even == pytest.approx(
+        ((4.6 + 8 * 24.96) * 24 - memory + event * 15) / (event * 30)
+    )
+
+
+def test_at_the_break_even_rate_both_networks_cost_the_same():
+    report = count_energy(two_layers(), torch.ones(4, 2, 3))
+    spent = report.proxy - 0.9 * report.accumulates + 0.9 * report.proxy_break_even * report.dense
+    assert spent == pytest.approx(report.twin_proxy)
+
+
+def test_zeros_of_the_padding_are_no_spikes():
+    model = nn.Sequential(nn.Flatten(0, 1), nn.Conv2d(1, 2, 3, padding=1)).eval()
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spike, self.tail = lif(decay_input=False), model
+
+        def forward(self, x):
+            return self.tail(self.spike(x)).unflatten(0, x.shape[:2])
+
+    report = count_energy(Net().eval(), 2 * torch.ones(1, 1, 1, 3, 3))
+    # Every position spikes; corners are used 4 times, edges 6 times, the centre 9 times.
+    assert report.accumulates == 2 * (4 * 4 + 4 * 6 + 9)
+    assert report.dense == report.accumulates
+
+
+def test_accumulates_equal_spikingjellys_counter_and_the_gathering_run():
+    from spikingjelly.activation_based import op_counter
+
+    model, x = fold_norms(wake(small()).eval()), image(3, 1, 8, 8, dtype=torch.float32)
+    report = count_energy(model, x)
+    counter = op_counter.SynOpCounter()
+    with op_counter.DispatchCounterMode([counter]), torch.no_grad():
+        model(x)
+    layers = dict(zip(report.column("module"), report.column("AC"), strict=True))
+    # The head sees counts 0..4, which SpikingJelly's counter takes for real values.
+    assert sum(ac for name, ac in layers.items() if ac and name != "head.3") == pytest.approx(
+        counter.get_total() / 3
+    )
+    assert report.accumulates == pytest.approx(check_mfi(model, x).accumulates / 3)
+
+
+def test_a_constant_image_costs_its_stem_once():
+    model, x = fold_norms(wake(small()).eval()), image(3, 1, 8, 8, dtype=torch.float32)
+    once, every = count_energy(model, x), count_energy(model, x.repeat(4, 1, 1, 1, 1))
+    assert once.macs == 8 * 8 * 6
+    assert every.macs == 4 * once.macs
+    assert once.twin_macs == every.twin_macs
+    assert once.accumulates == every.accumulates
+
+
+def test_unfolded_norms_are_rescales():
+    x = image(3, 1, 8, 8, dtype=torch.float32)
+    token = fold_norms(wake(small(bn_axis="token")).eval())
+    assert count_energy(token, x).rescales == 4 * (6 * 16 + 12 * 4)
+    assert count_energy(fold_norms(wake(small()).eval()), x).rescales == 0
+    assert count_energy(wake(small()).eval(), x).rescales > 0
+
+
+def test_the_firing_rate_weighs_neurons_not_layers():
+    model = nn.Sequential(
+        nn.Linear(2, 30), lif(decay_input=False), nn.Linear(30, 2), lif(decay_input=False)
+    ).eval()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[0].bias.fill_(2.0)
+        model[2].weight.zero_()
+        model[2].bias.fill_(0.0)
+    report = count_energy(model, torch.ones(3, 1, 2))
+    assert report.rate == 30 / 32
+    assert [rate for rate in report.column("rate") if rate is not None] == [1.0, 1.0, 0.0]
+
+
+def test_costs_may_be_chosen():
+    free = EnergyCosts(byte=0.0, ac=1.0, mac=2.0)
+    report = count_energy(two_layers(), torch.ones(2, 1, 3), costs=free)
+    assert report.memory == report.proxy
+    assert report.twin_proxy == 2.0 * report.twin_macs
+
+
+def test_a_silent_network_costs_its_stem_and_its_neurons():
+    report = count_energy(two_layers(), torch.zeros(2, 1, 3))
+    assert (report.spikes, report.accumulates, report.active) == (0, 0, 0)
+    assert report.macs == 18
+
+
+def test_the_report_prints_saves_and_plots(tmp_path):
+    report = count_energy(two_layers(), torch.ones(2, 1, 3))
+    assert "break-even" in str(report)
+    assert "Proxy" in str(report)
+    report.save(tmp_path / "energy.json")
+    saved = json.loads((tmp_path / "energy.json").read_text())
+    assert saved["accumulates"] == report.accumulates
+    assert saved["costs"]["mac"] == 4.6
+    assert [row["module"] for row in saved["rows"]] == ["0", "1", "2"]
+    report.plot(path=tmp_path / "energy.png")
+    assert (tmp_path / "energy.png").stat().st_size > 1000
+
+
+def test_an_output_without_a_batch_needs_one_said():
+    class Total(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = two_layers()
+
+        def forward(self, x):
+            return self.body(x).sum((1, 2))
+
+    with pytest.raises(ValueError, match="batch: the output has the shape"):
+        count_energy(Total().eval(), torch.ones(2, 1, 3))
+    assert count_energy(Total().eval(), torch.ones(2, 1, 3), batch=1).accumulates == 30
+
+
+def test_a_model_in_training_mode_is_refused():
+    with pytest.raises(ValueError, match="training mode"):
+        count_energy(small(), image(1, 1, 8, 8))
