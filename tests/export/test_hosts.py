@@ -194,7 +194,7 @@ def test_a_convolutional_spikingjelly_net():
     graph, report = to_nir(net, x)
     assert report.mismatch == 0
     assert spikes_of("spikingjelly", net.eval(), x).any()
-    assert any("norse will refuse the file: AvgPool2d" in note for note in report.notes)
+    assert any("norse does not read the file as meant: AvgPool2d" in note for note in report.notes)
     moved = from_nir(graph, make=plugins.norse.make)
     assert torch.equal(moved(x), spikes_of("spikingjelly", net, x))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from spikeloom.export import PROFILES
-from spikeloom.export.page import export_page, write_export_page
+from spikeloom.export.page import write_export_page
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 
@@ -16,7 +16,7 @@ def test_the_page_is_current(tmp_path):
 
 
 def test_the_page_names_every_target_and_the_main_verdicts():
-    page = export_page()
+    page = PAGE.read_text("utf-8")
     for target in PROFILES:
         assert f"`{target}`" in page
     rows = {row.split(" | ")[0][2:]: row for row in page.splitlines() if row.startswith("| ")}

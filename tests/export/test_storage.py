@@ -130,6 +130,15 @@ def test_too_many_nodes_are_refused_before_they_are_loaded(path, monkeypatch):
         read(path, max_nodes=3)
 
 
+def test_too_many_edges_are_refused_before_they_are_loaded(path, monkeypatch):
+    with h5py.File(path, "r+") as file:
+        del file["node/edges"]
+        file["node"].create_dataset("edges", shape=(2**24, 2), dtype="i1", chunks=(2**16, 2))
+    monkeypatch.setattr(nir, "read", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match="more than 1000000 edges"):
+        read(path)
+
+
 def test_arrays_too_large_are_refused_before_they_are_loaded(tmp_path, path, monkeypatch):
     with h5py.File(path, "r+") as file:
         # Two TiB on paper; chunks that were never written take no room.

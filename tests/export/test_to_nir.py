@@ -121,7 +121,7 @@ def test_a_neuron_without_leak_is_an_if_node(grid):
     assert 0.01 < spikes.mean() < 0.99
     for reader in ("nirtorch", "spikingjelly", "norse"):
         assert torch.equal(READERS[reader](graph, x), spikes), reader
-    assert any("snntorch will refuse" in note for note in report.notes)
+    assert any("snntorch does not read the file as meant" in note for note in report.notes)
 
 
 def test_the_nodes_are_the_canonical_form():
@@ -162,7 +162,7 @@ def test_a_soft_reset_is_exact_as_a_subgraph(name, grid):
     assert report.mismatch == 0
     assert torch.equal(run_nir(graph, x), spikes)
     assert torch.equal(READERS["nirtorch"](graph, x), spikes)
-    assert any("snntorch will refuse" in note for note in report.notes)
+    assert any("snntorch does not read the file as meant" in note for note in report.notes)
 
 
 @pytest.mark.parametrize("name", SOFT)
@@ -408,6 +408,45 @@ class Late(nn.Module):
 def test_a_signal_that_arrives_late_is_never_written_as_if_it_were_on_time():
     with pytest.raises(NotExpressible):
         to_nir(Late(), sample(6))
+
+
+@pytest.mark.parametrize("module", [SpikingLayer(neurons.LIF()), nn.Linear(6, 3)])
+def test_a_single_module_is_a_model_too(module):
+    graph, report = to_nir(module, sample(6))
+    assert report.column("module") == [type(module).__name__]
+    torch.testing.assert_close(run_nir(graph, sample(6)), module(sample(6)).detach())
+
+
+@pytest.mark.parametrize("dt", [1e-3, 3e-4, 1.0])
+def test_the_time_step_is_the_callers_choice(dt):
+    net, x = drawn(dense(HARD["LIF"]), True), sample(6, grid=True)
+    graph, report = to_nir(net, x, dt=dt)
+    assert report.mismatch == 0
+    assert torch.equal(run_nir(graph, x, dt=dt), net(x))
+    assert any("time step is always 1e-4" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_model_of_either_precision(dtype):
+    net, x = drawn(dense(HARD["LIF"]), True).to(dtype), sample(6, grid=True).to(dtype)
+    graph, report = to_nir(net, x)
+    assert report.mismatch == 0
+    assert graph.nodes["0"].weight.dtype == np.float32
+
+
+def test_readers_of_other_dynamics_are_refused_as_targets():
+    for target in ("sinabs", "rockpool", "spyx"):
+        with pytest.raises(NotExpressible, match=f"for {target}"):
+            to_nir(NET, sample(6), target=target)
+
+
+def test_a_bias_is_refused_for_lava_and_spinnaker2():
+    for target in ("lava", "spinnaker2"):
+        with pytest.raises(NotExpressible, match="it has a bias"):
+            to_nir(NET, sample(6), target=target)
+        bare = nn.Sequential(nn.Linear(6, 4, bias=False), SpikingLayer(neurons.LIF()))
+        _, report = to_nir(bare, sample(6), target=target)
+        assert any("documentation only" in note for note in report.notes)
 
 
 def test_a_model_without_any_neuron_is_compared_by_value():

@@ -72,7 +72,7 @@ def test_relu_and_binary_lif_have_their_known_values():
     ],
 )
 def test_six_layers_multiply(function, expected):
-    found = verify.measure_isometry(function, NORMAL[:1000], depth=6, trials=8)
+    found = verify.measure_isometry(function, NORMAL[:1000], depth=6, trials=4)
     assert found.deep_phi == pytest.approx(expected, rel=0.08, abs=0.003)
 
 

@@ -48,8 +48,8 @@ def calibrate(
     Args:
         model: A trained network of SpikingJelly, snnTorch, Norse or plain torch, in evaluation
             mode. Its hosts' states are put back to rest before each batch and at the end.
-        batches: Inputs, or a single one: tensors; tuples or lists, of which the first element is the input, as a
-            DataLoader yields them; or mappings of keyword arguments.
+        batches: Inputs, or a single one: tensors; tuples or lists, of which the first element is
+            the input, as a DataLoader yields them; or mappings of keyword arguments.
         layers: Names of the weight layers to look at; None takes every Linear, Conv1d and Conv2d.
             Weights inside a neuron (recurrent ones) are left alone, with a warning.
         traces: Module name -> filter, for neurons whose decay cannot be read; the name of a weight

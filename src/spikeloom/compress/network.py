@@ -107,7 +107,7 @@ def prune(
         else:
             blocks = _blocks(name, layer, method == "osbc")
             scale = layer.row_scale if method == "osbc" else None
-            pruned, mask = prune_blocks(W, blocks, counts[name], scale, order)
+            pruned, mask = prune_blocks(W, blocks, counts[name], scale, order, repr(name))
             how = f"{order.rounds} rounds" if order.rounds else "exact"
             memory = _working_memory(blocks)
         shown = (W.numel(), counts[name], int(mask.sum()), how)

@@ -216,7 +216,12 @@ def prune_weight(
 
 
 def prune_blocks(
-    W: Tensor, blocks: Sequence[Block], count: int, row_scale: Tensor | None, order: Order
+    W: Tensor,
+    blocks: Sequence[Block],
+    count: int,
+    row_scale: Tensor | None,
+    order: Order,
+    name: str = "the layer",
 ) -> tuple[Tensor, Tensor]:
     """:func:`prune_weight` for rows that have different Hessians.
 
@@ -226,6 +231,7 @@ def prune_blocks(
         count: How many weights are removed.
         row_scale: Shape ``[rows]``, or None.
         order: How the rows are taken apart.
+        name: How a warning calls the layer.
 
     Returns:
         Compensated weights in float64, and the mask of what was removed.
@@ -238,8 +244,8 @@ def prune_blocks(
         rows = W[block.rows]
         if is_silent:
             warnings.warn(
-                f"prune: the inputs of {len(block.rows)} rows never fired, so their smallest "
-                "weights are removed; check the calibration data",
+                f"prune: the inputs of {name} ({len(block.rows)} rows) never fired, so its "
+                "smallest weights are removed; check the calibration data",
                 stacklevel=3,
             )
             losses[block.rows] = magnitude_losses(rows, order) * negligible

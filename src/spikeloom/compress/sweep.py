@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -69,7 +70,7 @@ def sweep_sparsity(
     Args:
         model: The network that was calibrated; it is not changed.
         stats: From :func:`calibrate`.
-        evaluate: Scores a network, for example its accuracy.
+        evaluate: Scores a network, for example its accuracy; called without gradients.
         sparsities: Shares of weights to remove.
         methods: As for :func:`prune`.
         options: Further arguments of :func:`prune`.
@@ -82,7 +83,8 @@ def sweep_sparsity(
     for method, sparsity in tqdm(pairs, desc="sweep", disable=None):
         candidate = copy.deepcopy(model)
         prune(candidate, stats, sparsity, method, **options)
-        report.add(method, sparsity, evaluate(candidate))
+        with torch.no_grad():
+            report.add(method, sparsity, evaluate(candidate))
     return report
 
 
@@ -98,7 +100,7 @@ def sweep_bits(
     Args:
         model: The network that was calibrated; it is not changed.
         stats: From :func:`calibrate`.
-        evaluate: Scores a network, for example its accuracy.
+        evaluate: Scores a network, for example its accuracy; called without gradients.
         bits: Widths of a code.
         methods: As for :func:`quantize`.
 
@@ -109,5 +111,6 @@ def sweep_bits(
     for method, width in tqdm([(m, b) for m in methods for b in bits], desc="sweep", disable=None):
         candidate = copy.deepcopy(model)
         quantize(candidate, stats, width, method)
-        report.add(method, width, evaluate(candidate))
+        with torch.no_grad():
+            report.add(method, width, evaluate(candidate))
     return report

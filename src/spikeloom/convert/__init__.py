@@ -6,4 +6,12 @@ from spikeloom.convert.spikelm import SpikeLM
 from spikeloom.convert.spikelm_amplitude import BiSpikes, measure_amplitude
 from spikeloom.convert.spikelm_merge import merge_amplitude
 
-__all__ = ["LAS", "BiSpikes", "SignGD", "SpikeLM", "measure_amplitude", "merge_amplitude", "set_form"]
+__all__ = [
+    "LAS",
+    "BiSpikes",
+    "SignGD",
+    "SpikeLM",
+    "measure_amplitude",
+    "merge_amplitude",
+    "set_form",
+]

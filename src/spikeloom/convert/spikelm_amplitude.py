@@ -64,7 +64,9 @@ def measure_amplitude(
     v = torch.zeros_like(x[0])
     for now in x:
         found.append(k * _mean_magnitude(v + now, counted.expand(now.shape), torch.Size()))
-        step: dict[str, Parameter] = {"alpha": PerStep(found[-1][None])}
+        # Any amplitude will do where nothing counted; the answer is NaN there.
+        usable = torch.where(found[-1] > 0, found[-1], 1.0)
+        step: dict[str, Parameter] = {"alpha": PerStep(usable[None])}
         _, (v,) = run(neuron, now[None], (v,), params=step)
     return torch.stack(found) if found else x.new_zeros(0)
 

@@ -28,7 +28,14 @@ from spikeloom.export.profiles import (
     readers,
 )
 from spikeloom.export.refuse import NotExpressible, Offence, Verdict
-from spikeloom.export.weights import Norm, Refused, Transparent, flatten_node, translate_layer
+from spikeloom.export.weights import (
+    Norm,
+    Refused,
+    Transparent,
+    flatten_node,
+    require_counterpart,
+    translate_layer,
+)
 from spikeloom.kernel.neuron import Neuron
 
 __all__ = ["ALLOWED", "Composer", "Entry", "differing", "signals_of"]
@@ -132,9 +139,12 @@ class Composer:
     def _write(self) -> None:
         names = _node_names(site.name for site in self.observation.sites.values())
         for site in self.observation.sites.values():
-            if site.obstacle == CONSEQUENCE:
-                continue  # what stands before it is refused in any case
             with self._refusing(site):
+                if site.obstacle == CONSEQUENCE:
+                    # Refused in any case; a class that NIR cannot state is still worth naming.
+                    if site.module is not None and describes(site.module) is None:
+                        require_counterpart(site.module)
+                    continue
                 piece = self._piece(site)
                 entry = Entry(site, names[site.name], piece, note=piece.note)
                 entry.nodes = [entry.node(suffix) for suffix in piece.nodes]
@@ -290,7 +300,7 @@ class Composer:
                 loud.setdefault(finding.reader, []).append(finding)
         for reader, found in loud.items():
             problems = sorted({f"{f.kind}: {f.problem}" for f in found})
-            self.notes.append(f"{reader} will refuse the file: {'; '.join(problems)}.")
+            self.notes.append(f"{reader} does not read the file as meant: {'; '.join(problems)}.")
 
     # --- comparison ---------------------------------------------------------------------------
 

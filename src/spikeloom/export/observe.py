@@ -361,7 +361,7 @@ class _Observer(TorchFunctionMode):
 
     def _operation(self, kind: str, signal: Signal, shape: tuple[int, ...]) -> Site:
         """The site of an operation: where it stands, and on what."""
-        owner = self.path[-1]
+        owner = self.path[-1] if self.path else ("the model", "Module")
         where = f"{owner[0]}.{kind}"
         name, number = where, 1
         while name in self.sites and self.sites[name].sources != signal.sources:
@@ -494,12 +494,12 @@ def _ancestors(sites: dict[str, Site], names: Iterable[str]) -> dict[str, Site]:
 
 
 def _forget_consequences(sites: dict[str, Site]) -> None:
-    """Keep the obstacles that are there by themselves, not those behind others."""
+    """Keep the obstacles that are there by themselves; what lies behind them was misled."""
     blocked = {name for name, site in sites.items() if site.obstacle}
-    for name in blocked:
-        before = _ancestors(sites, sites[name].sources)
-        if sites[name].derived and blocked.intersection(before) - {name}:
-            sites[name].obstacle = CONSEQUENCE
+    for name, site in sites.items():
+        behind = blocked.intersection(_ancestors(sites, site.sources)) - {name}
+        if behind and (site.derived or not site.obstacle):
+            site.obstacle = CONSEQUENCE
 
 
 CONSEQUENCE = "comes after an obstacle"

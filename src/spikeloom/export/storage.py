@@ -103,6 +103,9 @@ def _check_contents(file: h5py.File, max_nodes: int) -> None:
         count = len(inner) if isinstance(inner, h5py.Group) else 0
         if nodes + count > max_nodes:
             raise _Unfit(f"it has more than {max_nodes} nodes; raise max_nodes if that is meant")
+        edges = group.get("edges")
+        if isinstance(edges, h5py.Dataset) and edges.size > 200 * max_nodes:
+            raise _Unfit(f"it has more than {100 * max_nodes} edges")
         if size > MAX_BYTES:
             raise _Unfit(f"its arrays need more than {MAX_BYTES / 2**30:.0f} GiB")
         if count:

@@ -206,6 +206,21 @@ def layer_key(module: nn.Module) -> str | None:
     return None
 
 
+def require_counterpart(module: nn.Module) -> str:
+    """The layer's name in :data:`LAYERS`.
+
+    Raises:
+        Refused: If it has none.
+    """
+    key = layer_key(module)
+    if key is None:
+        name = type(module).__name__
+        raise Refused(
+            f"NIR has no counterpart of {name}", REMEDIES.get(name, "replace or remove it")
+        )
+    return key
+
+
 def translate_layer(
     module: nn.Module, shape: Shape, shape_out: Shape
 ) -> nir.NIRNode | Norm | Transparent:
@@ -219,12 +234,7 @@ def translate_layer(
     Raises:
         Refused: If NIR has no exact form for it.
     """
-    key = layer_key(module)
-    if key is None:
-        name = type(module).__name__
-        raise Refused(
-            f"NIR has no counterpart of {name}", REMEDIES.get(name, "replace or remove it")
-        )
+    key = require_counterpart(module)
     if key == "Flatten" and shape_out != (math.prod(shape),):
         raise Refused(
             f"flattens only some axes, {list(shape)} -> {list(shape_out)}",

@@ -6,6 +6,7 @@ form that torch.compile, torch.export, torch.func and vmap all accept.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -67,6 +68,16 @@ class Call(NamedTuple):
             )
         )
 
+    def filled(self, grads: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients that arrived, where none did a zero that takes no memory."""
+        x, states = tensors[0], tensors[self.inputs : self.inputs + self.states]
+        shape = x.shape[1:]
+        zeros = [(x, (self.steps, *shape))] * self.outputs + [(v, shape) for v in states]
+        return [
+            like.new_zeros(()).expand(shape) if grad is None else grad
+            for grad, (like, shape) in zip(grads, zeros, strict=True)
+        ]
+
     def kinds(self) -> list[str]:
         """The kinds of the parameters that come as tensors."""
         return [kind for _, kind in Program.parse(self.text).tensors]
@@ -93,12 +104,13 @@ class Scan(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         ctx.call, *tensors = inputs
         ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad[1:]
         wanted = tuple(number for number, need in enumerate(needed) if need)
-        tensors = (*ctx.saved_tensors, *grads)
+        tensors = (*ctx.saved_tensors, *ctx.call.filled(grads, ctx.saved_tensors))
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             found = ScanBackward.apply(ctx.call, wanted, *tensors)
         else:
@@ -109,6 +121,10 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, *tensors: Tensor) -> Any:
         return _mapped_scan(info.batch_size, in_dims[1:], call, tensors)
+
+
+# torch asks for it at every call.
+Scan.forward.__signature__ = inspect.signature(Scan.forward)  # type: ignore[attr-defined]
 
 
 class ScanBackward(torch.autograd.Function):

@@ -106,13 +106,16 @@ class EnergyReport(Report):
         return {**super().as_dict(), **numbers, "costs": vars(self.costs)}
 
     def plot(self, column: str = "AC", path: str | os.PathLike[str] | None = None) -> Any:
-        """A bar for each layer.
+        """A bar for each layer that has such a number.
 
         Args:
             column: ``"AC"``, ``"MAC"``, ``"synapses"``, ``"spikes"`` or ``"rate"``.
             path: Save the picture there.
         """
-        return super().plot(column, path)
+        shown = [
+            row for row, n in zip(self.rows, self.column(column), strict=True) if n is not None
+        ]
+        return Report(self.title, self.columns, shown).plot(column, path)
 
 
 def count_energy(
