@@ -129,7 +129,8 @@ def show_neighbours(model: nn.Module, network: nn.Module, tokenizer, texts: list
     """The nearest other sentence, before and after."""
     inputs = batches(texts, tokenizer)
     nearest = [
-        (e @ e.T).fill_diagonal_(-2).argmax(1) for e in (embed(m, inputs)[0] for m in (model, network))
+        (e @ e.T).fill_diagonal_(-2).argmax(1)
+        for e in (embed(m, inputs)[0] for m in (model, network))
     ]
     for i in range(4):
         print(f"\n  {texts[i]}")

@@ -5,7 +5,7 @@ carries. All variants start from the same weights and see the same batches; the 
 per character on held-out text, how often neurons fire, and a proxy of the energy.
 
     python examples/spikelm_text.py                      # a few minutes: one seed, 100 steps
-    python examples/spikelm_text.py --seeds 3 --steps 200 --json table.json
+    python examples/spikelm_text.py --seeds 3 --steps 400 --json table.json
 """
 
 import argparse
@@ -74,6 +74,7 @@ VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "binary T=1, threshold 1 mean": spiking(steps=1, k=1.0, make=binary),
     "bi-spike T=4, released": spiking(steps=4),
     "bi-spike T=4, symmetric": spiking(steps=4, reset="symmetric"),
+    "bi-spike T=4, moving average": spiking(steps=4, amplitude="moving_average"),
     "ternary T=4, alpha=1": spiking(steps=4, amplitude=1.0),
     "binary T=4, threshold 0.5 mean": spiking(steps=4, k=0.5, make=binary),
 }

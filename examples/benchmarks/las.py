@@ -1,6 +1,6 @@
 """Speed and memory of LAS against the float model and plain torch, as ratios within one run.
 
-    python examples/benchmarks/las.py
+python examples/benchmarks/las.py
 """
 
 from __future__ import annotations

@@ -20,16 +20,21 @@ require("norse", ">=1.1")
 
 # ruff: noqa: E402 -- a missing host must be named before anything imports it
 from .elastic import ElasticBiSpike, ElasticBiSpikeCell
+from .few_spike import HG, OAT, HGCell, OATCell
 from .lif_box import LIFBox, LIFBoxCell, lif_box_feed_forward_step
 from .module import SpikeloomCell, SpikeloomSequence, make, make_cell
 from .regularization import magnitude_accumulator
 from .signgd import SignGD, SignGDCell
 
 __all__ = [
+    "HG",
+    "OAT",
     "ElasticBiSpike",
     "ElasticBiSpikeCell",
+    "HGCell",
     "LIFBox",
     "LIFBoxCell",
+    "OATCell",
     "SignGD",
     "SignGDCell",
     "SpikeloomCell",

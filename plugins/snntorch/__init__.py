@@ -9,12 +9,15 @@ from ..adapter import require
 require("snntorch", ">=1.0")
 
 from .elastic import ElasticBiSpike  # noqa: E402
+from .few_spike import HG, OAT  # noqa: E402
 from .leaky import Leaky  # noqa: E402  # after the check, so that its error is the one seen
 from .module import SpikingModule, make  # noqa: E402
 from .network import reset  # noqa: E402
 from .signgd import SignGD  # noqa: E402
 
 __all__ = [
+    "HG",
+    "OAT",
     "ElasticBiSpike",
     "Leaky",
     "SignGD",

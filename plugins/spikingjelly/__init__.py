@@ -22,20 +22,26 @@ require_host()
 from .compressor import SignedSpikeCompressor
 from .counting import signed_rules, state_rules
 from .elastic import ElasticBiSpikeNode
+from .few_spike import HGNode, OATNode, few_spike_tables
+from .las import LASRecipe
 from .lif import IFNode, LIFNode, ParametricLIFNode
 from .node import SpikeloomNode, make
 from .signgd import SignGDNode, SignGDRecipe, SteppedSignGD
 
 __all__ = [
     "ElasticBiSpikeNode",
+    "HGNode",
     "IFNode",
+    "LASRecipe",
     "LIFNode",
+    "OATNode",
     "ParametricLIFNode",
     "SignGDNode",
     "SignGDRecipe",
     "SignedSpikeCompressor",
     "SpikeloomNode",
     "SteppedSignGD",
+    "few_spike_tables",
     "make",
     "signed_rules",
     "state_rules",

@@ -624,6 +624,30 @@ def test_the_consequences_of_an_obstacle_are_not_listed_as_obstacles():
     assert [offence.module for offence in caught.value.offences] == ["Mixing", "act"]
 
 
+def test_offences_are_found_however_the_output_looks():
+    wrapped = Wrapped(after=lambda y: y.transpose(0, 1))
+    wrapped.net[1] = SpikingLayer(neurons.LIF(v_reset=None))
+    with pytest.raises(NotExpressible) as caught:
+        to_nir(wrapped, sample(6))
+    assert [offence.module for offence in caught.value.offences] == ["net.1", "Wrapped"]
+
+
+def test_a_sum_at_the_output_is_checked_for_the_target_too():
+    net = nn.Sequential(PerStepLayer(nn.Conv2d(1, 1, 1)), SpikingLayer(neurons.LIF()))
+
+    class Shortcut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.net(x)
+
+    assert to_nir(Shortcut(), sample(1, 2, 2))[1].mismatch == 0
+    with pytest.raises(NotExpressible, match="as Scale for norse: it does not read Scale"):
+        to_nir(Shortcut(), sample(1, 2, 2), target="norse")
+
+
 def test_a_model_that_does_not_use_its_input_is_refused():
     with pytest.raises(ValueError, match="does not depend on the input"):
         to_nir(Wrapped(after=lambda y: torch.zeros(3)), sample(6))

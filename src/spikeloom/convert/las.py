@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spikeloom.calibrate import Batch, batches
-from spikeloom.convert.las_operators import Activation, Attention, Linear, Softmax, Spiking, _Norm
+from spikeloom.convert.las_operators import Activation, Attention, Linear, Norm, Softmax, Spiking
 from spikeloom.convert.las_rules import check_length, replace_layers, use_spiking_attention
 from spikeloom.convert.las_sites import Site
 from spikeloom.kernel.call import run
@@ -177,7 +177,7 @@ class LAS:
             if isinstance(module, Activation):
                 steps = self._steps(name)
                 module.fit(steps, self._segments(steps), self.headroom)
-            elif isinstance(module, (_Norm, Softmax)):
+            elif isinstance(module, (Norm, Softmax)):
                 steps = self._steps(name)
                 module.install(steps, self._segments(steps))
             if isinstance(module, (Spiking, Attention)):

@@ -293,7 +293,7 @@ def _octaves_below_maximum(x: Tensor) -> Tensor:
     return (x - x.amax(-1, keepdim=True)) * math.log2(math.e)
 
 
-class _Norm(Spiking):
+class Norm(Spiking):
     """What LayerNorm and RMSNorm share: x / sqrt(mean x^2 + eps), encoded before and after."""
 
     def __init__(self, weight: nn.Parameter | None, bias: nn.Parameter | None, eps: float) -> None:
@@ -344,14 +344,14 @@ class _Norm(Spiking):
         return f"eps={self.eps}"
 
 
-class LayerNorm(_Norm):
+class LayerNorm(Norm):
     """Layer normalisation of the last axis, its eps honoured."""
 
     def _centred(self, x: Tensor) -> Tensor:
         return x - x.mean(-1, keepdim=True)
 
 
-class RMSNorm(_Norm):
+class RMSNorm(Norm):
     """Root-mean-square normalisation of the last axis, its eps honoured."""
 
 

@@ -16,6 +16,7 @@ from spikeloom.convert.las_operators import (
     Linear,
     RMSNorm,
 )
+from spikeloom.convert.las_torch import EncoderLayer, MultiheadAttention
 
 __all__ = ["FAMILIES", "check_length", "replace_layers", "use_spiking_attention"]
 
@@ -69,13 +70,15 @@ def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> None:
         )
     unknown: list[str] = []
     made: dict[int, nn.Module] = {}
+    done: list[str] = []
     for name, module, parent, attribute in list(_places(model)):
-        if _is_under(name, exclude) or FLOAT_PLACES.search(name):
+        if _is_under(name, [*exclude, *done]) or FLOAT_PLACES.search(name):
             continue
         # A module that two places share stays shared.
         new = made.get(id(module)) or _spiking(module)
         if new is not None:
             made[id(module)] = new
+            done.append(name)
             setattr(parent, attribute, new)
         elif _is_leaf(module) and not _is_kept(module):
             unknown.append(f"{name} ({type(module).__name__})")
@@ -111,6 +114,10 @@ def _is_kept(module: nn.Module) -> bool:
 def _spiking(module: nn.Module) -> nn.Module | None:
     """The spiking layer for a module; None if there is none."""
     name = type(module).__name__
+    if isinstance(module, nn.TransformerEncoderLayer):
+        return EncoderLayer(module, _function_name(module.activation))
+    if isinstance(module, nn.MultiheadAttention):
+        return MultiheadAttention(module)
     if isinstance(module, nn.Linear):
         return Linear(module.weight, module.bias)
     if name == "Conv1D":
@@ -120,9 +127,18 @@ def _spiking(module: nn.Module) -> nn.Module | None:
     if name.endswith("RMSNorm"):
         eps = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None) or 1e-6
         return RMSNorm(module.weight, None, float(eps))  # type: ignore[arg-type]  # a parameter
-    if isinstance(module, nn.GELU):
-        return Activation("gelu_tanh" if module.approximate == "tanh" else "gelu")
-    return Activation(ACTIVATIONS[name]) if name in ACTIVATIONS else None
+    if isinstance(module, nn.GELU) or name in ACTIVATIONS:
+        return Activation(_function_name(module))
+    return None
+
+
+def _function_name(activation: Any) -> str:
+    """The name of an activation, a module or a function of torch."""
+    if isinstance(activation, nn.GELU):
+        return "gelu_tanh" if activation.approximate == "tanh" else "gelu"
+    if isinstance(activation, nn.Module):
+        return ACTIVATIONS[type(activation).__name__]
+    return {"gelu": "gelu", "relu": "relu", "silu": "silu"}[activation.__name__]
 
 
 def _gather_gates(model: nn.Module) -> None:

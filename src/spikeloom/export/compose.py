@@ -110,12 +110,10 @@ class Composer:
     """
 
     def __init__(self, observation: Observation, dt: float, on_inexact: str, target: str) -> None:
-        self.observation, self.dt, self.on_inexact, self.target = (
-            observation,
-            dt,
-            on_inexact,
-            target,
-        )
+        self.observation = observation
+        self.dt = dt
+        self.on_inexact = on_inexact
+        self.target = target
         self.entries: dict[str, Entry] = {}
         self.notes: list[str] = []
         self._draft = Draft()
@@ -190,8 +188,8 @@ class Composer:
         return differing(y * piece.height, self._over_time(site.outputs, site.shape_out))
 
     def _over_time(self, calls: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-        T, B = self.observation.spikes.shape[:2]
-        return torch.cat([call.reshape(-1, *shape) for call in calls]).reshape(T, B, *shape)
+        lead = self.observation.lead
+        return torch.cat([call.reshape(-1, *shape) for call in calls]).reshape(*lead, *shape)
 
     @contextmanager
     def _refusing(self, site: Site) -> Iterator[None]:
@@ -264,30 +262,10 @@ class Composer:
 
     # --- the target ---------------------------------------------------------------------------
 
-    def differing_readers(self, graph: nir.NIRGraph, sample: Tensor) -> dict[str, float]:
-        """For each reader that takes the graph, the share of the output that its rounding changes.
-
-        Readers compute the same formula in a different order. Where a potential meets the
-        threshold, which quantised weights make common, that decides about a spike.
-
-        Args:
-            graph: The finished graph.
-            sample: The input.
-        """
-        shares = {}
-        for reader in readers(self.target):
-            arithmetic = reader.arithmetic
-            if arithmetic is None or any(findings(reader.name, graph.nodes, self.dt)):
-                continue
-            signals = signals_of(
-                graph, sample, self.dt, lambda node, dt, surrogate, of=arithmetic: of(node, dt)
-            )
-            shares[reader.name] = differing(signals["output"], self.observation.spikes)
-        return shares
-
     def _check_target(self) -> None:
         """Silent errors of a reader always stop; refusals stop if that reader was asked for."""
         owners = {node: entry for entry in self.entries.values() for node in entry.nodes}
+        owners["sum"] = self.entries[self.observation.output[0]]
         asked = not PROFILES[self.target].members
         loud: dict[str, list[Finding]] = {}
         for finding in findings(self.target, self._draft.nodes, self.dt):
@@ -318,6 +296,27 @@ class Composer:
             for name, entry in self.entries.items()
             if entry.site.outputs
         }
+
+    def differing_readers(self, graph: nir.NIRGraph, sample: Tensor) -> dict[str, float]:
+        """For each reader that takes the graph, the share of the output that its rounding changes.
+
+        Readers compute the same formula in a different order. Where a potential meets the
+        threshold, which quantised weights make common, that decides about a spike.
+
+        Args:
+            graph: The finished graph.
+            sample: The input.
+        """
+        shares = {}
+        for reader in readers(self.target):
+            arithmetic = reader.arithmetic
+            if arithmetic is None or any(findings(reader.name, graph.nodes, self.dt)):
+                continue
+            signals = signals_of(
+                graph, sample, self.dt, lambda node, dt, surrogate, of=arithmetic: of(node, dt)
+            )
+            shares[reader.name] = differing(signals["output"], self.observation.spikes)
+        return shares
 
 
 def _gain(shape: tuple[int, ...], gain: float) -> nir.NIRNode:

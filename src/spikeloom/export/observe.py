@@ -119,12 +119,14 @@ class Observation:
         sites: By name.
         output: The sites whose outputs sum to the model's output.
         spikes: The model's output ``[T, batch, *]``, before any reduction over time.
+        lead: T and the batch size.
         notes: What the export leaves out.
     """
 
     sites: dict[str, Site]
     output: tuple[str, ...]
     spikes: Tensor
+    lead: tuple[int, int]
     notes: list[str]
 
 
@@ -462,7 +464,7 @@ def _observe(model: nn.Module, sample: Tensor, stepwise: bool) -> Observation:
     unused = [name for name, site in observer.sites.items() if site.module and name not in used]
     if unused:
         notes.append(f"Left out, since the output does not need it: {', '.join(unused)}.")
-    return Observation(used, tuple(sorted(signal.sources)), spikes, notes)
+    return Observation(used, tuple(sorted(signal.sources)), spikes, (T, B), notes)
 
 
 def _loop(model: nn.Module, sample: Tensor, signals: Any, entering: Signal) -> Iterator[Tensor]:

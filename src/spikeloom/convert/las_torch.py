@@ -1,0 +1,128 @@
+"""Spiking forms of torch's own attention and transformer encoder layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikeloom.convert.las_operators import Activation, Attention, LayerNorm, Linear
+
+__all__ = ["EncoderLayer", "MultiheadAttention"]
+
+
+class MultiheadAttention(nn.Module):
+    """``nn.MultiheadAttention`` on spikes, with its arguments.
+
+    Args:
+        original: The attention; its weights are shared, not copied.
+
+    Raises:
+        TypeError: If it has added key or value biases, or a zero attention.
+    """
+
+    def __init__(self, original: nn.MultiheadAttention) -> None:
+        super().__init__()
+        if original.bias_k is not None or original.add_zero_attn:
+            raise TypeError("nn.MultiheadAttention with add_bias_kv or add_zero_attn has no rule")
+        self.heads, self.batch_first = original.num_heads, original.batch_first
+        weights, biases = _projections(original)
+        self.q_proj, self.k_proj, self.v_proj = map(Linear, weights, biases)
+        self.out_proj = Linear(original.out_proj.weight, original.out_proj.bias)
+        self.las = Attention()
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The context and, if asked for, the attention weights."""
+        if not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        q, k, v = self._split(self.q_proj(query)), self.k_proj(key), self.v_proj(value)
+        mask = _additive(attn_mask, key_padding_mask, q)
+        context, p = self.las(q, self._split(k), self._split(v), mask, q.shape[-1] ** -0.5)
+        y = self.out_proj(context.transpose(1, 2).flatten(2))
+        weights = (p.mean(1) if average_attn_weights else p) if need_weights else None
+        return (y if self.batch_first else y.transpose(0, 1)), weights
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _projections(original: nn.MultiheadAttention) -> tuple[Any, Any]:
+    """The three weights and biases, as parameters of their own."""
+    if original.in_proj_weight is None:
+        weights = (original.q_proj_weight, original.k_proj_weight, original.v_proj_weight)
+    else:
+        weights = original.in_proj_weight.detach().chunk(3)
+    if original.in_proj_bias is None:
+        return [nn.Parameter(w) for w in weights], [None] * 3
+    biases = original.in_proj_bias.detach().chunk(3)
+    return [nn.Parameter(w) for w in weights], [nn.Parameter(b) for b in biases]
+
+
+def _additive(mask: Tensor | None, padding: Tensor | None, q: Tensor) -> Tensor | None:
+    """Both of torch's masks as one that is added: boolean ones are True where nothing is seen."""
+    total = None
+    for part, shape in ((mask, None), (padding, (-1, 1, 1))):
+        if part is None:
+            continue
+        if part.dtype == torch.bool:
+            part = torch.zeros_like(part, dtype=q.dtype).masked_fill(part, -torch.inf)
+        if shape is not None:
+            part = part[:, None, None, :]
+        elif part.dim() == 3:
+            part = part.unflatten(0, (len(q), -1))
+        total = part if total is None else total + part
+    # A finite floor: a query that sees nothing must not become NaN.
+    return None if total is None else total.clamp(min=torch.finfo(q.dtype).min / 4)
+
+
+class EncoderLayer(nn.Module):
+    """``nn.TransformerEncoderLayer`` on spikes, with its arguments.
+
+    Args:
+        original: The layer; its weights are shared, not copied.
+        function: The name of its activation.
+    """
+
+    def __init__(self, original: nn.TransformerEncoderLayer, function: str) -> None:
+        super().__init__()
+        self.norm_first = original.norm_first
+        self.self_attn = MultiheadAttention(original.self_attn)
+        self.linear1, self.linear2 = (
+            Linear(layer.weight, layer.bias) for layer in (original.linear1, original.linear2)
+        )
+        self.norm1, self.norm2 = (
+            LayerNorm(norm.weight, norm.bias, norm.eps) for norm in (original.norm1, original.norm2)
+        )
+        self.activation = Activation(function)
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """The layer's output."""
+        masks = {"attn_mask": src_mask, "key_padding_mask": src_key_padding_mask}
+        if self.norm_first:
+            x = src + self._attend(self.norm1(src), masks)
+            return x + self._feed(self.norm2(x))
+        x = self.norm1(src + self._attend(src, masks))
+        return self.norm2(x + self._feed(x))
+
+    def _attend(self, x: Tensor, masks: dict[str, Tensor | None]) -> Tensor:
+        return self.self_attn(x, x, x, need_weights=False, **masks)[0]
+
+    def _feed(self, x: Tensor) -> Tensor:
+        return self.linear2(self.activation(self.linear1(x)))
