@@ -41,7 +41,7 @@ def in_spikes(layer):
 
 
 def relative(a, b):
-    return float((a - b).norm() / b.norm())
+    return float((a - b).detach().norm() / b.detach().norm())
 
 
 # --- Operators on trains --------------------------------------------------------------------

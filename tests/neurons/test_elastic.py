@@ -332,3 +332,16 @@ def test_it_copies_pickles_and_is_made_again_from_its_settings(alpha):
     for twin in twins:
         assert repr(twin) == repr(neuron)
         assert torch.equal(spikeloom.run(twin, x)[0], y)
+
+
+def test_spikingjelly_counts_and_stores_signed_spikes():
+    op_counter = pytest.importorskip("spikingjelly.activation_based.op_counter")
+    node = plugins.spikingjelly.ElasticBiSpikeNode(0.5, step_mode="m")
+    spikes, linear = node(torch.randn(3, 4, 8)).flatten(0, 1), nn.Linear(8, 5)
+    rules = plugins.spikingjelly.signed_rules(op_counter.SynOpCounter)
+    counter = op_counter.SynOpCounter(extra_rules=rules)
+    with op_counter.DispatchCounterMode([counter]):
+        linear(spikes)
+    assert counter.get_total() == 5 * int((spikes != 0).sum())
+    compressor = plugins.spikingjelly.SignedSpikeCompressor(bits=2, amplitude=0.5)
+    assert torch.equal(compressor.decompress(compressor.compress(spikes)), spikes)

@@ -90,7 +90,7 @@ class LAS:
     ranges: int = 3
     rounding: str = "nearest"
     segments: int | None = None
-    headroom: float = 1.25
+    headroom: float = 2.0
     target_sqnr: float | None = None
     exclude: Sequence[str] = ()
     progress: bool = True

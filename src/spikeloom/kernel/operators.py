@@ -7,6 +7,7 @@ exported graph is complete in itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -31,8 +32,9 @@ LIBRARY.define(
 )
 
 
-def _engine(x: Tensor) -> ModuleType:
-    if x.device.type == "cuda":
+@cache
+def _engine(device: str) -> ModuleType:
+    if device == "cuda":
         from spikeloom.kernel import run_cuda
 
         return run_cuda
@@ -87,7 +89,7 @@ def _scan(
             w.copy_(v)
     else:
         dense = _dense(program, order, xs, vs, ps)
-        _engine(xs[0]).forward(program, steps, numbers, *dense, ys, ws)
+        _engine(xs[0].device.type).forward(program, steps, numbers, *dense, ys, ws)
     return [*ys, *ws]
 
 
@@ -145,7 +147,9 @@ def _scan_backward(
     ]
     arrived = [layout.rows(gy, order) for gy in gys], [_state(gw, order) for gw in gws]
     dense = _dense(program, order, xs, vs, ps)
-    sums = _engine(xs[0]).backward(program, gradient, steps, numbers, *dense, *arrived, gxs, gvs)
+    sums = _engine(xs[0].device.type).backward(
+        program, gradient, steps, numbers, *dense, *arrived, gxs, gvs
+    )
     for name, kind in program.tensors:
         if ("p", name) not in results:
             continue

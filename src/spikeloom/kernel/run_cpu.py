@@ -125,7 +125,7 @@ def forward(
     assume = _assume(program, numbers, ys)
     kernel = _forward_kernel(program, DTYPES[xs[0].dtype], assume)
     neurons = xs[0][0].numel()
-    keep: list[Tensor] = []
+    keep: list[Any] = []
     nan = ctypes.c_int64(0)
     words = [ctypes.addressof(nan)]
     for x in xs:
@@ -189,7 +189,7 @@ def backward(
     tile = max(64, min(2048, tile))
     buffers = program.states + moving + kept * segment + moving * -(-steps // segment)
     sums = _sums(program, gradient, ps, steps, neurons, tile)
-    keep: list[Tensor] = []
+    keep: list[Any] = []
     words = [segment]
     for x, gx in zip(xs, gxs, strict=True):
         words += [x.data_ptr(), x.stride(0), 0 if gx is None else gx.data_ptr()]
@@ -220,12 +220,14 @@ def _width(vs: Sequence[Tensor]) -> int:
     return vs[0].element_size() if vs else 4
 
 
-def _row(v: Tensor, keep: list[Tensor]) -> tuple[int, int]:
+def _row(v: Tensor, keep: list[Any]) -> tuple[int, int]:
     """Address and stride of one value a neuron; a shared value becomes one vector of it."""
     if v.dim():
         return v.data_ptr(), 1
-    keep.append(v.expand(max(LANES.values())).contiguous())
-    return keep[-1].data_ptr(), 0
+    width = max(LANES.values())
+    kind = ctypes.c_double if v.dtype == torch.float64 else ctypes.c_float
+    keep.append((kind * width)(*[v.item()] * width))
+    return ctypes.addressof(keep[-1]), 0
 
 
 def _parameters(program: Program, numbers: Sequence[float], ps: Sequence[Tensor]) -> list[int]:
@@ -309,11 +311,11 @@ HUGE_PAGE = 2 * 1024 * 1024
 
 def advise_huge_pages(fresh: Sequence[Tensor]) -> None:
     """Ask Linux for huge pages under large new tensors: touching them costs most of the time."""
-    advise = _madvise()
-    if advise is None:
-        return
     for tensor in fresh:
         size = tensor.numel() * tensor.element_size()
+        advise = _madvise() if size >= HUGE_PAGE else None
+        if advise is None:
+            continue
         start = -(-tensor.data_ptr() // HUGE_PAGE) * HUGE_PAGE
         stop = (tensor.data_ptr() + size) // HUGE_PAGE * HUGE_PAGE
         if stop > start:

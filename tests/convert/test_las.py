@@ -1,0 +1,399 @@
+"""LAS on small transformers of every family it supports: fidelity, forms, interface, errors."""
+
+import copy
+import json
+import os
+import pickle
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from spikeloom import convert
+from spikeloom.convert import LAS, set_form
+from spikeloom.convert.las import saturation
+from spikeloom.convert.las_operators import Activation, Linear
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+transformers = pytest.importorskip("transformers")
+
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+}
+SMALL_DISTIL = {
+    "vocab_size": 97, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64,
+    "max_position_embeddings": 64,
+}  # fmt: skip
+SMALL_GPT = {
+    "vocab_size": 97, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64,
+    "bos_token_id": 0, "eos_token_id": 0,
+}  # fmt: skip
+SMALL_OPT = {
+    "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 64,
+}  # fmt: skip
+SMALL_VIT = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+    "image_size": 16, "patch_size": 4, "num_labels": 5,
+}  # fmt: skip
+GROUPED = {**SIZES, "num_key_value_heads": 2}
+FAMILIES = {
+    "bert": ("BertModel", "BertConfig", SIZES),
+    "roberta": ("RobertaModel", "RobertaConfig", SIZES),
+    "distilbert": ("DistilBertModel", "DistilBertConfig", SMALL_DISTIL),
+    "gpt2": ("GPT2LMHeadModel", "GPT2Config", SMALL_GPT),
+    "opt": ("OPTForCausalLM", "OPTConfig", SMALL_OPT),
+    "llama": ("LlamaForCausalLM", "LlamaConfig", GROUPED),
+    "mistral": ("MistralForCausalLM", "MistralConfig", GROUPED),
+    "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", GROUPED),
+    "vit": ("ViTForImageClassification", "ViTConfig", SMALL_VIT),
+}
+GENERATING = ["gpt2", "opt", "llama", "mistral", "qwen2"]
+
+
+def build(family):
+    torch.manual_seed(0)
+    model, config, sizes = FAMILIES[family]
+    made = getattr(transformers, model)(getattr(transformers, config)(**sizes)).eval()
+    # Larger than at initialisation, so that attention attends and tables are used.
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.mul_(2 if parameter.dim() > 1 else 1)
+    return made
+
+
+def inputs(family, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    if family == "vit":
+        return {"pixel_values": torch.randn(4, 3, 16, 16, generator=draw)}
+    return {"input_ids": torch.randint(5, 90, (4, 12), generator=draw)}
+
+
+@pytest.fixture(scope="module")
+def converted():
+    """Family -> the model and its conversion with 10 steps, made once."""
+    made = {}
+
+    def get(family):
+        if family not in made:
+            model = build(family)
+            recipe = LAS(steps=10, progress=False)
+            made[family] = model, recipe.apply(model, [inputs(family)])
+        return made[family]
+
+    return get
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_keeps_its_output_in_both_forms(family, converted):
+    model, network = converted(family)
+    batch = inputs(family)
+    exact, decoded = model(**batch)[0], network(**batch)[0]
+    assert 0 < relative(decoded, exact) < 0.01
+    set_form(network, "spikes")
+    stepped = network(**batch)[0]
+    set_form(network, "decoded")
+    # A sum in another order may move a value across a threshold, no further than one code.
+    assert relative(stepped, decoded) < 0.005
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_float_activation_softmax_or_norm_is_left(family, converted):
+    _, network = converted(family)
+    kept = (nn.Linear, nn.LayerNorm, nn.GELU, nn.SiLU, nn.ReLU, nn.Tanh, nn.Softmax)
+    for name, module in network.named_modules():
+        if "embeddings" not in name:
+            assert not isinstance(module, kept), name
+            assert type(module).__name__ not in ("Conv1D", "GELUActivation", "NewGELUActivation")
+            assert not type(module).__module__.endswith("activations"), name
+
+
+@torch.no_grad()
+def test_a_forward_pass_calls_no_float_nonlinearity(converted, monkeypatch):
+    model, network = converted("bert")
+    batch = inputs("bert")
+    for name in ("gelu", "softmax", "scaled_dot_product_attention", "tanh"):
+        monkeypatch.setattr(nn.functional, name, lambda *a, **k: pytest.fail("a float function"))
+    norms = []
+    original = nn.functional.layer_norm
+    monkeypatch.setattr(
+        nn.functional, "layer_norm", lambda *a, **k: norms.append(1) or original(*a, **k)
+    )
+    network(**batch)
+    assert len(norms) == 1
+
+
+@pytest.mark.parametrize("family", GENERATING)
+def test_a_decoder_generates_the_same_tokens_with_its_cache(family, converted):
+    model, network = converted(family)
+    prompt = inputs(family, seed=3)["input_ids"][:2, :6]
+    settings = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 0}
+    mask = torch.ones_like(prompt)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        before = model.generate(prompt, attention_mask=mask, **settings)
+        after = network.generate(prompt, attention_mask=mask, **settings)
+        without = network.generate(prompt, attention_mask=mask, use_cache=False, **settings)
+    assert torch.equal(before, after)
+    assert torch.equal(after, without)
+
+
+@torch.no_grad()
+def test_padding_is_masked(converted):
+    _, network = converted("bert")
+    ids = inputs("bert")["input_ids"][:1]
+    padded = torch.cat([ids, torch.full((1, 5), 7)], 1)
+    mask = torch.cat([torch.ones_like(ids), torch.zeros(1, 5, dtype=torch.long)], 1)
+    alone = network(input_ids=ids).last_hidden_state
+    together = network(input_ids=padded, attention_mask=mask).last_hidden_state
+    assert relative(together[:, :12], alone) < 0.005
+
+
+def test_the_original_is_untouched():
+    model = build("bert")
+    before = copy.deepcopy(model.state_dict())
+    expected = model(**inputs("bert"))[0]
+    network = LAS(steps=6, progress=False).apply(model, [inputs("bert")])
+    assert model.config._attn_implementation != network.config._attn_implementation
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model(**inputs("bert"))[0], expected)
+    assert isinstance(network, type(model)) and not network.training
+
+
+@torch.no_grad()
+def test_a_network_can_be_copied_and_its_weights_saved(converted, tmp_path):
+    _, network = converted("gpt2")
+    batch = inputs("gpt2")
+    expected = network(**batch)[0]
+    assert torch.equal(copy.deepcopy(network)(**batch)[0], expected)
+    network.save_pretrained(tmp_path)
+    saved = transformers.modeling_utils.load_state_dict(str(tmp_path / "model.safetensors"))
+    assert "transformer.h.0.mlp.c_fc.site.normal" in saved
+    assert torch.equal(
+        saved["transformer.h.0.mlp.c_fc.weight"],
+        network.state_dict()["transformer.h.0.mlp.c_fc.weight"],
+    )
+
+
+def test_gradients_reach_the_weights_and_ranges_stay_buffers(converted):
+    _, network = converted("bert")
+    network = copy.deepcopy(network)
+    network(**inputs("bert"))[0].square().sum().backward()
+    for name, parameter in network.named_parameters():
+        if name.startswith("encoder"):
+            assert parameter.grad is not None and bool(parameter.grad.isfinite().all()), name
+    assert not any("site" in name for name, _ in network.named_parameters())
+
+
+# --- Report and choices -----------------------------------------------------------------------
+
+
+def test_the_report_shows_every_site_and_layer(converted, tmp_path):
+    _, network = converted("bert")
+    report = network.report
+    sites = report.column("site")
+    assert "encoder.layer.0.output.dense.site" in sites
+    assert "encoder.layer.1.attention.self.las.p" in sites
+    # Queries, keys and values share one encoded input.
+    assert sum("layer.0.attention.self" in name and name.endswith("site") for name in sites) == 1
+    assert report.layers.column("layer") == ["encoder.layer.0", "encoder.layer.1"]
+    assert all(0 < error < 0.01 for error in report.layers.column("relative L2"))
+    assert 1 < report.spikes_per_value < 10
+    assert report.energy == pytest.approx(report.spikes_per_value * 0.9 / 4.6)
+    assert "break-even at 5.1 spikes" in str(report)
+    report.save(tmp_path / "report.json")
+    saved = json.loads((tmp_path / "report.json").read_text())
+    assert saved["energy"] == report.energy and len(saved["layers"]["rows"]) == 2
+
+
+def test_more_steps_lose_less_and_spike_more():
+    model, batch = build("bert"), inputs("bert")
+    errors, spikes = [], []
+    for steps in (4, 6, 8, 11):
+        network = LAS(steps=steps, progress=False).apply(model, [batch])
+        errors.append(network.report.layers.column("relative L2")[-1])
+        spikes.append(network.report.spikes_per_value)
+    assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0] / 30
+    assert spikes == sorted(spikes)
+
+
+def test_steps_may_differ_between_sites():
+    recipe = LAS(steps=6, extra_steps=2, site_steps={r"las\.p$": 4}, progress=False)
+    report = recipe.apply(build("bert"), [inputs("bert")]).report
+    steps = dict(zip(report.column("site"), report.column("steps"), strict=True))
+    assert steps["encoder.layer.0.attention.self.query.site"] == 6
+    assert steps["encoder.layer.0.attention.self.las.p"] == 4
+    assert steps["encoder.layer.0.intermediate.dense.site"] == 8
+    assert steps["encoder.layer.0.output.LayerNorm.before"] == 8
+
+
+def test_a_target_chooses_the_steps():
+    recipe = LAS(target_sqnr=40.0, progress=False)
+    report = recipe.apply(build("bert"), [inputs("bert")]).report
+    assert min(report.column("SQNR dB")) >= 40.0
+    assert set(report.column("steps")) <= set(range(3, 10))
+    fewer = LAS(target_sqnr=25.0, progress=False).apply(build("bert"), [inputs("bert")]).report
+    assert sum(fewer.column("steps")) < sum(report.column("steps"))
+
+
+def test_two_ranges_and_truncation_are_choices():
+    losses = {}
+    for ranges, rounding in ((3, "nearest"), (2, "nearest"), (2, "truncate")):
+        recipe = LAS(steps=6, ranges=ranges, rounding=rounding, progress=False)
+        network = recipe.apply(build("bert"), [inputs("bert")])
+        losses[ranges, rounding] = network.report.layers.column("relative L2")[-1]
+    assert losses[3, "nearest"] < losses[2, "nearest"] < losses[2, "truncate"]
+
+
+# --- Plain torch --------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_torch_s_own_encoder_is_converted(activation, batch_first, norm_first):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(
+        32, 4, 64, 0.0, activation, batch_first=batch_first, norm_first=norm_first
+    )
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    x = torch.randn(5, 7, 32)
+    network = LAS(steps=10, progress=False).apply(model, [x])
+    masks = {"mask": nn.Transformer.generate_square_subsequent_mask(7 if batch_first else 5)}
+    assert 0 < relative(network(x), model(x)) < 0.005
+    assert relative(network(x, **masks), model(x, **masks)) < 0.005
+    set_form(network, "spikes")
+    assert relative(network(x), model(x)) < 0.005
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("separate", [False, True])
+def test_torch_s_own_attention_is_converted(separate):
+    torch.manual_seed(0)
+    sizes = {"kdim": 16, "vdim": 24} if separate else {}
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(32, 4, batch_first=True, **sizes)
+
+        def forward(self, q, k, v, padding):
+            return self.attention(q, k, v, key_padding_mask=padding)
+
+    q, k, v = (
+        torch.randn(2, 5, 32),
+        torch.randn(2, 6, sizes.get("kdim", 32)),
+        torch.randn(2, 6, sizes.get("vdim", 32)),
+    )
+    padding = torch.zeros(2, 6, dtype=torch.bool)
+    padding[1, 4:] = True
+    model = Net().eval()
+    network = LAS(steps=11, progress=False).apply(model, [(q, k, v, padding)])
+    for found, expected in zip(network(q, k, v, padding), model(q, k, v, padding), strict=True):
+        assert relative(found, expected) < 0.005
+
+
+# --- Errors ---------------------------------------------------------------------------------------
+
+
+def plain(*layers):
+    return nn.Sequential(nn.Linear(4, 4), *layers)
+
+
+def test_modules_without_a_rule_are_listed_unless_excluded():
+    model = plain(nn.Hardswish(), nn.Linear(4, 4), nn.PReLU())
+    with pytest.raises(TypeError, match=r"1 \(Hardswish\), 3 \(PReLU\)"):
+        LAS(progress=False).apply(model, [torch.randn(8, 4)])
+    network = LAS(progress=False, exclude=["1", "3"]).apply(model, [torch.randn(8, 4)])
+    assert isinstance(network[1], nn.Hardswish) and isinstance(network[2], Linear)
+    with pytest.raises(ValueError, match="exclude: the model has no module '7'"):
+        LAS(progress=False, exclude=["7"]).apply(model, [torch.randn(8, 4)])
+
+
+def test_an_excluded_layer_stays_float():
+    network = LAS(progress=False, exclude=["encoder.layer.0", "pooler"]).apply(
+        build("bert"), [inputs("bert")]
+    )
+    assert isinstance(network.encoder.layer[0].intermediate.dense, nn.Linear)
+    assert isinstance(network.encoder.layer[1].intermediate.dense, Linear)
+
+
+def test_an_unknown_architecture_is_named():
+    model = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(vocab_size=10, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    )
+    with pytest.raises(ValueError, match="architecture 't5' is not supported"):
+        batch = {"input_ids": torch.ones(1, 2, dtype=torch.long)}
+        LAS(progress=False).apply(model, [{**batch, "decoder_input_ids": batch["input_ids"]}])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_bad_activations_name_the_layer(bad):
+    model = plain(nn.GELU(), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match="calibration: the input of 0.site holds NaN or infinity"):
+        LAS(progress=False).apply(model, [torch.full((2, 4), bad)])
+    network = LAS(progress=False).apply(model, [torch.randn(8, 4)])
+    with pytest.raises(ValueError, match=r"0\.site: the input holds NaN or infinity"):
+        network(torch.full((2, 4), bad))
+
+
+def test_values_beyond_the_range_are_counted_and_warned_of_once():
+    network = LAS(progress=False).apply(plain(), [torch.randn(8, 4)])
+    with pytest.warns(UserWarning, match=r"0\.site: .* saturate"):
+        network(torch.full((2, 4), 1e3))
+    network(torch.full((2, 4), 1e3))
+    rows = saturation(network).as_dict()["rows"]
+    # The eight calibration rows passed once, for the report.
+    assert rows == [{"site": "0.site", "values": 48, "saturated": 16, "rate": 1 / 3}]
+
+
+def test_an_empty_calibration_is_refused():
+    with pytest.raises(ValueError, match="holds no batch"):
+        LAS(progress=False).apply(plain(), [])
+
+
+def test_a_sequence_that_is_too_long_is_refused(converted):
+    _, network = converted("bert")
+    with pytest.raises(ValueError, match="65 tokens, but the model has 64 positions"):
+        network(input_ids=torch.ones(1, 65, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"steps": 0}, "steps must be in 1..24"),
+        ({"steps": 23, "extra_steps": 2}, "extra_steps must be in 1..24|steps must be in 1..24"),
+        ({"ranges": 4}, "ranges must be 2 or 3"),
+        ({"rounding": "up"}, "rounding must be one of"),
+        ({"headroom": 0.5}, "headroom must be at least 1"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        LAS(**settings)
+
+
+def test_a_name_alone_is_no_list_of_names():
+    with pytest.raises(TypeError, match="exclude must be a list of names"):
+        LAS(exclude="pooler")
+    with pytest.raises(ValueError, match="form must be one of"):
+        convert.set_form(plain(), "fast")
+
+
+def test_an_activation_is_a_table_of_its_own_range():
+    network = LAS(steps=9, progress=False).apply(plain(nn.GELU()), [torch.randn(8, 4)])
+    (activation,) = [m for m in network.modules() if isinstance(m, Activation)]
+    assert activation.neuron.steps == 9
+    assert pickle.loads(pickle.dumps(activation.neuron)).edges == activation.neuron.edges
