@@ -72,6 +72,7 @@ VARIANTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "binary T=1, threshold 1": spiking(steps=1, amplitude=1.0, make=binary),
     "binary T=1, threshold 0.5 mean": spiking(steps=1, k=0.5, make=binary),
     "binary T=1, threshold 1 mean": spiking(steps=1, k=1.0, make=binary),
+    "binary T=1, moving average": spiking(steps=1, k=0.5, amplitude="moving_average", make=binary),
     "bi-spike T=4, released": spiking(steps=4),
     "bi-spike T=4, symmetric": spiking(steps=4, reset="symmetric"),
     "bi-spike T=4, moving average": spiking(steps=4, amplitude="moving_average"),

@@ -82,7 +82,7 @@ def few_spike_tables(neuron: neurons.FewSpike | neurons.OAT | neurons.HG) -> lis
     written = neuron.as_table() if isinstance(neuron, neurons.LinearHG) else neuron
     columns = [tensor_of(written.params[name]) for name in ("theta", "h", "d")]
     ends = [tensor_of(written.params[name]) for name in ("origins", "constants")]
-    return [_with_first(*row) for row in zip(*columns, *ends, strict=True)]  # type: ignore[arg-type]  # all tensors
+    return [_with_first(*row) for row in zip(*columns, *ends, strict=True)]
 
 
 def _binary(reach: Tensor, neuron: neurons.OAT) -> FewSpikeTable:

@@ -240,6 +240,7 @@ def test_nan_is_named_and_saturation_counted():
         site(torch.tensor([[math.nan]]))
     site(torch.ones(4, 2))
     site.fit(6, 1, "nearest", 1.25)
+    assert len(site.neuron.ranges) == 4
     for bad in (math.nan, math.inf):
         with pytest.raises(ValueError, match="here: the input holds NaN or infinity"):
             site(torch.tensor([[1.0, bad]]))

@@ -1,12 +1,14 @@
 """SpikeLM on Hugging Face models made from small configurations."""
 
 import copy
+import functools
 import math
 import pickle
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import spikeloom
 from spikeloom import convert, plugins
@@ -360,6 +362,29 @@ def test_the_trainer_trains_and_saves_it(tmp_path):
     trainer.save_model(str(tmp_path / "saved"))
     loaded = SpikeLM.from_pretrained(tmp_path / "saved")
     assert torch.equal(loaded(words()).logits, snn.eval()(words()).logits)
+
+
+def gradients(model):
+    model.zero_grad()
+    model(input_ids=words(), labels=words()).loss.backward()
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    snn = SpikeLM(steps=2).apply(bert().train())
+    expected = gradients(snn)
+    for block in snn.bert.encoder.layer:
+        block.gradient_checkpointing = True
+        block._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
+    assert all(map(torch.equal, gradients(snn), expected))
+
+
+def test_autocast_and_bfloat16_weights_run():
+    snn = SpikeLM(steps=2).apply(bert())
+    snn(words())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert snn(words()).logits.isfinite().all()
+    assert snn.to(torch.bfloat16)(words()).logits.dtype == torch.bfloat16
 
 
 # --- Bad input ----------------------------------------------------------------------------------

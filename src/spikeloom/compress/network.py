@@ -15,13 +15,13 @@ from spikeloom.compress.allocation import allocate
 from spikeloom.compress.hessian import WeightLayer
 from spikeloom.compress.objective import quadratic_error
 from spikeloom.compress.pruning import (
-    MEMORY,
     Block,
     Order,
     Pattern,
     lowest,
     magnitude_losses,
     prune_blocks,
+    working_memory,
 )
 from spikeloom.compress.quantization import check_bits, grid, quantize_blocks, round_to_grid
 from spikeloom.compress.statistics import LayerStatistics, Statistics, fingerprint
@@ -109,7 +109,7 @@ def prune(
             scale = layer.row_scale if method == "osbc" else None
             pruned, mask = prune_blocks(W, blocks, counts[name], scale, order, repr(name))
             how = f"{order.rounds} rounds" if order.rounds else "exact"
-            memory = _working_memory(blocks)
+            memory = max(working_memory(len(b.rows), W.shape[1], order) for b in blocks)
         shown = (W.numel(), counts[name], int(mask.sum()), how)
         return _Result(pruned, W.masked_fill(mask, 0.0), {"weight_mask": mask}, shown, memory)
 
@@ -337,10 +337,3 @@ def _blocks(name: str, layer: LayerStatistics, spiking: bool) -> tuple[Block, ..
             f"stats: there is no Hessian without filter for {name!r}; calibrate(..., plain=True)"
         )
     return blocks
-
-
-def _working_memory(blocks: Sequence[Block]) -> int:
-    """Bytes of inverse Hessians that are held at once."""
-    largest = max(block.hessian.nbytes for block in blocks)
-    rows = max(len(block.rows) for block in blocks)
-    return max(largest, min(rows * largest, MEMORY))

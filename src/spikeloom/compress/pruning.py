@@ -299,13 +299,28 @@ def removal_losses(W: Tensor, H: Tensor, order: Order) -> Tensor:
         W, inverse = W.float(), inverse.float()
     if order.rounds:
         return _losses_in_rounds(W, inverse, order.share).double()
-    together = min(len(W), max(1, MEMORY // max(inverse.nbytes, 1)))
+    together = _rows_together(*W.shape)
     memory = inverse.new_empty(together, *inverse.shape)
     losses = [
         _Dissection(rows, memory[: len(rows)].copy_(inverse), order).losses()
         for rows in W.split(max(1, together))
     ]
     return torch.cat(losses).double()
+
+
+def _rows_together(rows: int, width: int) -> int:
+    """How many rows have their inverses in memory at once."""
+    return min(rows, max(1, MEMORY // max(_inverse_bytes(width), 1)))
+
+
+def _inverse_bytes(width: int) -> int:
+    return (4 if width > PRECISE_WIDTH else 8) * width * width
+
+
+def working_memory(rows: int, width: int, order: Order) -> int:
+    """Bytes of inverse Hessians that ordering so many rows holds at once."""
+    # In rounds: what the rows share, and one row's own.
+    return _inverse_bytes(width) * (2 if order.rounds else _rows_together(rows, width))
 
 
 def _losses_in_rounds(W: Tensor, inverse: Tensor, share: float) -> Tensor:

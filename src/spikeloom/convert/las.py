@@ -17,6 +17,7 @@ from spikeloom.calibrate import Batch, batches
 from spikeloom.convert.las_operators import Activation, Attention, Linear, Norm, Softmax, Spiking
 from spikeloom.convert.las_rules import check_length, replace_layers, use_spiking_attention
 from spikeloom.convert.las_sites import Site
+from spikeloom.convert.las_storage import plan_of
 from spikeloom.kernel.call import run
 from spikeloom.neurons.few_spike import checked_choice, checked_steps
 from spikeloom.report import Report
@@ -69,10 +70,10 @@ class LAS:
         steps: K of every neuron, 1 to 24.
         extra_steps: More steps for the norms and the feed-forward layers, where errors weigh most.
         site_steps: Pattern of a site's name -> its K.
-        ranges: Ranges of an outlier-aware neuron, 2 or 3.
+        ranges: Ranges of an outlier-aware neuron up to the largest calibrated value, 2 or 3.
         rounding: ``"nearest"`` or ``"truncate"``.
         segments: Pieces of each generated table; None: 32, and 64 from 11 steps on.
-        headroom: The outermost range is so many times the largest calibrated value.
+        headroom: A further range reaches to so many times that value; 1 for none.
         target_sqnr: In dB. Every site takes the fewest steps that reach it instead of ``steps``.
         exclude: Names of modules to leave as they are.
         progress: Show bars.
@@ -117,7 +118,8 @@ class LAS:
 
         Returns:
             The same class of model, in eval mode, with a ``report``. :func:`set_form` switches it
-            between decoded and step-by-step spikes.
+            between decoded and step-by-step spikes; after ``save_pretrained``, :func:`load_las`
+            reads it back.
 
         Raises:
             TypeError: If modules have no rule and are not excluded; all of them are listed.
@@ -136,6 +138,7 @@ class LAS:
             measured = self._fit(network)
             found = _layer_outputs(network, calls[0])
         if hasattr(network, "config"):
+            network.config.spikeloom_las = plan_of(  # type: ignore[union-attr]  # transformers' ownnetwork, list(self.exclude))
             network.register_forward_pre_hook(check_length, with_kwargs=True)
         network.report = self._report(measured, expected, found)  # type: ignore[assignment]  # not a tensor
         return network
@@ -158,8 +161,8 @@ class LAS:
             hook.remove()
         for _, same in readers.values():
             for layer in same[1:]:
-                layer.site = same[0].site
-            same[0].site.users = len(same)
+                layer.share(same[0].source)
+            same[0].source.users = len(same)
 
     def _fit(self, network: nn.Module) -> list[tuple[Any, ...]]:
         """Choose steps and ranges, generate tables; returns the report's rows."""
@@ -276,7 +279,7 @@ def _fan_out(network: nn.Module) -> dict[int, int]:
     total: dict[int, int] = {}
     for module in network.modules():
         if isinstance(module, Linear):
-            key = id(module.site)
+            key = id(module.source)
             total[key] = total.get(key, 0) + module.out_features * module.in_features
     return total
 

@@ -16,11 +16,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spikeloom.convert.las_sites import Site
+from spikeloom.convert.las_sites import SharedSite, Site
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons import LinearHG, Reduced, fit_hg, fit_reduced
@@ -138,18 +139,27 @@ class Linear(Spiking):
         transposed: The weight is GPT-2's ``Conv1D``'s.
     """
 
-    def __init__(
-        self, weight: nn.Parameter, bias: nn.Parameter | None, transposed: bool = False
-    ) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, transposed: bool = False) -> None:
         super().__init__()
         self.weight, self.bias = weight, bias
         self.transposed = transposed
         # Named as those of the layer it replaces, for code that asks.
         self.out_features, self.in_features = self._matrix().shape
-        self.site = Site()
+        self.site: Site | SharedSite = Site()
 
     def _matrix(self) -> Tensor:
         return self.weight.T if self.transposed else self.weight
+
+    def share(self, site: Site) -> None:
+        """Read the spikes of another layer's site."""
+        # A plain attribute may not take the place of a module.
+        del self.site
+        self.site = SharedSite(site)
+
+    @property
+    def source(self) -> Site:
+        """The site that encodes the input, its own or another layer's."""
+        return self.site.site if isinstance(self.site, SharedSite) else self.site
 
     def decoded(self, x: Tensor) -> Tensor:
         """``W x + b`` of the decoded input."""
@@ -172,7 +182,7 @@ def activation_neuron(
     reach = {"gelu": 6.0, "gelu_tanh": 6.0, "quick_gelu": 8.0, "silu": 16.0, "relu": 2.0**-10}
     if function in reach:
         core = reach[function]
-        tails = {"zero_below": -core, "identity_above": core}
+        tails: dict[str, Any] = {"zero_below": -core, "identity_above": core}
         # Two pieces an octave beyond the core come on top.
         segments += 2 * max(0, math.ceil(math.log2(high / core))) + 1
     else:

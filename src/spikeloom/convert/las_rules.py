@@ -121,7 +121,7 @@ def _spiking(module: nn.Module) -> nn.Module | None:
     if isinstance(module, nn.Linear):
         return Linear(module.weight, module.bias)
     if name == "Conv1D":
-        return Linear(module.weight, module.bias, transposed=True)  # type: ignore[arg-type]  # parameters
+        return Linear(module.weight, module.bias, transposed=True)  # type: ignore[arg-type]  # its own
     if isinstance(module, nn.LayerNorm):
         return LayerNorm(module.weight, module.bias, module.eps)
     if name.endswith("RMSNorm"):

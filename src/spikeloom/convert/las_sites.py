@@ -14,7 +14,7 @@ from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons import OAT
 
-__all__ = ["Observation", "Site", "choose_ranges"]
+__all__ = ["Observation", "SharedSite", "Site", "choose_ranges"]
 
 ROWS = 1024  # of activations kept from each site
 SHORT = 8  # significant bits of a range: sums of spikes are then exact in float32
@@ -77,8 +77,10 @@ class Site(nn.Module):
         """Choose the ranges for K steps from what was observed."""
         assert self.observation is not None
         sample = self.observation.sample() if self.observation.rows else torch.zeros(1, 1)
-        largest = self.observation.largest * headroom
-        ranges = choose_ranges(sample, largest, steps, between)
+        ranges = choose_ranges(sample, self.observation.largest, steps, between)
+        if headroom > 1:
+            # A range of its own, so that room for the unseen costs no resolution.
+            ranges.append(short(ranges[-1] * headroom))
         shape = self._shape(ranges[0].numel())
         self.install(steps, [ranges[0].reshape(shape), *ranges[1:]], rounding)
 
@@ -169,6 +171,25 @@ class Site(nn.Module):
         if self.neuron is None:
             return "observing"
         return f"steps={self.neuron.steps}, ranges={len(self.neuron.ranges)}"
+
+
+class SharedSite:
+    """A further reader of a site: no module, so that the site is saved with its first reader.
+
+    Args:
+        site: The site that it stands for.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The decoded value, as the site gives it."""
+        return self.site(x)
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """The spikes, as the site gives them."""
+        return self.site.spikes(x)
 
 
 # --- Ranges ------------------------------------------------------------------------------------

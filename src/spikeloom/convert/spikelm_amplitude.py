@@ -102,6 +102,7 @@ class BiSpikes(nn.Module):
     a parameter from the start). ``"fixed"`` keeps what the neuron was made with. Whether a batch
     was seen is saved with the amplitude, so a loaded neuron measures nothing again.
 
+    With activation checkpointing a moving average moves twice a step, once for each forward pass.
     Nothing waits for the device, except at the first batch and the first one after loading.
 
     Args:

@@ -110,7 +110,8 @@ class Scan(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad[1:]
         wanted = tuple(number for number, need in enumerate(needed) if need)
-        tensors = (*ctx.saved_tensors, *ctx.call.filled(grads, ctx.saved_tensors))
+        saved = ctx.saved_tensors  # read once: activation checkpointing allows no more
+        tensors = (*saved, *ctx.call.filled(grads, saved))
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             found = ScanBackward.apply(ctx.call, wanted, *tensors)
         else:

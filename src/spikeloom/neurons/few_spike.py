@@ -163,6 +163,8 @@ class OAT(Neuron):
     arXiv:2505.09659 (AAAI 2026).
     """
 
+    steps: int
+
     def __init__(
         self,
         steps: int = 8,

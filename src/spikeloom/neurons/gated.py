@@ -67,6 +67,8 @@ class HG(Neuron):
     Source: LAS, arXiv:2505.09659 (AAAI 2026).
     """
 
+    steps: int
+
     def __init__(
         self,
         boundaries: Sequence[float] | Tensor,
@@ -151,8 +153,13 @@ class HG(Neuron):
     @property
     def tables(self) -> tuple[FewSpike, ...]:
         """The few-spike table of each range."""
-        columns = [self.params[name].values for name in TABLE]  # type: ignore[union-attr]  # always Gated
-        return tuple(FewSpike(*rows, tie=self.tie) for rows in zip(*columns, strict=True))
+        rows = zip(*(self._column(name) for name in TABLE), strict=True)
+        return tuple(FewSpike(theta, h, d, self.tie) for theta, h, d in rows)
+
+    def _column(self, name: str) -> Tensor:
+        table = self.params[name]
+        assert isinstance(table, Gated)
+        return table.values
 
     def check(self, x: Tensor) -> None:
         """Raise unless every value lies in the declared range.
@@ -176,7 +183,7 @@ class HG(Neuron):
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
-        origins, constants = (self.params[name].values[:, 0] for name in ("origins", "constants"))  # type: ignore[union-attr]  # always Gated
+        origins, constants = (self._column(name)[:, 0] for name in ("origins", "constants"))
         return {
             "boundaries": self.boundaries,
             "tables": self.tables,
@@ -323,7 +330,7 @@ class LinearHG(HG):
     @property
     def tables(self) -> tuple[FewSpike, ...]:
         """The few-spike table of each piece."""
-        halves = 0.5 ** torch.arange(1, self.steps + 1)  # type: ignore[operator]  # steps is set
+        halves = 0.5 ** torch.arange(1, self.steps + 1)
         rows = zip(self.widths, self.rises, strict=True)
         return tuple(FewSpike(w * halves, w * halves, r * halves, tie=self.tie) for w, r in rows)
 

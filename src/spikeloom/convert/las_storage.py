@@ -1,0 +1,95 @@
+"""A converted model of transformers, saved with ``save_pretrained`` and loaded again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spikeloom.convert.las_operators import Activation, Attention, Linear, Norm, Softmax, Spiking
+from spikeloom.convert.las_rules import check_length, replace_layers, use_spiking_attention
+from spikeloom.convert.las_sites import SharedSite, Site
+
+__all__ = ["load_las", "plan_of"]
+
+
+def plan_of(network: nn.Module, exclude: list[str]) -> dict[str, Any]:
+    """What has to be known beside the weights to build a converted network again."""
+    plan: dict[str, Any] = {"exclude": exclude, "sites": {}, "tables": {}, "shared": {}}
+    for name, module in network.named_modules():
+        if isinstance(module, Linear) and isinstance(module.site, SharedSite):
+            plan["shared"][name] = module.source.name
+        elif isinstance(module, Site):
+            assert module.neuron is not None
+            plan["sites"][name] = {
+                "steps": module.neuron.steps,
+                "shapes": [list(getattr(module, key).shape) for key in module.neuron.ranges],
+                "rounding": module.neuron.rounding,
+                "users": module.users,
+            }
+        elif isinstance(module, Activation):
+            plan["tables"][name] = [module.steps, module.segments, module.reach]
+        elif isinstance(module, (Norm, Softmax)):
+            plan["tables"][name] = [module.steps, module.segments]
+    return plan
+
+
+def load_las(folder: str | os.PathLike[str], model_class: type | None = None) -> nn.Module:
+    """Load a converted model that ``save_pretrained`` wrote.
+
+    Args:
+        folder: Where it was saved.
+        model_class: Its class; by default the architecture that its configuration names.
+
+    Returns:
+        The converted model in eval mode; it has no report.
+
+    Raises:
+        ValueError: If the folder holds no converted model.
+    """
+    import transformers
+    from safetensors.torch import load_file
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    plan = getattr(config, "spikeloom_las", None)
+    if plan is None:
+        raise ValueError(f"folder: {os.fspath(folder)} holds no model converted by LAS")
+    model_class = model_class or getattr(transformers, config.architectures[0])
+    network = model_class(config).eval()
+    _rebuild(network, plan)
+    weights = load_file(Path(folder) / "model.safetensors")
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    network.tie_weights()
+    tied = set(getattr(network, "_tied_weights_keys", None) or ())
+    if unexpected or not set(missing) <= tied:
+        lost = sorted({*unexpected, *missing} - tied)
+        raise ValueError(f"folder: the weights do not fit the configuration at {lost[:5]}")
+    network.register_forward_pre_hook(check_length, with_kwargs=True)
+    return network
+
+
+def _rebuild(network: nn.Module, plan: dict[str, Any]) -> None:
+    """The layers of a converted network, with ranges still to be filled."""
+    replace_layers(network, plan["exclude"])
+    use_spiking_attention(network)
+    for name in plan["sites"]:
+        parent, _, leaf = name.rpartition(".las.")
+        if leaf == "q":
+            network.get_submodule(parent).add_module("las", Attention())
+    for name, first in plan["shared"].items():
+        network.get_submodule(name).share(network.get_submodule(first))  # type: ignore[operator]  # a Linear
+    for name, site in plan["sites"].items():
+        module = network.get_submodule(name)
+        assert isinstance(module, Site)
+        # Any increasing ranges; the saved ones follow with the weights.
+        ranges = [torch.full(shape, 2.0**i) for i, shape in enumerate(site["shapes"])]
+        module.install(site["steps"], ranges, site["rounding"])
+        module.name, module.users = name, site["users"]
+    for name, settings in plan["tables"].items():
+        network.get_submodule(name).install(*settings)  # type: ignore[operator]  # a table's layer
+    for module in network.modules():
+        if isinstance(module, (Spiking, Attention)):
+            module.observing = False
