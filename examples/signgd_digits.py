@@ -1,6 +1,6 @@
 """Convert trained networks beyond ReLU to spikes with signGD, without retraining.
 
-    python examples/signgd_digits.py                        # four networks, one seed, a minute
+    python examples/signgd_digits.py                        # four networks, one seed, minutes
     python examples/signgd_digits.py --seeds 0 1 2 --plot signgd.png
     python examples/signgd_digits.py --net mixer --steps 8 16
 
@@ -180,8 +180,8 @@ def plot(report: Report, steps: list[int], path: Path) -> None:
         axes.set(title=name, xlabel="steps T", xscale="log", ylim=(0, 102))
         axes.set_xticks(steps, [str(t) for t in steps])
         axes.minorticks_off()
+        axes.legend(loc="lower right")
     figure.axes[0].set_ylabel("test accuracy, %")
-    figure.axes[0].legend()
     figure.savefig(path)
 
 

@@ -82,6 +82,19 @@ class LAS:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range.
 
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spikeloom import convert
+        >>> _ = torch.manual_seed(0)
+        >>> ann = nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.LayerNorm(16)).eval()
+        >>> snn = convert.LAS(steps=10).apply(ann, [torch.randn(64, 4)])
+        >>> x = torch.randn(8, 4)
+        >>> bool((snn(x) - ann(x)).abs().max() < 0.02)
+        True
+        >>> snn.report.column("site")
+        ['0.site', '2.before', '2.after']
+
     Source: LAS, arXiv:2505.09659 (AAAI 2026); ranges are calibrated and tables generated here.
     """
 
@@ -138,7 +151,8 @@ class LAS:
             measured = self._fit(network)
             found = _layer_outputs(network, calls[0])
         if hasattr(network, "config"):
-            network.config.spikeloom_las = plan_of(  # type: ignore[union-attr]  # transformers' ownnetwork, list(self.exclude))
+            plan = plan_of(network, list(self.exclude))
+            network.config.spikeloom_las = plan  # type: ignore[union-attr]  # transformers' own
             network.register_forward_pre_hook(check_length, with_kwargs=True)
         network.report = self._report(measured, expected, found)  # type: ignore[assignment]  # not a tensor
         return network

@@ -33,12 +33,13 @@ class Observation:
         """Keep a sample of rows ``[n, channels]``."""
         if not rows.numel():
             return
+        rows = rows.detach()
         largest = float(rows.abs().amax())
         if not math.isfinite(largest):
             raise ValueError(f"calibration: the input of {name} holds NaN or infinity")
         self.largest = max(self.largest, largest)
         chosen = torch.randperm(len(rows), generator=self._draw)[: ROWS // 4].to(rows.device)
-        self.rows.append(rows[chosen].detach().float().cpu())
+        self.rows.append(rows[chosen].float().cpu())
 
     def sample(self) -> Tensor:
         """At most ``ROWS`` rows."""
@@ -56,7 +57,6 @@ class Site(nn.Module):
             features, ``(-3, -1)`` for heads and their features, ``()`` for one range for all.
     """
 
-    # Buffers of the ranges come with fit or with restore.
     def __init__(self, channels: tuple[int, ...] = (-1,)) -> None:
         super().__init__()
         self.name = ""

@@ -66,7 +66,10 @@ def load_las(folder: str | os.PathLike[str], model_class: type | None = None) ->
     tied = set(getattr(network, "_tied_weights_keys", None) or ())
     if unexpected or not set(missing) <= tied:
         lost = sorted({*unexpected, *missing} - tied)
-        raise ValueError(f"folder: the weights do not fit the configuration at {lost[:5]}")
+        raise ValueError(
+            f"folder: the weights do not fit the layers at {', '.join(lost[:3])}; if transformers "
+            f"renamed them, save with save_pretrained(..., save_original_format=False)"
+        )
     network.register_forward_pre_hook(check_length, with_kwargs=True)
     return network
 
