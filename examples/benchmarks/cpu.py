@@ -204,7 +204,7 @@ def main() -> None:
         print("\n".join(table(title, times, unit)), flush=True)
 
     for steps, neurons in ((4, 10_000), (16, 100_000), (16, 1_000_000)):
-        times = interleaved(frameworks(steps, neurons), rounds if neurons < 10**6 else 5)
+        times = interleaved(frameworks(steps, neurons), rounds)
         title = f"LIF forward and backward through autograd, T={steps}, N={neurons}, one thread"
         note(f"autograd {steps} {neurons}", title, times, "spikeloom, as SpikingJelly")
     for tau in (2.0, 3.0):

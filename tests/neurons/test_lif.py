@@ -154,7 +154,7 @@ def test_a_hard_reset_neuron_rests_at_its_reset_potential():
         (
             lambda: LIFBox(reset_method="zero"),
             ValueError,
-            "must be 'value', 'subtract' or a function",
+            "must be 'value' or 'subtract', got 'zero'",
         ),
     ],
 )
