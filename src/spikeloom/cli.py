@@ -36,9 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print JSON, for a bug report")
     doctor.set_defaults(run=_doctor)
     source = commands.add_parser("source", help="the kernel generated for a neuron")
-    source.add_argument(
-        "neuron", help="a class of spikeloom.neurons, such as LIF"
-    )
+    source.add_argument("neuron", help="a class of spikeloom.neurons, such as LIF")
     source.add_argument("--target", choices=("cuda", "llvm"), default="cuda")
     source.add_argument("--direction", choices=("forward", "backward"), default="forward")
     source.add_argument("--dtype", default="float32", help="of inputs and outputs")
