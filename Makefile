@@ -43,8 +43,9 @@ $(VENV)/.package: $(VENV)/.requirements pyproject.toml
 	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## train in three frameworks, export, read back; writes demo-output/
+demo: setup ## train in three frameworks, exchange; convert a transformer; writes demo-output/
 	$(PY) examples/demo.py $(ARGS)
+	$(PY) examples/las_minilm.py --quick --figure demo-output/las.png
 
 test: setup ## the tests, without the slow ones (ARGS="-k lif" selects)
 	$(PY) -m pytest $(ARGS)
