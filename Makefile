@@ -45,7 +45,7 @@ $(VENV)/.package: $(VENV)/.requirements pyproject.toml
 
 demo: setup ## train in three frameworks, exchange; convert a transformer; writes demo-output/
 	$(PY) examples/demo.py $(ARGS)
-	$(PY) examples/las_minilm.py --quick --figure demo-output/las.png
+	$(PY) examples/las_minilm.py --quick
 
 test: setup ## the tests, without the slow ones (ARGS="-k lif" selects)
 	$(PY) -m pytest $(ARGS)
