@@ -24,8 +24,8 @@ def test_training_moves_a_learned_time_constant():
     x = torch.rand(8, 5, 6)
     (layer(x).mean() - 0.1).square().backward()
     optimiser.step()
-    assert float(layer.tau) != 2.0
-    expected, _ = spikeloom.run(LIF(tau=float(layer.tau), v_reset=None), x)
+    assert layer.tau.item() != 2.0
+    expected, _ = spikeloom.run(LIF(tau=layer.tau.item(), v_reset=None), x)
     assert torch.equal(layer(x), expected)
 
 
@@ -35,7 +35,7 @@ def test_moving_and_copying_a_layer_takes_its_tensors_along():
     other = copy.deepcopy(layer)
     with torch.no_grad():
         other.tau.fill_(9.0)
-    assert float(layer.tau) == 2.0
+    assert layer.tau.item() == 2.0
 
 
 def test_wrapped_parameters_keep_their_kind():
