@@ -187,7 +187,7 @@ class LAS:
             sites.items(), "choosing ranges", leave=False, disable=not self.progress, delay=2.0
         )
         for name, site in bar:
-            sample = site.observation.sample() if site.observation.rows else None  # type: ignore[union-attr]
+            sample = site.observation.sample() if site.observation.rows else None  # type: ignore[union-attr]  # observed
             row = self._fit_site(name, site, sample)
             rows.append((*row, fan_out.get(id(site), 0)))
         for name, module in network.named_modules():

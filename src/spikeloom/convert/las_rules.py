@@ -197,7 +197,7 @@ def check_length(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     if most is None or not isinstance(ids, Tensor) or ids.dim() != 2:
         return
     # RoBERTa's positions begin behind the padding's.
-    most -= config.pad_token_id + 1 if config.model_type == "roberta" else 0  # type: ignore[union-attr, operator]
+    most -= config.pad_token_id + 1 if config.model_type == "roberta" else 0  # type: ignore[union-attr, operator]  # numbers
     if ids.shape[1] > most:
         raise ValueError(
             f"input_ids: {ids.shape[1]} tokens, but the model has {most} positions; truncate them"

@@ -190,7 +190,7 @@ def _attention(
     scores = torch.mul(torch.matmul(q, torch.transpose(k, -2, -1)), scale or 1.0 / math.sqrt(width))
     if mask is not None:
         # Without weight after exp, yet within what float and schedule can hold.
-        allowed = node.args[3].meta["val"].dtype == torch.bool  # type: ignore[union-attr]
+        allowed = node.args[3].meta["val"].dtype == torch.bool  # type: ignore[union-attr]  # a node
         scores = torch.where(mask, scores, OUTSIDE) if allowed else torch.add(scores, mask)
     return torch.matmul(torch.softmax(scores, -1), v)
 

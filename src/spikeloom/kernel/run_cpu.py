@@ -19,6 +19,7 @@ from torch import Tensor
 from spikeloom.kernel import emit_llvm
 from spikeloom.kernel.adjoint import Adjoint, learned
 from spikeloom.kernel.emit_llvm import Assume
+from spikeloom.kernel.layout import DTYPES
 from spikeloom.kernel.llvm_text import LANES
 from spikeloom.kernel.trace import Program
 
@@ -202,14 +203,6 @@ def backward(
     advise_huge_pages(fresh)
     _run(kernel, steps, neurons, tile, tile * buffers, words, even=False)
     return {name: _total(total, dict(program.params)[name]) for name, total in sums.items()}
-
-
-DTYPES = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-}
 
 
 def _aligned(count: int) -> int:

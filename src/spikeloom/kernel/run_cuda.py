@@ -22,6 +22,7 @@ from spikeloom.kernel import emit_cuda
 from spikeloom.kernel.adjoint import Adjoint, learned
 from spikeloom.kernel.cuda_scan import BLOCK, Shape
 from spikeloom.kernel.emit_cuda import ACCESS, backward_shape, widest
+from spikeloom.kernel.layout import DTYPES
 from spikeloom.kernel.trace import Program
 
 # Neither contraction nor flushing to zero: kernels round as torch does. cupy.RawModule appends
@@ -33,12 +34,6 @@ SUMMING = 1 << 16
 # Bytes that their shares may take, which bounds the threads where tables are large.
 SHARES = 1 << 26
 
-DTYPES = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-}
 Argument = int | np.float32 | np.float64
 
 
