@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spikeloom import convert, run
-from spikeloom.convert import las_operators as operators
+from spikeloom.convert.las import operators
 from spikeloom.neurons import OAT
 from spikeloom.report import Report
 

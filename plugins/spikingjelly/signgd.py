@@ -15,9 +15,9 @@ from torch.utils import _pytree as pytree
 
 from spikeloom import neurons
 from spikeloom.convert.signgd import SignGD
-from spikeloom.convert.signgd_network import SignGDNetwork, neuron_of
-from spikeloom.convert.signgd_operators import Site, classify
-from spikeloom.convert.signgd_time import Machine
+from spikeloom.convert.signgd.network import SignGDNetwork, neuron_of
+from spikeloom.convert.signgd.operators import Site, classify
+from spikeloom.convert.signgd.time import Machine
 
 from ..adapter import component
 from .node import SpikeloomNode, make

@@ -1,11 +1,8 @@
-"""ANN to SNN: a file per recipe."""
+"""ANN to SNN: a folder per recipe."""
 
-from spikeloom.convert.las import LAS, set_form
-from spikeloom.convert.las_storage import load_las
+from spikeloom.convert.las import LAS, load_las, set_form
 from spikeloom.convert.signgd import SignGD
-from spikeloom.convert.spikelm import SpikeLM
-from spikeloom.convert.spikelm_amplitude import BiSpikes, measure_amplitude
-from spikeloom.convert.spikelm_merge import merge_amplitude
+from spikeloom.convert.spikelm import BiSpikes, SpikeLM, measure_amplitude, merge_amplitude
 
 __all__ = [
     "LAS",

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from spikeloom.convert import las_operators as operators
-from spikeloom.convert.las_sites import Site, choose_ranges, short
+from spikeloom.convert.las import operators
+from spikeloom.convert.las.sites import Site, choose_ranges, short
 from spikeloom.neurons import fit_reduced
 from spikeloom.neurons.tables import FUNCTIONS
 

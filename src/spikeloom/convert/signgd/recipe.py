@@ -14,11 +14,11 @@ from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
 from spikeloom.calibrate import Batch, batch_quantile, batches
-from spikeloom.convert.signgd_decompose import decompose_operators
-from spikeloom.convert.signgd_graph import Captured, capture
-from spikeloom.convert.signgd_network import Make, SignGDNetwork
-from spikeloom.convert.signgd_operators import Plan, Site, classify
-from spikeloom.convert.signgd_time import Machine
+from spikeloom.convert.signgd.decompose import decompose_operators
+from spikeloom.convert.signgd.graph import Captured, capture
+from spikeloom.convert.signgd.network import Make, SignGDNetwork
+from spikeloom.convert.signgd.operators import Plan, Site, classify
+from spikeloom.convert.signgd.time import Machine
 from spikeloom.neurons.schedules import Exponential, Schedule, as_schedule
 from spikeloom.report import Report
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from spikeloom.convert.signgd_graph import name_of, names
-from spikeloom.convert.signgd_operators import Plan, Site
+from spikeloom.convert.signgd.graph import name_of, names
+from spikeloom.convert.signgd.operators import Plan, Site
 
 __all__ = ["AtSite", "Machine"]
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, cat, nn
 
-from spikeloom.convert.spikelm_amplitude import BiSpikes
+from spikeloom.convert.spikelm.amplitude import BiSpikes
 from spikeloom.kernel.neuron import Neuron
 
 __all__ = ["ARCHITECTURES", "Block", "Fold", "Stack", "spike_stack"]

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from spikeloom.calibrate import batches
-from spikeloom.convert.spikelm_amplitude import BiSpikes, check_rule
-from spikeloom.convert.spikelm_blocks import ARCHITECTURES, Fold, FoldedSpikes, spike_stack
+from spikeloom.convert.spikelm.amplitude import BiSpikes, check_rule
+from spikeloom.convert.spikelm.blocks import ARCHITECTURES, Fold, FoldedSpikes, spike_stack
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import SpikingLayer
 from spikeloom.neurons.elastic import ElasticBiSpike

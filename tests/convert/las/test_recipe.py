@@ -13,7 +13,7 @@ from torch import nn
 from spikeloom import convert
 from spikeloom.convert import LAS, set_form
 from spikeloom.convert.las import saturation
-from spikeloom.convert.las_operators import Activation, Linear
+from spikeloom.convert.las.operators import Activation, Linear
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")

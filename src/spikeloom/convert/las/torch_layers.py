@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.convert.las_operators import Activation, Attention, LayerNorm, Linear
+from spikeloom.convert.las.operators import Activation, Attention, LayerNorm, Linear
 
 __all__ = ["EncoderLayer", "MultiheadAttention"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spikeloom.convert.las_operators import (
+from spikeloom.convert.las.operators import (
     Activation,
     Attention,
     GatedMLP,
@@ -16,7 +16,7 @@ from spikeloom.convert.las_operators import (
     Linear,
     RMSNorm,
 )
-from spikeloom.convert.las_torch import EncoderLayer, MultiheadAttention
+from spikeloom.convert.las.torch_layers import EncoderLayer, MultiheadAttention
 
 __all__ = ["FAMILIES", "check_length", "replace_layers", "use_spiking_attention"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from spikeloom.convert.signgd_graph import name_of, names, place_of
+from spikeloom.convert.signgd.graph import name_of, names, place_of
 
 __all__ = ["Plan", "Site", "classify"]
 
@@ -113,7 +113,7 @@ def classify(graph: fx.Graph, *, timed_inputs: bool = False) -> Plan:
     """Decide for every operator what becomes of it.
 
     Args:
-        graph: A cleaned graph, see :func:`~spikeloom.convert.signgd_graph.capture`.
+        graph: A cleaned graph, see :func:`~spikeloom.convert.signgd.graph.capture`.
         timed_inputs: Whether real inputs change from step to step; False for constant currents.
 
     Raises:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.convert.las_sites import SharedSite, Site
+from spikeloom.convert.las.sites import SharedSite, Site
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons import LinearHG, Reduced, fit_hg, fit_reduced

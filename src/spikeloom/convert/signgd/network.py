@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from spikeloom.convert.signgd_graph import Captured
-from spikeloom.convert.signgd_operators import Plan, Site
-from spikeloom.convert.signgd_time import Machine
+from spikeloom.convert.signgd.graph import Captured
+from spikeloom.convert.signgd.operators import Plan, Site
+from spikeloom.convert.signgd.time import Machine
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import SpikingLayer
 from spikeloom.neurons.schedules import Schedule

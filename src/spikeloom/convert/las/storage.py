@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from spikeloom.convert.las_operators import Activation, Attention, Linear, Norm, Softmax, Spiking
-from spikeloom.convert.las_rules import check_length, replace_layers, use_spiking_attention
-from spikeloom.convert.las_sites import SharedSite, Site
+from spikeloom.convert.las.operators import Activation, Attention, Linear, Norm, Softmax, Spiking
+from spikeloom.convert.las.rules import check_length, replace_layers, use_spiking_attention
+from spikeloom.convert.las.sites import SharedSite, Site
 
 __all__ = ["load_las", "plan_of"]
 

@@ -16,7 +16,7 @@ from spikeloom import plugins
 from spikeloom.convert import BiSpikes, measure_amplitude
 from spikeloom.neurons import ElasticBiSpike
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 NEURON = np.load(GOLDEN / "spikelm_neuron.npz")
 QUANTISER = np.load(GOLDEN / "spikelm_quantizer.npz")
 

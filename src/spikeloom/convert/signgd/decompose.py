@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from spikeloom.convert.signgd_graph import Captured, name_of, note_values, place_of
-from spikeloom.convert.signgd_operators import mul_inverse_sqrt
+from spikeloom.convert.signgd.graph import Captured, name_of, note_values, place_of
+from spikeloom.convert.signgd.operators import mul_inverse_sqrt
 
 __all__ = ["decompose_operators"]
 

@@ -10,8 +10,8 @@ from torch import nn
 
 import spikeloom
 from spikeloom.convert import SignGD
-from spikeloom.convert.signgd_operators import TRACKED
-from spikeloom.convert.signgd_time import Machine
+from spikeloom.convert.signgd.operators import TRACKED
+from spikeloom.convert.signgd.time import Machine
 from spikeloom.neurons import Constant, Exponential, Inverse
 
 
