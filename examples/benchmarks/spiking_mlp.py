@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from spikingjelly.activation_based import functional
 
 from spikeloom.models import SpikingMLP
-from tests.models.spikingjelly_network import Network
+from tests.models.spiking_mlp.spikingjelly_network import Network
 
 STEPS, BATCH = 4, 96
 

@@ -9,7 +9,7 @@ from torch import nn
 import spikeloom
 from spikeloom import neurons
 from spikeloom.verify import EnergyCosts, check_mfi, count_energy, fold_norms
-from tests.models.test_spiking_mlp import image, small, wake
+from tests.models.spiking_mlp.cases import image, small, wake
 
 
 def lif(**settings) -> spikeloom.SpikingLayer:

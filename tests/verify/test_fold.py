@@ -10,8 +10,8 @@ from torch import nn
 import spikeloom
 from spikeloom import neurons, plugins
 from spikeloom.verify import fold_norms
-from tests.models.spikingjelly_network import Network
-from tests.models.test_spiking_mlp import image, small, wake
+from tests.models.spiking_mlp.cases import image, small, wake
+from tests.models.spiking_mlp.spikingjelly_network import Network
 
 CONFIGURATIONS = [
     {},

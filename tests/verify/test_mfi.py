@@ -10,7 +10,7 @@ import spikeloom
 from spikeloom import neurons
 from spikeloom.models import SpikingMLP
 from spikeloom.verify import check_mfi, fold_norms
-from tests.models.test_spiking_mlp import image, small, wake
+from tests.models.spiking_mlp.cases import image, small, wake
 
 
 def lif(**settings) -> spikeloom.SpikingLayer:

@@ -10,7 +10,7 @@ import torch
 import spikeloom
 from spikeloom.verify import check_mfi, fold_norms
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "spiking_mlp_digits.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "spiking_mlp_digits.py"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import spikeloom
 from spikeloom import neurons, plugins
 from spikeloom.models.spiking_mlp import ChannelBlock, Parts, TokenBlock
 from spikeloom.verify import check_mfi, count_energy, fold_norms
-from tests.models.test_spiking_mlp import image, small, wake
+from tests.models.spiking_mlp.cases import image, small, wake
 
 HOSTS = ("spikingjelly", "snntorch", "norse")
 

@@ -12,12 +12,13 @@ from torch import nn
 
 import spikeloom
 from spikeloom.models import SpikingMLP
-from spikeloom.models.norms import StepScale, TokenBatchNorm
-from spikeloom.models.published import load, token_places
 from spikeloom.models.spiking_mlp import PatchEncoding, TokenBlock
-from tests.models.spikingjelly_network import Network
+from spikeloom.models.spiking_mlp.norms import TokenBatchNorm
+from spikeloom.models.spiking_mlp.published import load, token_places
+from tests.models.spiking_mlp.cases import image, small, wake
+from tests.models.spiking_mlp.spikingjelly_network import Network
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def golden(name: str) -> dict[str, torch.Tensor]:
@@ -27,39 +28,6 @@ def golden(name: str) -> dict[str, torch.Tensor]:
 
 def part(arrays: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     return {key[len(prefix) :]: value for key, value in arrays.items() if key.startswith(prefix)}
-
-
-def small(**changes) -> SpikingMLP:
-    settings = {"image_size": 8, "patch_size": 2, "in_channels": 1, "num_classes": 10}
-    settings |= {"dim": 6, "depths": (1, 1)}
-    torch.manual_seed(0)
-    return SpikingMLP(**{**settings, **changes})
-
-
-def wake(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random norms, negative gains among them, so that every layer fires and nothing is neutral."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                for tensor, low, high in (
-                    (module.weight, 0.5, 3.0),
-                    (module.bias, -0.5, 2.5),
-                    (module.running_mean, -0.3, 0.3),
-                    (module.running_var, 0.3, 2.0),
-                ):
-                    if tensor is not None:
-                        noise = torch.rand(tensor.shape, generator=generator)
-                        tensor.copy_(noise * (high - low) + low)
-                if module.weight is not None:
-                    module.weight[::5] *= -1
-            elif isinstance(module, StepScale) or hasattr(module, "scale"):
-                module.scale.uniform_(0.7, 1.4, generator=generator)
-    return model
-
-
-def image(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 2
 
 
 # --- Golden vectors --------------------------------------------------------------------------

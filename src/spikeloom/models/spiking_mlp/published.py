@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spikeloom.models import spiking_mlp
+from spikeloom.models.spiking_mlp.patches import PatchEmbedding, PatchEncoding
 
 __all__ = ["infer", "load", "token_places"]
 
@@ -117,10 +117,10 @@ def token_places(block: Any, prefix: str = "") -> Iterator[Place]:
 
 
 def _embedding_places(embed: Any, name: str) -> Iterator[Place]:
-    if isinstance(embed, spiking_mlp.PatchEmbedding):
+    if isinstance(embed, PatchEmbedding):
         yield Place(embed.weight, (f"{name}.0",))
         yield from _norm(embed.norm, (f"{name}.1",))
-    elif isinstance(embed, spiking_mlp.PatchEncoding):
+    elif isinstance(embed, PatchEncoding):
         groups = [f"{name}.cell2node.{group}" for group in range(3)]
         yield from _layer(embed.groups, [f"{g}.0" for g in groups], [f"{g}.1" for g in groups])
         yield from _layer(embed.link_1, (f"{name}.node1_node2.0",), (f"{name}.node1_node2.1",))
