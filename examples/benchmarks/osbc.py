@@ -18,7 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom import SpikingLayer, compress, neurons
-from spikeloom.compress.pruning import Order, damped_inverse, lowest, removal_losses
+from spikeloom.compress.blocks import damped_inverse
+from spikeloom.compress.order import Order
+from spikeloom.compress.pruning import lowest
+from spikeloom.compress.removal import removal_losses
 
 
 def correlated_spikes(steps: int, samples: int, inputs: int, seed: int = 0) -> Tensor:

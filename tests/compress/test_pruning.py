@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikeloom import compress, neurons
-from spikeloom.compress.pruning import Order, removal_losses
+from spikeloom.compress.order import Order
+from spikeloom.compress.removal import removal_losses
 from tests.compress.cases import error, golden, layer_case, reference_losses, solved, spikes
 
 LAYER = golden("osbc_linear_tau2")
@@ -47,7 +48,7 @@ def test_wide_layers_are_ordered_in_float32_with_the_same_mask():
 def test_rows_in_several_chunks_equal_rows_at_once(monkeypatch):
     W, H = layer_case(7, 20)
     whole = removal_losses(W, H, Order())
-    monkeypatch.setattr("spikeloom.compress.pruning.MEMORY", 3 * 8 * 400)
+    monkeypatch.setattr("spikeloom.compress.removal.MEMORY", 3 * 8 * 400)
     assert torch.equal(removal_losses(W, H, Order()), whole)
 
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikeloom import compress
-from spikeloom.compress.pruning import damped_inverse, split_blocks
+from spikeloom.compress.blocks import damped_inverse, split_blocks
 from spikeloom.compress.quantization import grid, quantize_blocks, round_to_grid
 from tests.compress.cases import error, golden, layer_case
 

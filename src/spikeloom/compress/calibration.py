@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
+from spikeloom.compress.blocks import Block
 from spikeloom.compress.discovery import Site, discover
 from spikeloom.compress.hessian import SecondMoment, as_float, check_finite
-from spikeloom.compress.pruning import Block
 from spikeloom.compress.response import Response
 from spikeloom.compress.statistics import Facts, LayerStatistics, Statistics, fingerprint
 from spikeloom.kernel.call import run

@@ -12,18 +12,13 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from spikeloom.compress.allocation import allocate
+from spikeloom.compress.blocks import Block
 from spikeloom.compress.hessian import WeightLayer
 from spikeloom.compress.objective import quadratic_error
-from spikeloom.compress.pruning import (
-    Block,
-    Order,
-    Pattern,
-    lowest,
-    magnitude_losses,
-    prune_blocks,
-    working_memory,
-)
+from spikeloom.compress.order import Order, Pattern
+from spikeloom.compress.pruning import lowest, prune_blocks
 from spikeloom.compress.quantization import check_bits, grid, quantize_blocks, round_to_grid
+from spikeloom.compress.removal import magnitude_losses, working_memory
 from spikeloom.compress.statistics import LayerStatistics, Statistics, fingerprint
 from spikeloom.report import Report
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from spikeloom.compress.pruning import Block
+from spikeloom.compress.blocks import Block
 
 __all__ = ["quadratic_error"]
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spikeloom.compress.pruning import Block, check_weight, damped_inverse, split_blocks
+from spikeloom.compress.blocks import Block, check_weight, damped_inverse, split_blocks
 
 __all__ = ["check_bits", "grid", "quantize_blocks", "quantize_weight", "round_to_grid"]
 

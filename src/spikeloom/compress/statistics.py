@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikeloom.compress.blocks import Block
 from spikeloom.compress.hessian import WeightLayer
-from spikeloom.compress.pruning import Block
 from spikeloom.files import whole_file
 
 __all__ = ["LayerStatistics", "Statistics", "fingerprint"]
