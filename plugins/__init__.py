@@ -14,8 +14,9 @@ from importlib import import_module, metadata
 from types import ModuleType
 
 from .adapter import Component, is_installed, listed_components
+from .native import NoCounterpart, Unmatched
 
-__all__ = ["Component", "components", "hosts"]
+__all__ = ["Component", "NoCounterpart", "Unmatched", "components", "hosts"]
 
 HOSTS = ("spikingjelly", "snntorch", "norse")
 

@@ -20,9 +20,11 @@ require("norse", ">=1.1")
 
 # ruff: noqa: E402 -- a missing host must be named before anything imports it
 from .elastic import ElasticBiSpike, ElasticBiSpikeCell
+from .export import to_nir
 from .few_spike import HG, OAT, HGCell, OATCell
 from .lif_box import LIFBox, LIFBoxCell, lif_box_feed_forward_step
 from .module import SpikeloomCell, SpikeloomSequence, make, make_cell
+from .native import to_host
 from .regularization import magnitude_accumulator
 from .signgd import SignGD, SignGDCell
 
@@ -43,4 +45,6 @@ __all__ = [
     "magnitude_accumulator",
     "make",
     "make_cell",
+    "to_host",
+    "to_nir",
 ]

@@ -14,7 +14,16 @@ from torch import Tensor
 from spikeloom.kernel.vocabulary import Surrogate, absolute, exp, relu, sqrt, tanh
 from spikeloom.neurons.surrogate import FastSigmoid, SuperSpike
 
-__all__ = ["Circ", "Erfc", "Heaviside", "HostThreshold", "Tanh", "Triangle", "surrogate_of"]
+__all__ = [
+    "Circ",
+    "Erfc",
+    "Heaviside",
+    "HostThreshold",
+    "Tanh",
+    "Triangle",
+    "host_form",
+    "surrogate_of",
+]
 
 
 @dataclass(frozen=True)
@@ -150,6 +159,25 @@ def surrogate_of(method: str, alpha: Any) -> Surrogate:
         if torch.allclose(surrogate.derivative(u), slopes, rtol=1e-6, atol=1e-12):
             return surrogate
     return HostThreshold(method, number)
+
+
+def host_form(surrogate: Any) -> tuple[str, Any] | None:
+    """The method and alpha by which Norse computes a surrogate; None if it has none.
+
+    Args:
+        surrogate: One of ours, or any other.
+
+    Example:
+        >>> host_form(Triangle(0.3))
+        ('triangle', 0.3)
+    """
+    if isinstance(surrogate, HostThreshold):
+        return surrogate.method, surrogate.alpha
+    alpha = getattr(surrogate, "alpha", getattr(surrogate, "slope", 1.0))
+    for method in _FORMS:
+        if surrogate_of(method, alpha) == surrogate:
+            return method, alpha
+    return None
 
 
 def _in_norse(method: str, alpha: Any, u: Tensor) -> tuple[Tensor, Tensor]:

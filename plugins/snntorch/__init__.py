@@ -9,9 +9,11 @@ from ..adapter import require
 require("snntorch", ">=1.0")
 
 from .elastic import ElasticBiSpike  # noqa: E402
+from .export import export_to_nir  # noqa: E402
 from .few_spike import HG, OAT  # noqa: E402
 from .leaky import Leaky  # noqa: E402  # after the check, so that its error is the one seen
 from .module import SpikingModule, make  # noqa: E402
+from .native import to_host  # noqa: E402
 from .network import reset  # noqa: E402
 from .signgd import SignGD  # noqa: E402
 
@@ -22,6 +24,8 @@ __all__ = [
     "Leaky",
     "SignGD",
     "SpikingModule",
+    "export_to_nir",
     "make",
     "reset",
+    "to_host",
 ]

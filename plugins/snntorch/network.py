@@ -5,9 +5,10 @@ from __future__ import annotations
 import snntorch
 from torch import nn
 
+from ..example import Habits
 from .module import SpikingModule
 
-__all__ = ["reset"]
+__all__ = ["HABITS", "reset"]
 
 
 def reset(net: nn.Module) -> None:
@@ -35,3 +36,12 @@ def reset(net: nn.Module) -> None:
         if isinstance(module, (SpikingModule, snntorch.SpikingNeuron)):
             # snnTorch's StateLeaky and AssociativeLeaky carry no state between calls.
             getattr(module, "reset_mem", lambda: None)()
+
+
+def _takes_steps(module: nn.Module) -> bool | None:
+    if isinstance(module, SpikingModule):
+        return not module.time_first
+    return True if isinstance(module, snntorch.SpikingNeuron) else None
+
+
+HABITS = Habits(_takes_steps, reset)

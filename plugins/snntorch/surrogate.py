@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from snntorch import surrogate as host
+
 from spikeloom.kernel.vocabulary import Surrogate, absolute, exp, where
 from spikeloom.neurons.surrogate import ATan, FastSigmoid, Sigmoid, StraightThrough
 
@@ -20,6 +22,7 @@ __all__ = [
     "SparseFastSigmoid",
     "SpikeRateEscape",
     "Triangular",
+    "host_form",
     "recognise",
 ]
 
@@ -129,3 +132,21 @@ def recognise(spike_grad: Any) -> Surrogate | None:
         return None
     arguments = inspect.getclosurevars(spike_grad).nonlocals
     return _MEANING[name](**{key: float(value) for key, value in arguments.items()})
+
+
+def host_form(surrogate: Any) -> Callable[[Any], Any] | None:
+    """The ``spike_grad`` that a surrogate stands for; None if snnTorch has none.
+
+    Args:
+        surrogate: One of spikeloom's.
+
+    Example:
+        >>> recognise(host_form(FastSigmoid(slope=10.0)))
+        FastSigmoid(slope=10.0)
+    """
+    if isinstance(surrogate, Sigmoid):
+        return host.sigmoid(slope=surrogate.alpha)
+    for name, meaning in _MEANING.items():
+        if type(surrogate) is meaning:
+            return getattr(host, name)(**vars(surrogate))
+    return None

@@ -22,9 +22,11 @@ require_host()
 from .compressor import SignedSpikeCompressor
 from .counting import signed_rules, state_rules
 from .elastic import ElasticBiSpikeNode
+from .export import export_to_nir
 from .few_spike import HGNode, OATNode, few_spike_tables
 from .las import LASRecipe
 from .lif import IFNode, LIFNode, ParametricLIFNode
+from .native import to_host
 from .node import SpikeloomNode, make
 from .signgd import SignGDNode, SignGDRecipe, SteppedSignGD
 
@@ -41,8 +43,10 @@ __all__ = [
     "SignedSpikeCompressor",
     "SpikeloomNode",
     "SteppedSignGD",
+    "export_to_nir",
     "few_spike_tables",
     "make",
     "signed_rules",
     "state_rules",
+    "to_host",
 ]

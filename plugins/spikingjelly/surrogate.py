@@ -33,6 +33,18 @@ def kernel_form(function: Any) -> tuple[type, float] | None:
     return form, function.alpha
 
 
+def host_form(surrogate: Any) -> Any:
+    """The host's function that equals a surrogate of ours; None if it has none.
+
+    Args:
+        surrogate: One of :mod:`spikeloom.neurons.surrogate`, or any other.
+    """
+    for theirs, form in _OURS.items():
+        if type(surrogate) is form:
+            return theirs(**vars(surrogate))
+    return None
+
+
 def translated(function: Any) -> Surrogate:
     """Our surrogate for a host's; one of ours is returned as it is.
 

@@ -26,6 +26,12 @@ def _sj_lif(module: Any) -> Neuron:
     )
 
 
+def _sj_plif(module: Any) -> Neuron:
+    # It multiplies by the sigmoid of w; for tau a power of two that is the division.
+    tau = 1.0 / module.w.detach().sigmoid()
+    return LIF(tau, module.v_threshold, module.v_reset, decay_input=module.decay_input)
+
+
 def _sj_if(module: Any) -> Neuron:
     return IF(module.v_threshold, module.v_reset)
 
@@ -53,6 +59,7 @@ def _lif_box(module: Any) -> Neuron | None:
 
 NATIVE: dict[str, Callable[[Any], Neuron | None]] = {
     "spikingjelly.LIFNode": _sj_lif,
+    "spikingjelly.ParametricLIFNode": _sj_plif,
     "spikingjelly.IFNode": _sj_if,
     "snntorch.Leaky": _leaky,
     "norse.LIFBoxCell": _lif_box,

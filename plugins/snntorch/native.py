@@ -1,0 +1,116 @@
+"""snnTorch's own neurons in the place of ours."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import snntorch
+import torch
+from torch import Tensor, nn
+
+from spikeloom import neurons
+
+from ..native import Differs, NativeNeurons, replaced, values_of
+from .leaky import CalledLeaky
+from .module import SpikingModule
+from .network import HABITS
+from .surrogate import NoGradient, host_form
+
+__all__ = ["to_host"]
+
+
+def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
+    """A copy of a network with snnTorch's own neurons, for what knows only those.
+
+    ``snntorch.utils.reset``, ``snntorch.backprop``, snnTorch's NIR exporter and others ask for its
+    own classes. It has one equal to ours, ``snntorch.Leaky``, with all reset mechanisms,
+    surrogates, hidden states and learned parameters; it takes one step at each call. Weights are
+    copied; the neurons are at rest and learn what they learned. Each is run beside ours on random
+    input and on input that meets the threshold, and must fire the same spikes. Hooks on replaced
+    neurons stay with the original.
+
+    From here on snnTorch's rules hold: ``mem=None`` goes on from the last call, and snnTorch's NIR
+    exporter writes every reset as a reset to zero; :func:`export_to_nir` tells.
+
+    Args:
+        net: The network; it is not changed.
+        sample: An input on which the whole networks are compared, as for :func:`export_to_nir`;
+            None compares the neurons only.
+
+    Raises:
+        NoCounterpart: If snnTorch has no neuron equal to one of ours; all are listed.
+        TypeError: If an argument has the wrong type.
+        ValueError: If the network cannot be copied, or does not run on the sample.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from spikeloom.plugins.snntorch import Leaky, to_host
+        >>> net = nn.Sequential(nn.Linear(3, 2), Leaky(0.9, init_hidden=True, learn_beta=True))
+        >>> native = to_host(net, torch.rand(8, 3))
+        >>> native[1], native[1].beta
+        (Leaky(), Parameter containing:
+        tensor(0.9000, requires_grad=True))
+    """
+    return replaced(net, sample, NATIVE)
+
+
+def _build(module: SpikingModule) -> nn.Module:
+    neuron: Any = module.neuron
+    if type(neuron) not in (neurons.Leaky, CalledLeaky):
+        raise Differs(f"snnTorch has no {neuron.name}")
+    if module.time_first:
+        raise Differs(
+            "it takes sequences (time_first=True), snnTorch's Leaky one step at each call"
+        )
+    called = isinstance(neuron, CalledLeaky)
+    native = snntorch.Leaky(
+        **_values(module),
+        **_gradient(neuron),
+        init_hidden=module.init_hidden,
+        output=module.output,
+        reset_mechanism=neuron.reset_mechanism,
+        reset_delay=neuron.reset_delay,
+        state_quant=(called and neuron.state_quant) or False,
+    )
+    for name, value in values_of(module).items():
+        if isinstance(value, nn.Parameter):
+            # The copy's own, which may be tied to others.
+            setattr(native, name, value)
+    return native
+
+
+def _values(module: SpikingModule) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name, value in values_of(module).items():
+        settings[name] = value.detach() if isinstance(value, Tensor) else value
+        settings[f"learn_{name}"] = isinstance(value, nn.Parameter)
+    return settings
+
+
+def _gradient(neuron: Any) -> dict[str, Any]:
+    """How the derivative of a spike is told to snnTorch."""
+    if isinstance(neuron, CalledLeaky) and neuron.spike_grad is not None:
+        return {"spike_grad": neuron.spike_grad}
+    if isinstance(neuron.surrogate, NoGradient):
+        return {"surrogate_disable": True}
+    function = host_form(neuron.surrogate)
+    if function is None:
+        raise Differs(f"snnTorch has no surrogate gradient {neuron.surrogate}")
+    return {"spike_grad": function}
+
+
+def _run(neuron: Any, x: Tensor) -> Tensor:
+    neuron = copy.deepcopy(neuron)
+    states: tuple[Any, ...] = ()
+    spikes = []
+    for now in x:
+        result = neuron(now, *states)
+        y, *rest = result if isinstance(result, tuple) else (result,)
+        states = () if neuron.init_hidden else tuple(rest)
+        spikes.append(y)
+    return torch.stack(spikes)
+
+
+NATIVE = NativeNeurons("snnTorch", (SpikingModule,), _build, _run, HABITS)
