@@ -10,14 +10,15 @@ SOURCE, PLUGINS = ROOT / "src" / "spikeloom", ROOT / "plugins"
 HOSTS = {"spikingjelly", "snntorch", "norse"}
 
 # Part of the package -> the parts it may import from.
-SHARED = {"kernel", "neurons", "layer", "report", "files", "calibrate"}
+SHARED = {"kernel", "neurons", "layer", "hosted", "report", "files", "calibrate"}
 MAY_IMPORT = {
     "kernel": {"kernel"},
     "neurons": {"kernel", "neurons", "files"},
     "layer": {"kernel"},
+    "hosted": {"kernel"},
     "files": set(),
     "report": {"files"},
-    "calibrate": {"kernel", "neurons", "layer", "report", "files"},
+    "calibrate": {"kernel", "neurons", "layer", "hosted", "report", "files"},
     "diagnosis": {"kernel", "neurons", "report"},
     "cli": {"diagnosis", "kernel", "neurons"},
     "models": SHARED | {"models"},

@@ -1,0 +1,64 @@
+"""Neuron modules of every framework, made and run in one way."""
+
+import pytest
+import torch
+from torch import nn
+
+import spikeloom
+from spikeloom import neurons, plugins
+from spikeloom.hosted import made, output_of, spikes_from_rest, to_rest
+
+HOSTS = ("spikingjelly", "snntorch", "norse")
+
+
+def makes():
+    return [spikeloom.SpikingLayer, *(getattr(plugins, host).make for host in HOSTS)]
+
+
+@pytest.mark.parametrize("make", makes())
+def test_a_sequence_goes_through_in_one_call_and_always_from_rest(make):
+    neuron = neurons.LIF(v_reset=None)
+    x = torch.rand(5, 3, 4) * 3
+    expected, _ = spikeloom.run(neuron, x)
+    module = made(make, neuron)
+    for _ in range(2):
+        assert torch.equal(spikes_from_rest(module, x), expected)
+
+
+@pytest.mark.parametrize("make", makes())
+def test_a_hook_sees_the_call(make):
+    module = made(make, neurons.LIF())
+    seen = []
+    module.register_forward_hook(lambda *args: seen.append(output_of(args[2]).shape))
+    spikes_from_rest(module, torch.rand(5, 3, 4))
+    assert seen == [(5, 3, 4)]
+
+
+@pytest.mark.parametrize("host", ["spikingjelly", "snntorch"])
+def test_every_neuron_of_a_model_is_put_back_to_rest(host):
+    module = getattr(plugins, host).make(neurons.LIF(v_threshold=100.0))
+    if host == "snntorch":
+        module.init_hidden = True
+    net = nn.Sequential(nn.Sequential(module))
+    x = torch.rand(1, 2, 3)
+    first = net(x), torch.as_tensor(module.v if host == "spikingjelly" else module.mem).clone()
+    net(x)
+    to_rest(net)
+    net(x)
+    again = torch.as_tensor(module.v if host == "spikingjelly" else module.mem)
+    assert torch.equal(again, first[1])
+
+
+def test_a_model_with_a_reset_of_its_own_is_left_alone():
+    class Forgetful(nn.Linear):
+        def reset(self):
+            raise AssertionError("not a neuron")
+
+    to_rest(nn.Sequential(Forgetful(2, 2)))
+
+
+def test_what_makes_no_module_is_refused():
+    with pytest.raises(TypeError, match=r"make: must be a function .* got 'norse'"):
+        made("norse", neurons.LIF())
+    with pytest.raises(TypeError, match=r"make: must return a torch.nn.Module, got tuple"):
+        made(lambda neuron: (neuron,), neurons.LIF())
