@@ -1,6 +1,7 @@
 """Filters, ternary spikes, sign gradient descent, and neurons that only spikeloom reads."""
 
 import nir
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -68,43 +69,43 @@ def test_a_membrane_that_grows_has_nothing_near_it():
         to_nir(net_of(neurons.ElasticBiSpike(5.0)), grid(4), on_inexact="approximate")
 
 
-def test_sign_descent_on_relu_with_equal_steps_is_an_exact_subgraph():
-    neuron = neurons.SignGD("relu", Constant(0.25), scale=0.5)
-    x = grid(4) / 8
-    graph, report = to_nir(net_of(neuron), x, on_inexact="subgraph")
-    expected, _ = run(neuron, x)
-    assert report.mismatch == 0
-    assert torch.equal(run_nir(graph, x), expected)
-    assert {float(move) for move in expected.unique()} == {-0.125, 0.125}
+def test_a_single_step_uses_no_memory_and_is_exact():
+    x = grid(4)[:1]
+    for alpha in (0.75, torch.tensor([0.75])):
+        neuron = neurons.ElasticBiSpike(alpha)
+        graph, report = to_nir(net_of(neuron), x, on_inexact="subgraph")
+        assert report.column("verdict") == [Verdict.SUBGRAPH]
+        assert "sequences of one step" in report.column("note")[0]
+        assert torch.equal(run_nir(graph, x), run(neuron, x)[0])
 
 
-@pytest.mark.parametrize(
-    ("neuron", "reason"),
-    [
-        (neurons.SignGD("relu", Exponential()), "change with time"),
-        (neurons.SignGD("gelu", Constant(0.1)), "no gelu to compare"),
-    ],
-)
-def test_other_descents_are_refused_unless_extensions_are_allowed(neuron, reason):
-    with pytest.raises(NotExpressible, match=reason):
+@pytest.mark.parametrize("alpha", [0.75, 1.0, 1.99999988, 0.3, 1e-6])
+def test_ternary_spikes_next_to_their_threshold_are_the_neurons_own(alpha):
+    neuron = neurons.ElasticBiSpike(alpha, decay=0.0)
+    half = np.float32(max(alpha, 1e-5) / 2)
+    near = [half]
+    for _ in range(3):
+        near = [np.nextafter(near[0], np.float32(0)), *near, np.nextafter(near[-1], np.float32(9))]
+    x = torch.tensor([near, [-value for value in near]]).reshape(2, 1, 7)
+    graph, _ = to_nir(net_of(neuron), x, on_inexact="subgraph")
+    assert torch.equal(run_nir(graph, x), run(neuron, x)[0])
+
+
+def test_a_descent_without_nodes_is_refused_unless_extensions_are_allowed():
+    neuron = neurons.SignGD("gelu", Constant(0.1))
+    with pytest.raises(NotExpressible, match="no gelu to compare"):
         to_nir(net_of(neuron), grid(4), on_inexact="subgraph")
     graph, report = to_nir(net_of(neuron), grid(4), on_inexact="extension")
     assert report.column("verdict") == [Verdict.EXTENSION]
     assert torch.equal(run_nir(graph, grid(4)), run(neuron, grid(4))[0])
 
 
-@pytest.mark.parametrize("steps", [8, T])
-def test_a_few_spike_neuron_is_refused_because_it_sums_first(steps):
-    neuron = neurons.OAT(steps=steps, normal=1.0)
-    with pytest.raises(NotExpressible, match="sums its whole input before its first spike"):
-        to_nir(net_of(neuron), grid(4), on_inexact="extension")
-
-
 EXTENDED = [
     neurons.ElasticBiSpike(0.8, reset="symmetric"),
     neurons.ElasticBiSpike(torch.linspace(0.5, 1, T)),
-    neurons.SignGD("leaky_relu", Exponential(0.3, 0.9), scale=torch.ones(4), negative_slope=0.1),
-    neurons.SignGD("relu", [0.5] * T),
+    neurons.SignGD("elu", Exponential(0.3, 0.9), scale=torch.ones(4), alpha=0.5),
+    neurons.SignGD("tanh", [0.5] * T),
+    neurons.SignTracker(Exponential(0.3, 0.9), T, function="softplus", beta=2.0),
 ]
 
 

@@ -1,14 +1,19 @@
 """The reference interpreter against hand-written recurrences."""
 
 import itertools
+import tracemalloc
 
 import nir
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spikeloom import SpikingLayer
 from spikeloom.export import from_nir, run_nir
+from spikeloom.export.structure import first_out_of_order
+from tests.export.readers import HOST_READERS
 
 DT = 1e-4
 F = np.float32
@@ -449,8 +454,14 @@ def test_a_graph_that_contains_itself_is_refused():
 @pytest.mark.timeout(20)
 def test_a_graph_of_a_million_nodes_is_refused_at_once():
     nodes = {**ENDS, **{f"s{i}": SCALE for i in range(1_000_000)}}
-    with pytest.raises(ValueError, match="more than 10000 nodes"):
-        run_nir(unchecked(nodes, ("input", "output")), torch.ones(1, 1, 2))
+    graph = unchecked(nodes, ("input", "output"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="more than 10000 nodes"):
+            run_nir(graph, torch.ones(1, 1, 2))
+        assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.timeout(60)
@@ -458,3 +469,34 @@ def test_a_chain_of_ten_thousand_nodes_is_planned_without_recursion():
     names = ["input", *(f"s{i}" for i in range(9_000)), "output"]
     graph = unchecked({name: ENDS.get(name, SCALE) for name in names}, *itertools.pairwise(names))
     assert torch.equal(run_nir(graph, torch.ones(1, 1, 2)), torch.ones(1, 1, 2))
+
+
+@st.composite
+def wirings(draw) -> nir.NIRGraph:
+    """Some nodes in a row, and edges that skip some of them."""
+    count = draw(st.integers(1, 5))
+    names = ["input", *(f"n{i}" for i in range(count)), "output"]
+    edges = list(itertools.pairwise(names))
+    skips = [(a, b) for a, b in itertools.combinations(names[:-1], 2) if (a, b) not in edges]
+    edges += draw(st.lists(st.sampled_from(skips), unique=True)) if skips else []
+    nodes = {f"n{i}": nir.Linear(weight=np.full((1, 1), i + 2, F)) for i in range(count)}
+    return loop(nodes, *draw(st.permutations(edges)))
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(wirings())
+def test_a_reader_that_runs_nodes_as_it_meets_them_is_foreseen(graph):
+    x = torch.ones(1, 1, 1)
+    try:
+        alike = torch.equal(HOST_READERS["norse"](graph, x), run_nir(graph, x))
+    except ValueError:  # it found no input for a node
+        alike = False
+    assert alike == (first_out_of_order(graph.edges, "input", "output") is None)
+
+
+def test_feedback_that_is_read_late_is_in_order():
+    edges = [("input", "a"), ("a", "back"), ("back", "a"), ("a", "output")]
+    assert first_out_of_order(edges, "input", "output") is None
+    edges = [("input", "a"), ("a", "output"), ("a", "back"), ("back", "a")]
+    assert first_out_of_order(edges, "input", "output") == "output"

@@ -24,4 +24,6 @@ def test_the_page_names_every_target_and_the_main_verdicts():
         "| LIF, hard reset (SpikingJelly's) | `LIF` | exact | exact | exact | exact | exact |"
     )
     assert "subgraph" in rows["LIF, soft reset"]
-    assert rows["OAT, HG, FewSpike"].count("refused") == len(PROFILES)
+    assert rows["OAT, 4 spikes, two ranges"].count("subgraph") == 2
+    assert rows["SignGD, ReLU, shrinking steps"].count("subgraph") == 2
+    assert rows["SignGD, GELU"].count("extension") == 2

@@ -1,5 +1,9 @@
 """Reading and writing files: whole ones, broken ones and foreign ones."""
 
+import contextlib
+import time
+import tracemalloc
+
 import h5py
 import nir
 import numpy as np
@@ -128,6 +132,55 @@ def test_too_many_nodes_are_refused_before_they_are_loaded(path, monkeypatch):
     monkeypatch.setattr(nir, "read", lambda *_: pytest.fail("loaded"))
     with pytest.raises(ValueError, match="more than 3 nodes; raise max_nodes"):
         read(path, max_nodes=3)
+
+
+@contextlib.contextmanager
+def little_memory(most: int = 100 * 2**20):
+    """Fails if more than that was allocated at a time."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.timeout(60)
+def test_a_file_of_a_hundred_thousand_nodes_is_refused_at_once(path):
+    with h5py.File(path, "r+") as file:
+        nodes = file["node/nodes"]
+        for number in range(100_000):
+            nodes[f"s{number}"] = nodes["lif"]  # another name for the same node
+    start = time.perf_counter()
+    with little_memory(), pytest.raises(ValueError, match="more than 10000 nodes"):
+        read(path)
+    assert time.perf_counter() - start < 20
+
+
+@pytest.mark.timeout(60)
+def test_a_file_whose_graph_contains_itself_is_refused(path):
+    with h5py.File(path, "r+") as file:
+        file["node/nodes/again"] = file["node"]
+    with little_memory(), pytest.raises(ValueError, match="nested more than 16 deep"):
+        read(path)
+
+
+def test_a_link_that_leads_nowhere_is_damage(path):
+    with h5py.File(path, "r+") as file:
+        file["node/nodes/gone"] = h5py.SoftLink("/nowhere")
+    with pytest.raises(ValueError, match=r"net\.nir is damaged"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("weight", "text"), ("weight", 3.0), ("bias", np.ones((2, 2), F))]
+)
+def test_a_parameter_of_the_wrong_type_is_refused_when_read_or_run(path, name, value):
+    with h5py.File(path, "r+") as file:
+        del file[f"node/nodes/affine/{name}"]
+        file[f"node/nodes/affine/{name}"] = value
+    with pytest.raises((ValueError, TypeError)):
+        run_nir(read(path), torch.rand(2, 1, 2))
 
 
 def test_too_many_edges_are_refused_before_they_are_loaded(path, monkeypatch):

@@ -309,6 +309,28 @@ def test_a_residual_network_is_read_alike_by_every_framework():
         assert torch.equal(read_with(graph, x), net(x)), reader
 
 
+class IntoBuffer(nn.Module):
+    """Writes each step's spikes into a tensor made beforehand."""
+
+    def __init__(self, part: slice = slice(None)) -> None:
+        super().__init__()
+        self.net, self.part = NET, part
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, out = self.net(x), torch.zeros(T, 4, 5)
+        for step in range(T):
+            out[step, :, self.part] = y[step, :, self.part]
+        return out
+
+
+def test_spikes_may_be_written_into_a_buffer_but_not_into_a_part_of_it():
+    x = sample(6)
+    graph, _ = to_nir(IntoBuffer(), x)
+    assert torch.equal(run_nir(graph, x), NET(x))
+    with pytest.raises(NotExpressible, match="writes into a part of a tensor"):
+        to_nir(IntoBuffer(slice(2)), x)
+
+
 class TimeLoop(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -374,8 +396,8 @@ def test_a_readout_over_time_is_left_to_the_reader(readout):
         (Wrapped(after=lambda y: y.transpose(0, 1)), "the function transpose"),
         (Wrapped(after=lambda y: y + 1), "adds a constant"),
         (Wrapped(after=lambda y: y + y), "adds a signal to itself"),
-        (Wrapped(after=lambda y: y[..., :3]), "no move along time"),
-        (Wrapped(after=lambda y: torch.cat([y, y], 2)), "no move along time"),
+        (Wrapped(after=lambda y: y[..., :3]), "NIR cannot move axes"),
+        (Wrapped(after=lambda y: torch.cat([y, y], 2)), "NIR cannot move axes"),
         (Wrapped(after=lambda y: torch.cat([y[:5], torch.ones(T - 5, 4, 6)])), "joins different"),
         (Wrapped(before=lambda x: x[::2]), "sees 25 steps of an input of 50"),
         (Wrapped(before=lambda x: x - x.mean(0)), "the function sub"),
@@ -445,6 +467,7 @@ def test_a_bias_is_refused_for_lava_and_spinnaker2():
         with pytest.raises(NotExpressible, match="it has a bias"):
             to_nir(NET, sample(6), target=target)
         bare = nn.Sequential(nn.Linear(6, 4, bias=False), SpikingLayer(neurons.LIF()))
+        drawn(bare, grid=True)
         _, report = to_nir(bare, sample(6), target=target)
         assert any("documentation only" in note for note in report.notes)
 
@@ -534,7 +557,7 @@ def test_a_leak_faster_than_a_step_is_refused():
         (nn.AvgPool2d(3, ceil_mode=True), (1, 4, 4), "ceil_mode"),
         (nn.AvgPool2d(3, padding=1, count_include_pad=False), (1, 4, 4), "leaves its padding out"),
         (nn.MaxPool2d(2), (1, 4, 4), "no counterpart of MaxPool2d"),
-        (nn.Linear(4, 4), (1, 4, 4), "acts on the last axis"),
+        (nn.Linear(4, 4), (1, 4, 4), "or mix one of several"),
         (nn.Flatten(2), (2, 2, 2), "flattens only some axes"),
         (nn.BatchNorm1d(6, track_running_stats=False), (6,), "statistics of each batch"),
     ],
@@ -621,7 +644,7 @@ class Mixing(nn.Module):
 def test_the_consequences_of_an_obstacle_are_not_listed_as_obstacles():
     with pytest.raises(NotExpressible, match="NIR cannot move axes") as caught:
         to_nir(Mixing(), sample(3, 3))
-    assert [offence.module for offence in caught.value.offences] == ["Mixing", "act"]
+    assert [offence.module for offence in caught.value.offences] == ["mix", "act"]
 
 
 def test_offences_are_found_however_the_output_looks():

@@ -355,3 +355,22 @@ def test_nan_input_gives_no_number():
     arriving[1, 0] = math.nan
     with pytest.raises(ValueError, match="NaN"):
         spikeloom.run(SignGD("relu"), arriving)
+
+
+def test_a_tracker_of_a_function_is_a_tracker_of_its_values():
+    x = torch.randn(12, 3, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    schedule = Exponential(0.5, 0.8)
+    for name, constants in (("relu", {}), ("leaky_relu", {"negative_slope": 0.2}), ("abs", {})):
+        own = SignTracker(schedule, 12, 0.7, False, name, **constants)
+        values = SignTracker(schedule, 12, 0.7, False)
+        y, _ = spikeloom.run(own, x)
+        expected, _ = spikeloom.run(values, own.function.value(x))
+        torch.testing.assert_close(y, expected)
+        for estimate in (y, expected):
+            (gradient,) = torch.autograd.grad(estimate[-1].sum(), x)
+            assert gradient[-1].any()
+
+
+def test_a_tracker_follows_functions_of_one_operand():
+    with pytest.raises(ValueError, match="maximum has two operands, one is followed"):
+        SignTracker([0.5], 1, function="maximum")

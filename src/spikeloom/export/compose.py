@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from spikeloom.export.draft import Draft
 from spikeloom.export.dynamics import neuron_of
 from spikeloom.export.forms import candidates
+from spikeloom.export.grids import tell_of_grid
 from spikeloom.export.modules import current, describes
 from spikeloom.export.network import Network
 from spikeloom.export.observe import CONSEQUENCE, INPUT, Observation, Site
 from spikeloom.export.pieces import Layer, Piece
 from spikeloom.export.profiles import (
-    PROFILES,
-    Finding,
     findings,
     fires_at_threshold,
+    judged,
     needs_one_threshold,
     readers,
 )
@@ -36,9 +36,18 @@ from spikeloom.export.weights import (
     require_counterpart,
     translate_layer,
 )
-from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.neuron import Neuron, Parameter
 
-__all__ = ["ALLOWED", "Composer", "Entry", "differing", "signals_of"]
+__all__ = [
+    "ALLOWED",
+    "FLAGS",
+    "Composer",
+    "Entry",
+    "differing",
+    "differing_readers",
+    "output_of",
+    "signals_of",
+]
 
 # What a caller may allow beyond exact nodes, in the order of preference.
 ALLOWED = {
@@ -63,6 +72,14 @@ def signals_of(
     with torch.no_grad():
         network = Network(graph, dt, describe=describe)
         return network.signals(x.detach().to("cpu", torch.float32))
+
+
+def output_of(
+    graph: nir.NIRGraph, x: Tensor, dt: float, describe: Callable[..., Neuron] = neuron_of
+) -> Tensor:
+    """The output of a graph on an input, in float32."""
+    with torch.no_grad():
+        return Network(graph, dt, describe=describe)(x.detach().to("cpu", torch.float32))
 
 
 def differing(y: Tensor, reference: Tensor) -> float:
@@ -129,6 +146,7 @@ class Composer:
             stage()
             if self._offences:
                 raise NotExpressible(self._offences)
+        self._tell_of_grids()
         about = {"written_by": "spikeloom", "dt": self.dt, "target": self.target}
         return nir.NIRGraph(nodes=self._draft.nodes, edges=self._draft.edges, metadata=about)
 
@@ -144,7 +162,7 @@ class Composer:
                         require_counterpart(site.module)
                     continue
                 piece = self._piece(site)
-                entry = Entry(site, names[site.name], piece, note=piece.note)
+                entry = Entry(site, names[site.name], piece, note=piece.note or site.note)
                 entry.nodes = [entry.node(suffix) for suffix in piece.nodes]
                 self._draft.nodes.update(zip(entry.nodes, piece.nodes.values(), strict=True))
                 self._draft.edges += [(entry.node(a), entry.node(b)) for a, b in piece.edges]
@@ -162,7 +180,10 @@ class Composer:
         if neuron is None:
             return _single(translate_layer(site.module, site.shape_in, site.shape_out))
         parameters = current(site.module, neuron)
-        layer = Layer(site.shape_out, self.dt, fires_at_threshold(self.target))
+        if site.map:
+            parameters = {key: _flat(value, site.map) for key, value in parameters.items()}
+        for_both = fires_at_threshold(self.target)
+        layer = Layer(site.shape_out, self.dt, for_both, self.observation.lead[0])
         pieces = candidates(neuron, parameters, layer, self.on_inexact == "extension")
         for verdict in ALLOWED[self.on_inexact]:
             for piece in pieces:
@@ -263,22 +284,27 @@ class Composer:
     # --- the target ---------------------------------------------------------------------------
 
     def _check_target(self) -> None:
-        """Silent errors of a reader always stop; refusals stop if that reader was asked for."""
         owners = {node: entry for entry in self.entries.values() for node in entry.nodes}
-        owners["sum"] = self.entries[self.observation.output[0]]
-        asked = not PROFILES[self.target].members
-        loud: dict[str, list[Finding]] = {}
-        for finding in findings(self.target, self._draft.nodes, self.dt):
-            if finding.silent or asked:
-                site = owners[finding.node].site
-                reason = f"as {finding.kind} for {finding.reader}: {finding.problem}"
-                remedy = f'{finding.remedy}, or choose another target, such as target="nir"'
-                self._offend(site, Verdict.UNSUPPORTED, reason, remedy)
-            else:
-                loud.setdefault(finding.reader, []).append(finding)
-        for reader, found in loud.items():
-            problems = sorted({f"{f.kind}: {f.problem}" for f in found})
-            self.notes.append(f"{reader} does not read the file as meant: {'; '.join(problems)}.")
+        last = self.entries[self.observation.output[0]]
+        draft = self._draft
+        stops, notes = judged(self.target, draft.nodes, draft.edges, self.dt)
+        for finding in stops:
+            site = owners.get(finding.node, last).site
+            self._offend(site, Verdict.UNSUPPORTED, *finding.refusal)
+        self.notes += notes
+
+    def _tell_of_grids(self) -> None:
+        told = False
+        for entry in self.entries.values():
+            for name in entry.nodes:
+                words = tell_of_grid(self._draft.nodes[name], entry.site.module)
+                entry.note = ", ".join(filter(None, (entry.note, words)))
+                told = told or bool(words)
+        if told:
+            self.notes.append(
+                "Weights are written as float32, zeros included: NIR has no sparse or packed form. "
+                "Bits, steps and sparsity stand in the metadata, which no reader needs."
+            )
 
     # --- comparison ---------------------------------------------------------------------------
 
@@ -297,26 +323,37 @@ class Composer:
             if entry.site.outputs
         }
 
-    def differing_readers(self, graph: nir.NIRGraph, sample: Tensor) -> dict[str, float]:
-        """For each reader that takes the graph, the share of the output that its rounding changes.
 
-        Readers compute the same formula in a different order. Where a potential meets the
-        threshold, which quantised weights make common, that decides about a spike.
+def differing_readers(
+    graph: nir.NIRGraph, sample: Tensor, expected: Tensor, target: str, dt: float
+) -> dict[str, float]:
+    """For each reader that takes the graph, the share of the output that its rounding changes.
 
-        Args:
-            graph: The finished graph.
-            sample: The input.
-        """
-        shares = {}
-        for reader in readers(self.target):
-            arithmetic = reader.arithmetic
-            if arithmetic is None or any(findings(reader.name, graph.nodes, self.dt)):
-                continue
-            signals = signals_of(
-                graph, sample, self.dt, lambda node, dt, surrogate, of=arithmetic: of(node, dt)
-            )
-            shares[reader.name] = differing(signals["output"], self.observation.spikes)
-        return shares
+    Readers compute the same formula in a different order. Where a potential meets the threshold,
+    which quantised weights make common, that decides about a spike.
+
+    Args:
+        graph: The finished graph.
+        sample: The input.
+        expected: The output that is meant.
+        target: For whom the graph was written.
+        dt: Time step in seconds.
+    """
+    shares = {}
+    for reader in readers(target):
+        arithmetic = reader.arithmetic
+        if arithmetic is None or any(findings(reader.name, graph.nodes, graph.edges, dt)):
+            continue
+        y = output_of(graph, sample, dt, lambda node, dt, surrogate, of=arithmetic: of(node, dt))
+        shares[reader.name] = differing(y, expected)
+    return shares
+
+
+def _flat(value: Parameter, shape: tuple[int, ...]) -> Parameter:
+    """A parameter of a map, for its features in one row."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    return value.detach().expand(shape).flatten()
 
 
 def _gain(shape: tuple[int, ...], gain: float) -> nir.NIRNode:

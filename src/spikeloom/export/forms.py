@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from spikeloom.export.descent import sign_descent
+from spikeloom.export.descent import sign_descent, sign_tracker
 from spikeloom.export.extension import extension
 from spikeloom.export.filters import trace
 from spikeloom.export.pieces import Layer, Params, Piece
 from spikeloom.export.spiking import MEMBRANES, fire_and_reset
 from spikeloom.export.ternary import bi_spike
+from spikeloom.export.unrolled import UNROLLED, unrolled
 from spikeloom.export.weights import Refused
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons.elastic import ElasticBiSpike
-from spikeloom.neurons.signgd import SignGD
+from spikeloom.neurons.few_spike import OAT
+from spikeloom.neurons.gated import LinearHG
+from spikeloom.neurons.signgd import SignGD, SignTracker
 from spikeloom.neurons.trace import Trace
 
 __all__ = ["FORMS", "candidates"]
@@ -25,7 +28,11 @@ FORMS: dict[type, Callable[[Any, Params, Layer], list[Piece]]] = {
     Trace: trace,
     ElasticBiSpike: bi_spike,
     SignGD: sign_descent,
+    SignTracker: sign_tracker,
+    **dict.fromkeys(UNROLLED, unrolled),
 }
+# The methods that decode a whole code at once.
+DECODES = (OAT._decode, LinearHG._decode)
 
 
 def candidates(neuron: Neuron, params: Params, layer: Layer, extend: bool = False) -> list[Piece]:
@@ -40,10 +47,11 @@ def candidates(neuron: Neuron, params: Params, layer: Layer, extend: bool = Fals
     Raises:
         Refused: If there is none.
     """
-    if neuron.begin is not None:
+    neuron = _coder(neuron)
+    if neuron.begin is not None and type(neuron) not in UNROLLED:
         raise Refused(
             "it sums its whole input before its first spike, NIR runs step by step",
-            "keep this part of the model outside the file",
+            "use FewSpike, OAT or HG, or keep this part of the model outside the file",
         )
     more = extension(neuron, params, layer) if extend else []
     try:
@@ -52,6 +60,13 @@ def candidates(neuron: Neuron, params: Params, layer: Layer, extend: bool = Fals
         if more:
             return more
         raise
+
+
+def _coder(neuron: Neuron) -> Neuron:
+    """The few-spike neuron whose decoder a neuron is; other neurons as they are."""
+    if getattr(neuron.step, "__func__", None) in DECODES:
+        return neuron.step.__self__  # type: ignore[attr-defined]  # a bound method's
+    return neuron
 
 
 def _written(neuron: Neuron, params: Params, layer: Layer) -> list[Piece]:

@@ -8,11 +8,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from spikeloom.export.native import native_neuron
-from spikeloom.export.weights import layer_key
+from spikeloom.export.weights import LAYERS, layer_key, transparent
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.layer import current_parameters
 
-__all__ = ["current", "describes", "is_leaf", "over_time", "takes_steps", "to_rest"]
+__all__ = [
+    "current",
+    "describes",
+    "is_leaf",
+    "over_time",
+    "passes_on",
+    "takes_steps",
+    "to_rest",
+]
 
 
 def describes(module: nn.Module) -> Neuron | None:
@@ -32,7 +40,15 @@ def is_leaf(module: nn.Module) -> bool:
     """Whether a module is exported (or refused) as one thing."""
     if describes(module) is not None or layer_key(module) is not None:
         return True
+    if getattr(module, "has_loops", False):  # an imported network that runs itself
+        return True
     return type(module).__module__.startswith("torch.nn.modules") and not any(module.children())
+
+
+def passes_on(module: nn.Module) -> bool:
+    """Whether a module, in evaluation, changes at most the shape of a tensor."""
+    key = layer_key(module)
+    return key == "Flatten" or LAYERS.get(key or "") is transparent
 
 
 def takes_steps(module: nn.Module) -> bool | None:

@@ -188,6 +188,8 @@ class Network(nn.Module):
     def _part(
         self, node: nir.NIRNode, make: Make, describe: Callable[[nir.NIRNode], Neuron]
     ) -> nn.Module:
+        if isinstance(node, nir.Threshold):  # a comparison, no neuron with a state
+            return SpikingLayer(describe(node))
         if type(node) in NEURONS:
             return make(describe(node))
         if isinstance(node, nir.Delay):
@@ -195,6 +197,11 @@ class Network(nn.Module):
         if isinstance(node, nir.NIRGraph):
             return make(neuron_in(node))
         return STATELESS[type(node)](node)
+
+    @property
+    def has_loops(self) -> bool:
+        """Whether signals are fed back, so that it runs step by step."""
+        return any(group.delayed for group in self.plan.groups)
 
     def part(self, name: str) -> nn.Module:
         """The module of a node.

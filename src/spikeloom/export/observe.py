@@ -9,6 +9,7 @@ or add signals. Everything else is remembered as an obstacle, and matters if the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
@@ -19,23 +20,44 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spikeloom.export.modules import describes, is_leaf, over_time, takes_steps
+from spikeloom.export.modules import describes, is_leaf, over_time, passes_on, takes_steps
+from spikeloom.export.moves import (
+    Mixed,
+    Moved,
+    Term,
+    Wire,
+    join,
+    labels_after,
+    lift,
+    move,
+    row_axes,
+    rows_of,
+    unmoved,
+)
+from spikeloom.export.weights import Refused, layer_key, require_counterpart
 
-__all__ = ["CONSEQUENCE", "INPUT", "Observation", "Site", "observe"]
+__all__ = ["CONSEQUENCE", "FOLD", "INPUT", "Observation", "Site", "observe"]
 
 INPUT = "the model's input"
 
 # Functions that move values about and change none, and those that take another tensor as a pattern.
 LIKE = frozenset(("view_as", "reshape_as", "type_as", "expand_as"))
+STILL = frozenset(
+    ("contiguous", "clone", "detach", "data", "to", "cpu", "float", "double", "requires_grad_")
+)
+PICKS = frozenset(("__getitem__", "select", "unbind", "split", "chunk", "narrow"))
 MOVES = LIKE.union(
-    ("__getitem__", "select", "unbind", "split", "chunk", "narrow", "stack", "cat"),
-    ("unsqueeze", "squeeze", "reshape", "view", "flatten", "unflatten", "expand"),
-    ("contiguous", "clone", "detach", "data", "to", "cpu", "float", "double", "requires_grad_"),
+    STILL,
+    PICKS,
+    ("stack", "cat", "unsqueeze", "squeeze", "reshape", "view", "flatten", "unflatten", "expand"),
 )
 FLATTENS = frozenset(("flatten", "reshape", "view"))
+AXES = frozenset(
+    ("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "T", "mT")
+)
 ADDS = frozenset(("add", "__add__", "__radd__", "__iadd__", "add_"))
 # Functions whose result does not depend on the values of their argument.
 BLANKS = frozenset(
@@ -45,10 +67,10 @@ BLANKS = frozenset(
 )
 READOUTS = frozenset(("mean", "sum"))
 REMEDY = "write it with modules that NIR knows"
-_AXES = "NIR cannot move axes; write the mixing as one Linear over all axes, flattened"
+FOLD = "fold the norms into the weights first: spikeloom.verify.fold_norms(model)"
 _CONVERT = "convert the model to spikes first, see spikeloom.convert"
 REMEDIES = {
-    **dict.fromkeys(("permute", "transpose", "movedim", "swapaxes", "einsum"), _AXES),
+    "einsum": "write it as permute and Linear",
     **dict.fromkeys(("relu", "gelu", "silu", "sigmoid", "tanh", "softmax"), _CONVERT),
     **dict.fromkeys(("mul", "__mul__", "__rmul__", "div", "__truediv__"), "scale the weights"),
 }
@@ -83,12 +105,15 @@ class Site:
         shape_in: Shape of its input for one sample at one step.
         shape_out: Shape of its output.
         sources: The sites whose outputs it sums.
+        wires: How their features reach the rows that it acts on, if they were moved on the way.
         steps: How many time steps it has seen.
         inputs: Its inputs, call by call; kept for neurons only.
         outputs: Its outputs, likewise.
         obstacle: Why it cannot be exported, empty if it may be.
         remedy: What to do about it.
         derived: Whether an obstacle before it may be the cause.
+        note: What the report should say about it.
+        map: Its natural shape, where the signal was made flat for NIR.
     """
 
     name: str
@@ -98,12 +123,15 @@ class Site:
     shape_in: tuple[int, ...]
     shape_out: tuple[int, ...]
     sources: set[str] = field(default_factory=set)
+    wires: tuple[Wire, ...] = ()
     steps: int = 0
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     obstacle: str = ""
     remedy: str = ""
     derived: bool = True
+    note: str = ""
+    map: tuple[int, ...] = ()
 
     def block(self, obstacle: str, remedy: str, derived: bool = True) -> None:
         """Note the first reason why this site cannot be exported."""
@@ -140,6 +168,8 @@ class _Observer(TorchFunctionMode):
         self.T, self.B, self.stepwise = T, B, stepwise
         self.signals = WeakTensorKeyDictionary()
         self.sites: dict[str, Site] = {}
+        self.root = ("", "")
+        self.passing: dict[str, None] = {}
         self.path: list[tuple[str, str]] = []
         self.inside_leaf = False
 
@@ -148,6 +178,7 @@ class _Observer(TorchFunctionMode):
     def attach(self, model: nn.Module) -> None:
         """Let every leaf, and every module around leaves, report its calls."""
         known: set[int] = set()
+        self.root = (type(model).__name__,) * 2
         for name, module in model.named_modules():
             if id(module) in known:
                 continue
@@ -199,15 +230,21 @@ class _Observer(TorchFunctionMode):
             # Feedback that has not begun: zeros stand for a signal that is yet to come.
             self.signals[tensors[0]] = Signal(frozenset(), tuple(tensors[0].shape[1:]))
             signals = tensors[:1]
-        if signals and steps and not self.stepwise and self._rank(signals[0]) == 2:
-            raise _StepByStep
+        moved = self._of(signals[0]) if signals else None
+        if isinstance(moved, Signal):
+            if steps and not self.stepwise and self._rank(signals[0]) == 2:
+                raise _StepByStep
+            if len(moved.shape) > 1 and layer_key(module) == "Linear":  # mixes one axis of many
+                moved = self._lifted(signals[0], "the layer")
         self.inside_leaf = True
         try:
             result = original(*args, **kwargs)
         finally:
             self.inside_leaf = False
         outputs = self._tensors(result)
-        if outputs:
+        if isinstance(moved, Moved) and len(signals) == 1 and outputs:
+            self._record_moved(name, module, steps, signals[0], moved, outputs)
+        elif outputs:
             self._record_call(name, module, steps, signals, outputs)
         return result
 
@@ -240,7 +277,7 @@ class _Observer(TorchFunctionMode):
             )
         elif steps is False and rank == 1:
             site.block("is time first and received a single step", "feed it [T, batch, *]")
-        if (site.shape_in, site.shape_out) != (signal.shape, shape):
+        if (site.shape_in, site.shape_out) != (signal.shape, shape) or site.wires:
             site.block("sees inputs of different shapes", "use one module for each place")
         if signal.readout:
             site.block(f"follows a {signal.readout}", "reduce over time after the last module")
@@ -252,6 +289,104 @@ class _Observer(TorchFunctionMode):
         for state in outputs[1:]:
             self._tag_state(name, state)
         self.signals[y] = Signal(frozenset((name,)), shape)
+
+    def _record_moved(
+        self,
+        name: str,
+        module: nn.Module,
+        steps: bool | None,
+        x: Tensor,
+        moved: Moved,
+        outputs: list[Tensor],
+    ) -> None:
+        """A call of a leaf whose input's axes were moved, or one that acts on one of several."""
+        y = outputs[0]
+        if passes_on(module):
+            self.passing[name] = None
+            (self.signals[y],) = move(torch.Tensor.reshape, (moved, y.shape), {})
+            return
+        site = self._site_of(name, module)
+        axes = row_axes(module)
+        if describes(module) is not None:
+            self._receive(site, moved, tuple(x.shape[1 if steps else 2 :]))
+            site.inputs.append(x.detach())
+            site.outputs.append(y.detach())
+            for state in outputs[1:]:
+                self._tag_state(name, state)
+            self.signals[y] = Signal(frozenset((name,)), site.shape_out)
+        elif axes is None:
+            self._block_other(site, module)
+            site.sources |= moved.sources
+            site.steps = self.T
+            self.signals[y] = Signal(frozenset((name,)), tuple(y.shape[1:]))
+        else:
+            self.signals[y] = self._transform(site, moved, axes, x, y)
+
+    def _site_of(self, name: str, module: nn.Module) -> Site:
+        """The site of a leaf that receives moved axes; its shapes are still to be found."""
+        if name not in self.sites:
+            kind = type(module).__name__
+            self.sites[name] = Site(name, kind, module, (name, kind), (), ())
+        elif not self.sites[name].wires:
+            self.sites[name].block("sees inputs of different order", "use one module for each")
+        return self.sites[name]
+
+    @staticmethod
+    def _block_other(site: Site, module: nn.Module) -> None:
+        """Refuse a leaf that is no matrix, or may not become one."""
+        try:
+            require_counterpart(module)
+        except Refused as refusal:
+            site.block(refusal.reason, refusal.remedy, derived=False)
+        site.block("scales or normalises features whose axes were moved", FOLD, derived=False)
+
+    def _receive(self, site: Site, moved: Moved, shape: tuple[int, ...]) -> None:
+        """Note how moved features reach a site that works on each of them."""
+        try:
+            wires, numbers, steps = rows_of(moved, (), self.B)
+        except Mixed:
+            wires, numbers, steps = [], torch.zeros(2), 0
+        if not torch.equal(numbers, torch.arange(len(numbers))):
+            reason = f"the function {moved.by} leaves other axes in front of time and samples"
+            site.block(reason, "move them back before the next layer")
+        self._wire(site, [Wire.of(*wire) for wire in wires], shape, shape)
+        site.sources |= moved.sources
+        site.steps += steps
+
+    def _transform(
+        self, site: Site, moved: Moved, axes: tuple[int, ...], x: Tensor, y: Tensor
+    ) -> Signal | Moved:
+        """Note how moved features reach a linear layer; what its output carries."""
+        shape = tuple(x.shape[axis] for axis in axes)
+        site.sources |= moved.sources
+        try:
+            wires, numbers, steps = rows_of(moved, axes, self.B)
+        except Mixed:
+            site.block(f"mixes steps or samples, which {moved.by} put on its axes", REMEDY)
+            return Signal(frozenset((site.name,)), tuple(y.shape[1:]))
+        size = y.numel() // (steps * self.B)
+        self._wire(site, [Wire.of(*wire) for wire in wires], shape, (size,))
+        site.steps += steps
+        term = Term(site.name, size, labels_after(numbers, y, axes))
+        return self._settled(Moved((term,), moved.by))
+
+    @staticmethod
+    def _wire(
+        site: Site, wires: list[Wire], shape_in: tuple[int, ...], shape_out: tuple[int, ...]
+    ) -> None:
+        found = (tuple(wires), shape_in, shape_out)
+        if len(set(wires)) < len(wires):
+            site.block("receives a signal twice", "double the weights")
+        if site.steps and found != (site.wires, site.shape_in, site.shape_out):
+            site.block("sees inputs of different order", "use one module for each place")
+        site.wires, site.shape_in, site.shape_out = found
+
+    def _settled(self, moved: Moved) -> Signal | Moved:
+        """A plain signal, if everything is back where the modules left it."""
+        shapes = {self.sites[source].shape_out for source in moved.sources}
+        shape = shapes.pop()
+        back = not shapes and unmoved(moved, shape, self.B)
+        return Signal(moved.sources, shape) if back else moved
 
     def _tag_state(self, name: str, state: Tensor) -> None:
         own = _state_of(name)
@@ -271,45 +406,96 @@ class _Observer(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if not self.inside_leaf:
-            self._follow(_name_of(func), args, kwargs or {}, result)
+            self._follow(func, args, kwargs or {}, result)
         return result
 
-    def _follow(self, name: str, args: tuple[Any, ...], kwargs: Any, result: Any) -> None:
+    def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Any, result: Any) -> None:
+        name = _name_of(func)
         tensors = self._tensors((args, kwargs))
         if not any(t in self.signals for t in tensors):
             return
         if name == "__setitem__":
-            self._move(name, tensors[-1:], [args[0]])
+            if tensors[-1] not in self.signals or not self._along_time(
+                name, tensors[-1:], [args[0]]
+            ):
+                self._obstruct(name, tensors, [args[0]], "writes into a part of a tensor")
             return
         outputs = self._tensors(result)
         if not outputs or name in BLANKS:
             return
-        if name in MOVES:
-            self._move(name, tensors, outputs)
+        if name in MOVES or name in AXES:
+            if name in AXES or not self._along_time(name, tensors, outputs):
+                self._move(func, args, kwargs, outputs)
         elif name in ADDS and not kwargs:
             self._add(name, args, tensors, outputs[0])
         elif not self._readout(name, args, kwargs, outputs[0]):
             reason = f"the function {name} has no NIR counterpart"
             self._obstruct(name, tensors, outputs, reason, REMEDIES.get(name, REMEDY), False)
 
-    def _move(self, name: str, tensors: list[Tensor], outputs: list[Tensor]) -> None:
+    def _along_time(self, name: str, tensors: list[Tensor], outputs: list[Tensor]) -> bool:
+        """Note a move that leaves each sample's features where they are; whether it does."""
         signals = [self._of(t) for t in tensors if t in self.signals]
-        first = signals[0] if signals else Signal(frozenset(), ())
-        joins = len(signals) < len(tensors) or any(s.sources != first.sources for s in signals)
-        if joins and name not in LIKE:
-            self._obstruct(name, tensors, outputs, f"{name} joins different signals")
-            return
+        first = signals[0]
+        if name not in LIKE and (
+            len(signals) < len(tensors) or any(s.sources != first.sources for s in signals)
+        ):
+            return False
+        if isinstance(first, Moved) or first.readout:
+            return False
+        if name in PICKS and self.B in first.shape:
+            return False  # shapes alone do not tell an axis of features from that of samples
         flat = (math.prod(first.shape),)
         for y in outputs:
-            if first.readout:
-                self._obstruct(name, tensors, [y], f"{name} follows a {first.readout}")
-            elif self._steps(y, first.shape) is not None:
+            if self._steps(y, first.shape) is not None:
                 self.signals[y] = first
             elif name in FLATTENS and self._steps(y, flat) is not None:
                 self._flatten(first, flat, y)
             else:
-                shapes = f"{list(tensors[0].shape)} -> {list(y.shape)}"
-                self._obstruct(name, tensors, [y], f"{name} {shapes} is no move along time")
+                return False
+        return True
+
+    def _move(self, func: Any, args: Any, kwargs: Any, outputs: list[Tensor]) -> None:
+        """Follow every element on its way."""
+        name, tensors = _name_of(func), self._tensors((args, kwargs))
+        unknown = [t for t in tensors if t not in self.signals]
+        silent = [t for t in tensors if t in self.signals and not self._of(t).sources]
+        readouts = [s.readout for s in map(self.signals.get, tensors) if isinstance(s, Signal)]
+        if unknown and name not in LIKE:
+            self._obstruct(name, tensors, outputs, f"{name} joins different signals")
+        elif silent:
+            self._obstruct(name, tensors, outputs, f"{name} moves feedback that has not begun")
+        elif not all(y.numel() for y in outputs):
+            self._obstruct(name, tensors, outputs, f"{name} takes nothing of a signal")
+        elif any(readouts):
+            self._obstruct(name, tensors, outputs, f"{name} follows a {max(readouts)}")
+        elif name in STILL:
+            self.signals[outputs[0]] = self._of(tensors[0])
+        else:
+            args, kwargs = tree_map(lambda leaf: self._lifted(leaf, name), (args, kwargs))
+            for y, moved in zip(outputs, move(func, args, kwargs), strict=True):
+                self.signals[y] = self._settled(moved)
+
+    def _lifted(self, leaf: Any, name: str) -> Any:
+        """What is known of a tensor, element by element."""
+        signal = self.signals.get(leaf) if isinstance(leaf, Tensor) else None
+        if not isinstance(signal, Signal):
+            return leaf if signal is None else signal
+        return lift(signal.sources, math.prod(signal.shape), leaf, name)
+
+    def settle(self, y: Tensor, rank: int) -> None:
+        """Give what was moved a place of its own in the graph.
+
+        Args:
+            y: The tensor.
+            rank: How many axes stand in front of its features.
+        """
+        moved = self.signals.get(y)
+        if not isinstance(moved, Moved):
+            return
+        shape = tuple(y.shape[rank:])
+        site = self._operation(moved.by, Signal(moved.sources, ()), shape)
+        self._receive(site, moved, shape)
+        self.signals[y] = Signal(frozenset((site.name,)), shape)
 
     def _flatten(self, signal: Signal, flat: tuple[int, ...], y: Tensor) -> None:
         site = self._operation("flatten", signal, flat)
@@ -318,10 +504,17 @@ class _Observer(TorchFunctionMode):
 
     def _add(self, name: str, args: tuple[Any, ...], tensors: list[Tensor], y: Tensor) -> None:
         signals = [self._of(t) for t in tensors if t in self.signals]
+        if any(isinstance(signal, Moved) for signal in signals):
+            signals = [self._lifted(t, name) for t in tensors if t in self.signals]
         others = [a for a in args if not (isinstance(a, Tensor) and a in self.signals)]
         overlap = len(signals) == 2 and bool(signals[0].sources & signals[1].sources)
         if any(bool((torch.as_tensor(other) != 0).any()) for other in others):
             self._obstruct(name, tensors, [y], "adds a constant", "put it into a bias")
+        elif isinstance(signals[0], Moved):
+            if any(t.shape != y.shape for t in tensors):
+                self._obstruct(name, tensors, [y], "adds signals of different shapes")
+            else:
+                self.signals[y] = self._settled(join(signals))
         elif overlap:
             self._obstruct(name, tensors, [y], "adds a signal to itself", "double the weights")
         elif len({s.shape for s in signals}) > 1 or any(s.readout for s in signals):
@@ -336,6 +529,8 @@ class _Observer(TorchFunctionMode):
         dims = dims or [kwargs.get("dim")]
         if name not in READOUTS or dims not in ([0], [(0,)], [[0]]) or len(kwargs) > 1:
             return False
+        if isinstance(x, Tensor):
+            self.settle(x, 2)
         signal = self._of(x) if isinstance(x, Tensor) and x in self.signals else None
         if signal is None or signal.readout or self._rank(x) != 2 or len(x) != self.T:
             return False
@@ -354,16 +549,18 @@ class _Observer(TorchFunctionMode):
         signals = [self._of(t) for t in tensors if t in self.signals]
         sources = frozenset().union(*(s.sources for s in signals))
         x = next(t for t in tensors if t in self.signals)
-        rank = self._rank(x)
+        known = self._of(x)
+        shape = known.shape if isinstance(known, Signal) else tuple(x.shape[1:])
+        rank = x.dim() - len(shape)
         for y in outputs:
             kept = rank if y.shape[:rank] == x.shape[:rank] else 1
-            site = self._operation(name, Signal(sources, signals[0].shape), tuple(y.shape[kept:]))
+            site = self._operation(name, Signal(sources, shape), tuple(y.shape[kept:]))
             site.block(reason, remedy, derived)
             self.signals[y] = Signal(frozenset((site.name,)), site.shape_out)
 
     def _operation(self, kind: str, signal: Signal, shape: tuple[int, ...]) -> Site:
         """The site of an operation: where it stands, and on what."""
-        owner = self.path[-1] if self.path else ("the model", "Module")
+        owner = self.path[-1] if self.path else self.root
         where = f"{owner[0]}.{kind}"
         name, number = where, 1
         while name in self.sites and self.sites[name].sources != signal.sources:
@@ -376,7 +573,7 @@ class _Observer(TorchFunctionMode):
 
     # --- tensors ------------------------------------------------------------------------------
 
-    def _of(self, tensor: Tensor) -> Signal:
+    def _of(self, tensor: Tensor) -> Any:
         return self.signals[tensor]
 
     @staticmethod
@@ -427,6 +624,12 @@ def observe(model: Callable[[], nn.Module], sample: Tensor) -> Observation:
         return _observe(model(), sample, stepwise=False)
     except _StepByStep:
         return _observe(model(), sample, stepwise=True)
+    except ValueError as error:
+        # A model of single steps may fail on a sequence before it comes to a neuron.
+        if any(takes_steps(module) for module in model().modules()):
+            with contextlib.suppress(ValueError):
+                return _observe(model(), sample, stepwise=True)
+        raise error
 
 
 def _observe(model: nn.Module, sample: Tensor, stepwise: bool) -> Observation:
@@ -439,11 +642,13 @@ def _observe(model: nn.Module, sample: Tensor, stepwise: bool) -> Observation:
     try:
         with torch.no_grad(), observer:
             if stepwise:
-                result = torch.stack([*_loop(model, sample, observer.signals, entering)])
+                result = torch.stack([*_loop(model, sample, observer, entering)])
             else:
-                x = sample.view_as(sample)
+                # Steps that share their memory would tell a model that they are all the same.
+                x = sample.contiguous().view_as(sample)
                 observer.signals[x] = entering
                 result = _first_tensor(model(x))
+                observer.settle(result, 2)
     except (RuntimeError, ValueError, IndexError) as error:
         shape_given = list(sample.shape)
         raise ValueError(f"model: does not run on the sample {shape_given}: {error}") from error
@@ -452,6 +657,8 @@ def _observe(model: nn.Module, sample: Tensor, stepwise: bool) -> Observation:
         raise ValueError("model: its output does not depend on the input through torch functions")
     notes = [f"The {signal.readout} of the output is left to the reader."] if signal.readout else []
     spikes = result if signal.spikes is None else signal.spikes
+    if observer.passing:
+        notes.append(f"Pass on what they receive: {', '.join(observer.passing)}.")
     used = _ancestors(observer.sites, signal.sources)
     for site in used.values():
         _check_calls(site, T)
@@ -467,15 +674,19 @@ def _observe(model: nn.Module, sample: Tensor, stepwise: bool) -> Observation:
     return Observation(used, tuple(sorted(signal.sources)), spikes, (T, B), notes)
 
 
-def _loop(model: nn.Module, sample: Tensor, signals: Any, entering: Signal) -> Iterator[Tensor]:
+def _loop(
+    model: nn.Module, sample: Tensor, observer: _Observer, entering: Signal
+) -> Iterator[Tensor]:
     """Call a model once for each step, and hand it back its state if it wants one."""
     explicit = "state" in inspect.signature(model.forward).parameters
     state: tuple[Any, ...] = ()
     for x in sample.unbind(0):
-        signals[x] = entering
+        observer.signals[x] = entering
         result = model(x, *state)
         state = result[1:2] if explicit else ()
-        yield _first_tensor(result)
+        y = _first_tensor(result)
+        observer.settle(y, 1)
+        yield y
 
 
 def _first_tensor(result: Any) -> Tensor:

@@ -24,6 +24,7 @@ from spikeloom.layer import SpikingLayer
 
 __all__ = ["export_page", "write_export_page"]
 
+BINARY = [4.0, 2.0, 1.0, 0.5]
 NEURONS: dict[str, Callable[[], Neuron]] = {
     "LIF, hard reset (SpikingJelly's)": neurons.LIF,
     "LIF, hard reset, input not divided": lambda: neurons.LIF(decay_input=False),
@@ -42,11 +43,25 @@ NEURONS: dict[str, Callable[[], Neuron]] = {
     "Trace": lambda: neurons.Trace(0.5),
     "ElasticBiSpike, decay 0": lambda: neurons.ElasticBiSpike(1.0, decay=0.0),
     "ElasticBiSpike, published reset": lambda: neurons.ElasticBiSpike(1.0),
+    "ElasticBiSpike, published reset, a single step": lambda: neurons.ElasticBiSpike(1.0),
     "ElasticBiSpike, symmetric reset": lambda: neurons.ElasticBiSpike(1.0, reset="symmetric"),
     "SignGD, ReLU, constant steps": lambda: neurons.SignGD("relu", neurons.Constant(0.25)),
-    "SignGD, ReLU, shrinking steps": lambda: neurons.SignGD("relu"),
+    "SignGD, ReLU, shrinking steps": lambda: neurons.SignGD("relu", neurons.Exponential(1.0, 0.7)),
+    "SignGD, leaky ReLU, table": lambda: neurons.SignGD("leaky_relu", [0.5] * 20 + [0.25] * 30),
     "SignGD, GELU": lambda: neurons.SignGD("gelu"),
-    "OAT, HG, FewSpike": lambda: neurons.OAT(steps=8, normal=4.0),
+    "FewSpike, 4 spikes": lambda: neurons.FewSpike(BINARY, BINARY, BINARY),
+    "OAT, 4 spikes, two ranges": lambda: neurons.OAT(4, normal=1.0, outlier=16.0),
+    "HG, 4 spikes, two ranges": lambda: neurons.LinearHG(
+        [-16.0, 0.0, 16.0], [0.0, 16.0], [0.0, 0.0], steps=4
+    ),
+}
+# How many steps the sample has, if not 50.
+STEPS = {
+    "ElasticBiSpike, published reset, a single step": 1,
+    "SignGD, ReLU, shrinking steps": 8,
+    "FewSpike, 4 spikes": 2,
+    "OAT, 4 spikes, two ranges": 2,
+    "HG, 4 spikes, two ranges": 2,
 }
 # Every graph has them.
 PORTS = {nir.Input, nir.Output}
@@ -93,13 +108,51 @@ compute anything else without a word. Where one of them refuses a node with an e
 says so. A column says *refused* where the export is refused for that target.
 """
 
+METHODS = """## Time in the file
+
+**Few-spike neurons** (FewSpike, OAT, HG) sum their input over time and answer with K spikes. The
+file has a node for each of the K comparisons, so all of this is one step: *each step of the file
+carries a complete value*. A step of `Linear -> OAT -> Linear -> OAT` gives, for the input of that
+step alone, the sum of the spikes that the model gives for it. The sample's steps are such values,
+and they are what model and file are compared on. A bias is added once for a value; behind a
+few-spike neuron, where the model adds it with each of the K spikes, it is written K times as large.
+Decoders (`OAT(...).decoder()`) are written in the same way, in a model that computes with values
+itself. Beside them no neuron may have a memory.
+
+The spikes inside are those of the neuron to the bit, with its rule for ties. The output is their
+weighted sum; it is exact in every reader if the thresholds have at most 24 - K significant bits,
+and otherwise rounded in the order in which a reader adds. OAT with K = 16 and two ranges takes 263
+nodes for a layer; a neuron of more than 2000 nodes is refused.
+
+**Sign gradient descent**: relu, leaky_relu, abs and identity, with any schedule, are the neuron to
+the bit: comparisons, and a clock that lets each step's size pass at its own step. That takes about
+six nodes for each change of the step size. The file holds as many steps as the sample; afterwards
+the estimate rests. Between neurons that send increments a bias would be added at every step, in the
+model and in the file alike. A converted network (`convert.SignGD`) is written through
+`network.as_layers()`, whose neurons send their estimates, so that its biases are right; its sample
+is the input repeated `steps` times, and the last step of the output is what the network returns.
+
+```python
+snn = convert.SignGD(steps=16).apply(model, calibration)
+graph, report = export.to_nir(snn, x.expand(16, *x.shape), on_inexact="subgraph")
+y = export.run_nir(graph, x.expand(16, *x.shape))[-1]           # snn(x)
+```
+
+Its feedback needs care from readers: NIR does not say where in a loop a step ends. Here it ends
+where the loop is entered. nirtorch runs nodes in the order of their names and agrees as long as the
+modules' names sort in the order in which they run, as those of a Sequential do.
+
+**ElasticBiSpike** over several steps multiplies its membrane by its spike, which NIR cannot. Over a
+single step (a sample with T = 1) no memory is used, and two Thresholds are exact.
+"""
+
 LAYERS = """## Layers
 
 | Layer | NIR | Remarks |
 |---|---|---|
-| `Linear` | `Affine`, `Linear` | on one axis; flatten first |
+| `Linear` | `Affine`, `Linear` | on one axis; flatten first, or see below |
 | `Conv1d`, `Conv2d` | `Conv1d`, `Conv2d` | zero padding; zeros fill groups and uneven kernels |
-| `AvgPool2d` | `AvgPool2d` | without `ceil_mode`, padding counted; Norse does not read it |
+| `AvgPool2d` | `AvgPool2d`, `SumPool2d` | without `ceil_mode`, padding counted |
 | `Flatten`, `x.flatten(...)` | `Flatten` | all axes after time and batch |
 | `BatchNorm1d`, `BatchNorm2d` | - | folded into the weights right before it |
 | `Dropout`, `Identity` | - | vanish |
@@ -107,7 +160,18 @@ LAYERS = """## Layers
 | `x.mean(0)`, `x.sum(0)` as the last operation | - | left to the reader |
 
 SpikingJelly's layers of the same names are taken like torch's. Everything else (max pooling,
-layer normalisation, softmax, products, permutations) has no NIR counterpart and is refused.
+layer normalisation, softmax, products) has no NIR counterpart and is refused.
+
+Linear layers, convolutions and pools behind permutations, concatenations or selections of features
+can be written as matrices over all features, zeros included: `dense_token_mixing=True`. The report
+states their size, at most 1 GiB for a model; without the flag the error does.
+
+Pruned and quantised weights are written as float32, zeros included, since NIR has no sparse or
+packed form. What `spikeloom.compress` left on a layer stands in the node's metadata
+(`weight_bits`, `weight_scale`, `weight_sparsity`), which no reader needs.
+
+A network from `from_nir`, recurrent or not, is written again as the graph it came from, with its
+present weights.
 """
 
 TIES = """## Thresholds, rounding and ties
@@ -127,7 +191,7 @@ framework's arithmetic changes.
 
 def export_page() -> str:
     """The page as Markdown."""
-    parts = [INTRODUCTION, _neurons(), LAYERS, TIES, _targets(), _dynamics()]
+    parts = [INTRODUCTION, _neurons(), METHODS, LAYERS, TIES, _targets(), _dynamics()]
     return "\n".join(part.strip() + "\n" for part in parts)
 
 
@@ -143,26 +207,26 @@ def write_export_page(path: str | Path) -> None:
 
 def _neurons() -> str:
     rows = []
-    for name, make in NEURONS.items():
-        cells = [_outcome(make, target) for target in PROFILES]
-        near = _export(make, "nir", "approximate")
+    for name in NEURONS:
+        cells = [_outcome(name, target) for target in PROFILES]
+        near = _export(name, "nir", "approximate")
         error = f"{near.mismatch:.1%}" if near and _is_near(near) else ""
-        rows.append([name, _form(make), *cells, error])
+        rows.append([name, _form(name), *cells, error])
     return _table(["Neuron", "Written as", *PROFILES, "error if approximated"], rows)
 
 
-def _outcome(make: Callable[[], Neuron], target: str) -> str:
+def _outcome(name: str, target: str) -> str:
     for flag, word in OUTCOMES.items():
-        if _export(make, target, flag):
+        if _export(name, target, flag):
             return word
     return "refused"
 
 
-def _form(make: Callable[[], Neuron]) -> str:
+def _form(name: str) -> str:
     for flag in OUTCOMES:
-        report = _export(make, "nir", flag)
+        report = _export(name, "nir", flag)
         if report:
-            kinds = dict.fromkeys(str(report.column("nodes")[1]).split(", "))
+            kinds = [entry.split()[-1] for entry in str(report.column("nodes")[1]).split(", ")]
             return ", ".join(f"`{kind}`" for kind in kinds)
     return ""
 
@@ -171,12 +235,12 @@ def _is_near(report: ExportReport) -> bool:
     return "APPROXIMATE" in report.column("verdict")
 
 
-def _export(make: Callable[[], Neuron], target: str, flag: str) -> ExportReport | None:
-    """What exporting a small network of this neuron reports; None if it is refused."""
+def _export(name: str, target: str, flag: str) -> ExportReport | None:
+    """What exporting a small network of a neuron reports; None if it is refused."""
     generator = torch.Generator().manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 3, bias=False), SpikingLayer(make()))
+    net = nn.Sequential(nn.Linear(4, 3, bias=False), SpikingLayer(NEURONS[name]()))
     net[0].weight.data = _quarters(torch.randn(3, 4, generator=generator))
-    sample = _quarters(torch.randn(50, 16, 4, generator=generator))
+    sample = _quarters(torch.randn(STEPS.get(name, 50), 16, 4, generator=generator))
     try:
         return to_nir(net, sample, on_inexact=flag, target=target)[1]
     except NotExpressible:

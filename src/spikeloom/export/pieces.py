@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import nir
 import numpy as np
 from torch import Tensor
 
+from spikeloom.export.refuse import Verdict
 from spikeloom.export.weights import Refused
 from spikeloom.kernel.neuron import Gated, Parameter, PerStep
 
-__all__ = ["Layer", "Params", "Piece", "number"]
+__all__ = ["FAR", "Layer", "Params", "Piece", "Wiring", "number"]
 
 Params = Mapping[str, Parameter]
+# A weight that no finite signal outweighs.
+FAR = float(np.finfo(np.float32).max)
+# A neuron that needs more nodes is refused.
+MOST_NODES = 2000
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,13 @@ class Layer:
         shape: Its shape for one sample.
         dt: Time step in seconds.
         for_both: Whether some reader fires at the threshold, not only above.
+        steps: How many steps the sample has; None if it is not known.
     """
 
     shape: tuple[int, ...]
     dt: float
     for_both: bool = False
+    steps: int | None = None
 
     def filled(self, value: Any) -> np.ndarray:
         """A value for each neuron, as float32."""
@@ -81,6 +88,55 @@ class Piece:
         edges = [(f"neuron.{a}", f"neuron.{b}") for a, b in self.edges]
         edges += [("input", f"neuron.{self.inlet}"), (f"neuron.{self.outlet}", "output")]
         return nir.NIRGraph(nodes={**ends, **inner}, edges=edges)
+
+
+@dataclass
+class Wiring:
+    """Nodes by suffix and the edges between them, as they are put together.
+
+    Add them in the order in which a step runs them. The finished nodes are numbered, so that
+    readers that go by name, as files are sorted, run them in this order too.
+
+    Attributes:
+        nodes: The nodes so far.
+        edges: The edges so far; readers that add in order add in this one.
+    """
+
+    nodes: dict[str, nir.NIRNode] = field(default_factory=dict)
+    edges: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, name: str, node: nir.NIRNode, *sources: str) -> str:
+        """Add a node that sums its sources, and return its name."""
+        self.nodes[name] = node
+        self.edges += [(source, name) for source in sources]
+        return name
+
+    def piece(self, inlet: str, outlet: str, note: str, fewer: str) -> Piece:
+        """The finished subgraph.
+
+        Args:
+            inlet: The node that receives the input.
+            outlet: The node that gives out the output.
+            note: What to know about it.
+            fewer: What would make it smaller.
+
+        Raises:
+            Refused: If it has become too large.
+        """
+        if len(self.nodes) > MOST_NODES:
+            raise Refused(
+                f"it takes {len(self.nodes)} nodes, more than {MOST_NODES} are not written", fewer
+            )
+        width = len(str(len(self.nodes)))
+        names = {name: f"{i:0{width}}_{name}" for i, name in enumerate(self.nodes)}
+        return Piece(
+            Verdict.SUBGRAPH,
+            {names[name]: node for name, node in self.nodes.items()},
+            tuple((names[source], names[target]) for source, target in self.edges),
+            names[inlet],
+            names[outlet],
+            note=note,
+        )
 
 
 def number(name: str, value: Parameter) -> np.ndarray:

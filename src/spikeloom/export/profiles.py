@@ -7,7 +7,7 @@ to the readers named as checked, and by documentation for the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import nir
@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from spikeloom.export.dynamics import steps_per_tau
+from spikeloom.export.grids import bits_of_rows
+from spikeloom.export.structure import Edge, first_out_of_order
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox
 
@@ -24,6 +26,7 @@ __all__ = [
     "Profile",
     "findings",
     "fires_at_threshold",
+    "judged",
     "needs_one_threshold",
 ]
 
@@ -47,6 +50,12 @@ class Finding:
     problem: str
     remedy: str
     silent: bool
+
+    @property
+    def refusal(self) -> tuple[str, str]:
+        """Reason and remedy, where it stops the export."""
+        reason = f"as {self.kind} for {self.reader}: {self.problem}"
+        return reason, f'{self.remedy}, or choose another target, such as target="nir"'
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ class Profile:
         arithmetic: How it computes a LIF or IF node, where that is known.
         fires_at_threshold: Whether its neurons fire at the threshold, not only above.
         members: Readers that the target stands for.
+        runs_depth_first: Whether it runs nodes as it meets them, before sources on other branches.
     """
 
     name: str
@@ -89,6 +99,7 @@ class Profile:
     arithmetic: Callable[[nir.LIF | nir.IF, float], Neuron] | None = None
     fires_at_threshold: bool = False
     members: tuple[str, ...] = ()
+    runs_depth_first: bool = False
 
 
 def _not_uniform(name: str) -> Callable[[nir.NIRNode, float], bool]:
@@ -115,6 +126,10 @@ def _other_dt(node: nir.NIRNode, dt: float) -> bool:
 
 def _grouped(node: nir.NIRNode, dt: float) -> bool:
     return int(node.groups) != 1
+
+
+def _beyond_8_bits(node: nir.NIRNode, dt: float) -> bool:
+    return bits_of_rows(node.weight) is None
 
 
 def _biased(node: nir.NIRNode, dt: float) -> bool:
@@ -211,6 +226,7 @@ NORSE = Profile(
     ),
     "checked with Norse 1.1.0",
     _as_norse,
+    runs_depth_first=True,
 )
 SPIKINGJELLY = Profile(
     "spikingjelly",
@@ -240,10 +256,23 @@ SPIKINGJELLY = Profile(
 )
 SINABS = Profile(
     "sinabs",
-    DENSE.union(
-        (nir.Conv1d, nir.Conv2d, nir.SumPool2d, nir.AvgPool2d, nir.Flatten, nir.IF, nir.LIF, nir.LI)
-    ),
+    DENSE.union((nir.Conv2d, nir.SumPool2d, nir.Flatten, nir.IF, nir.LIF, nir.LI)),
     (
+        Rule((nir.LI,), _not_all("r", 1.0), "its r is not 1", "use r = 1"),
+        Rule(
+            (nir.LI,),
+            lambda node, dt: True,
+            "the reader takes tau in steps and decays exponentially",
+            "no leaky integrator reaches sinabs unchanged",
+            silent=True,
+        ),
+        Rule(
+            (nir.SumPool2d,),
+            lambda node, dt: bool(np.any(node.padding)),
+            "the reader ignores its padding",
+            "use padding=0",
+            silent=True,
+        ),
         Rule(
             (nir.LIF,),
             lambda node, dt: True,
@@ -259,13 +288,15 @@ SINABS = Profile(
             silent=True,
         ),
     ),
-    "observed with sinabs 3.1.3, not tested here",
+    "checked with sinabs 3.1.3, by tests that run where it is installed",
+    runs_depth_first=True,
 )
 ROCKPOOL = Profile(
     "rockpool",
     DENSE.union((nir.Linear, nir.CubaLIF, nir.LI)),
     (),
     "observed with rockpool 3.1.0, not tested here",
+    runs_depth_first=True,
 )
 SPYX = Profile(
     "spyx",
@@ -287,6 +318,12 @@ LAVA = Profile(
     (
         ZERO_RESET,
         Rule((nir.Affine, *CONVS), _biased, "it has a bias", "train without bias and BatchNorm"),
+        Rule(
+            (nir.Affine, nir.Linear, *CONVS),
+            _beyond_8_bits,
+            "its rows lie on no grid of 8 bits, which is what a chip's weights have",
+            "use compress.quantize(model, stats, bits=8)",
+        ),
     ),
 )
 SPINNAKER2 = Profile(
@@ -309,26 +346,77 @@ _ALL = (PORTABLE, NIR, SPIKINGJELLY, SNNTORCH, NORSE, SINABS, ROCKPOOL, SPYX, LA
 PROFILES = {profile.name: profile for profile in _ALL}
 
 
-def findings(target: str, nodes: dict[str, nir.NIRNode], dt: float) -> Iterator[Finding]:
+def findings(
+    target: str, nodes: dict[str, nir.NIRNode], edges: Sequence[Edge], dt: float
+) -> Iterator[Finding]:
     """Every restriction of a target that some node violates.
 
     Args:
         target: A name in :data:`PROFILES`; ``portable`` asks all of its members.
         nodes: The nodes by name.
+        edges: Between them, in the order of the file.
         dt: Time step in seconds.
     """
     profile = PROFILES[target]
     for member in profile.members:
-        yield from findings(member, nodes, dt)
+        yield from findings(member, nodes, edges, dt)
+    yield from _unfit_nodes(profile, nodes, dt)
+    # A reader that refuses a node never comes to run the graph.
+    if profile.runs_depth_first and all(type(n) in (profile.reads or ()) for n in nodes.values()):
+        start, end = (_the_only(nodes, kind) for kind in (nir.Input, nir.Output))
+        early = first_out_of_order(edges, start, end)
+        if early is not None:
+            problem = "the reader runs it before its sources on another branch"
+            remedy = "read it with spikeloom.export.from_nir"
+            kind = type(nodes[early]).__name__
+            yield Finding(early, kind, target, problem, remedy, silent=True)
+
+
+def _the_only(nodes: dict[str, nir.NIRNode], kind: type) -> str:
+    return next(name for name, node in nodes.items() if isinstance(node, kind))
+
+
+def _unfit_nodes(profile: Profile, nodes: dict[str, nir.NIRNode], dt: float) -> Iterator[Finding]:
+    """Nodes that a reader does not take, or not like this."""
     for name, node in nodes.items():
         kind = type(node).__name__
         if profile.reads is not None and type(node) not in profile.reads:
             problem = f"it does not read {kind}"
-            yield Finding(name, kind, target, problem, "choose another target", silent=False)
+            remedy = "choose another target"
+            yield Finding(name, kind, profile.name, problem, remedy, silent=False)
             continue
         for rule in profile.rules:
             if isinstance(node, rule.kinds) and rule.broken(node, dt):
-                yield Finding(name, kind, target, rule.problem, rule.remedy, rule.silent)
+                yield Finding(name, kind, profile.name, rule.problem, rule.remedy, rule.silent)
+
+
+def judged(
+    target: str, nodes: dict[str, nir.NIRNode], edges: Sequence[Edge], dt: float
+) -> tuple[list[Finding], list[str]]:
+    """The findings that stop an export, and what to say about the others.
+
+    Silent errors of a reader always stop; refusals stop if that reader was asked for.
+
+    Args:
+        target: A name in :data:`PROFILES`.
+        nodes: The nodes by name.
+        edges: Between them, in the order of the file.
+        dt: Time step in seconds.
+    """
+    asked = not PROFILES[target].members
+    stops: list[Finding] = []
+    loud: dict[str, set[str]] = {}
+    for finding in findings(target, nodes, edges, dt):
+        if finding.silent or asked:
+            stops.append(finding)
+        else:
+            problems = loud.setdefault(finding.reader, set())
+            problems.add(f"{finding.kind}: {finding.problem}")
+    notes = [
+        f"{reader} does not read the file as meant: {'; '.join(sorted(problems))}."
+        for reader, problems in loud.items()
+    ]
+    return stops, notes
 
 
 def needs_one_threshold(target: str) -> bool:

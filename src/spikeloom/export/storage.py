@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import nir
 
-from spikeloom.export.structure import MAX_NODES
+from spikeloom.export.structure import MAX_DEPTH, MAX_NODES
 from spikeloom.files import whole_file
 
 __all__ = ["read", "write"]
@@ -91,9 +91,11 @@ def _check_contents(file: h5py.File, max_nodes: int) -> None:
     root = _text(file["node/type"][()])
     if root in PRIMITIVES and root != "NIRGraph":
         raise _Unfit(f"it holds a single {root}, not a graph")
-    waiting, nodes, size = [file["node"]], 0, 0
+    waiting, nodes, size = [(file["node"], 0)], 0, 0
     while waiting:
-        group = waiting.pop()
+        group, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise _Unfit(f"its graphs are nested more than {MAX_DEPTH} deep")
         kind = _text(group["type"][()]) if "type" in group else "nothing"
         if kind not in PRIMITIVES:
             raise _Unfit(f"node {group.name} is a {kind!r}, which is no NIR primitive")
@@ -109,7 +111,7 @@ def _check_contents(file: h5py.File, max_nodes: int) -> None:
         if size > MAX_BYTES:
             raise _Unfit(f"its arrays need more than {MAX_BYTES / 2**30:.0f} GiB")
         if count:
-            waiting.extend(inner.values())
+            waiting.extend((node, depth + 1) for node in inner.values())
 
 
 def _bytes(group: h5py.Group) -> int:

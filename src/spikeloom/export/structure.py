@@ -12,7 +12,7 @@ import numpy as np
 from spikeloom.export.dynamics import STATEFUL
 from spikeloom.export.extension import is_extension
 
-__all__ = ["Group", "Plan", "plan"]
+__all__ = ["Edge", "Group", "Plan", "first_out_of_order", "plan"]
 
 MAX_NODES = 10_000
 MAX_DEPTH = 16
@@ -39,6 +39,7 @@ class Plan:
 
     Attributes:
         nodes: Every node by its full name, those of nested graphs as ``outer.inner``.
+        edges: Between those, in the order of the graph.
         sources: For each node the nodes whose outputs it sums, in the order of the edges.
         groups: What runs after what.
         input: Name of the only Input.
@@ -47,6 +48,7 @@ class Plan:
     """
 
     nodes: dict[str, nir.NIRNode]
+    edges: tuple[Edge, ...]
     sources: dict[str, tuple[str, ...]]
     groups: tuple[Group, ...]
     input: str
@@ -91,6 +93,7 @@ def plan(graph: nir.NIRGraph, max_nodes: int = MAX_NODES) -> Plan:
         raise ValueError(f"graph: input {start!r} does not state its shape")
     return Plan(
         nodes,
+        tuple(edges),
         {name: tuple(found) for name, found in sources.items()},
         tuple(_groups(sources)),
         start,
@@ -202,6 +205,39 @@ def _reachable(start: str, neighbours: dict[str, list[str]]) -> set[str]:
                 seen.add(name)
                 waiting.append(name)
     return seen
+
+
+def first_out_of_order(edges: Iterable[Edge], start: str, end: str) -> str | None:
+    """The first node that runs before its sources in a reader that runs nodes as it meets them.
+
+    The reader follows edges depth first, in their order, and runs each node once where it first
+    comes by. What has not run in this step counts with its value of the previous one.
+
+    Args:
+        edges: In the order of the file.
+        start: The Input.
+        end: The Output, from which the reader takes what ran last.
+
+    Returns:
+        The node's name; None if the reader does what is meant.
+    """
+    edges = list(edges)
+    names = dict.fromkeys(name for edge in edges for name in edge)
+    followers = _adjacent(names, edges)
+    place: dict[str, int] = {}
+    waiting = [start]
+    while waiting:
+        name = waiting.pop()
+        if name not in place:
+            place[name] = len(place)
+            waiting += reversed(followers[name])
+    sources = _adjacent(names, [(head, tail) for tail, head in edges])
+    delayed = {edge for group in _groups(sources) for edge in group.delayed}
+    for tail, head in sorted(edges, key=lambda edge: place.get(edge[1], 0)):
+        late = place.get(tail, len(place)) >= place.get(head, 0)
+        if late != ((tail, head) in delayed):
+            return head
+    return None if place.get(end) == len(place) - 1 else end
 
 
 def _groups(sources: dict[str, list[str]]) -> Iterator[Group]:

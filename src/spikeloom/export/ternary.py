@@ -9,16 +9,18 @@ from spikeloom.export.dynamics import seconds
 from spikeloom.export.pieces import Layer, Params, Piece, number
 from spikeloom.export.refuse import Verdict
 from spikeloom.export.weights import Refused
-from spikeloom.neurons.elastic import ElasticBiSpike
+from spikeloom.kernel.neuron import PerStep
+from spikeloom.neurons.elastic import FLOOR, ElasticBiSpike
 
 __all__ = ["bi_spike"]
 
 
 def bi_spike(neuron: ElasticBiSpike, params: Params, layer: Layer) -> list[Piece]:
-    """An elastic bi-spiking neuron: exact without memory, otherwise near.
+    """An elastic bi-spiking neuron: exact where no memory is used, otherwise near.
 
     The membrane is shared by the spikes of both signs, and its leak depends on the spike; NIR can
-    multiply neither. Two leaky neurons, one of them on the negated input, come close.
+    multiply neither. Two leaky neurons, one of them on the negated input, come close. A single
+    step, which is all that the sample may have, uses no memory.
 
     Args:
         neuron: The description.
@@ -28,19 +30,23 @@ def bi_spike(neuron: ElasticBiSpike, params: Params, layer: Layer) -> list[Piece
     Raises:
         Refused: If the leak grows, so that no NIR neuron comes near.
     """
-    alpha = number("alpha", params["alpha"])
+    single = layer.steps == 1
+    table = params["alpha"]
+    if single and isinstance(table, PerStep):
+        table = table.values[0]
+    alpha = np.maximum(number("alpha", table), np.float32(FLOOR))
+    exact = neuron.decay == 0.0 or single
     left = neuron.decay * (alpha if neuron.reset == "released" else np.ones(()))
-    if np.any(left >= 1.0):
+    if np.any(left >= 1.0) and not exact:
         raise Refused(
             "its membrane grows instead of leaking (decay * alpha >= 1)",
             "use an amplitude below 1 / decay",
         )
     height = 1.0 if neuron.unit_spikes else alpha
-    exact = neuron.decay == 0.0
 
     def half() -> nir.NIRNode:
         if exact:
-            return layer.threshold(alpha / 2)
+            return layer.threshold(_last_silent(alpha))
         k = 1.0 / (1.0 - left)
         return nir.LIF(
             tau=layer.filled(seconds(k, layer.dt)),
@@ -70,4 +76,18 @@ def bi_spike(neuron: ElasticBiSpike, params: Params, layer: Layer) -> list[Piece
     )
     verdict = Verdict.SUBGRAPH if exact else Verdict.APPROXIMATE
     note = "" if exact else "written as two neurons that do not reset each other"
+    if single and neuron.decay:
+        note = "without memory: it holds for sequences of one step, each begun at rest"
     return [Piece(verdict, nodes, edges, inlet="input", outlet="output", note=note)]
+
+
+def _last_silent(alpha: np.ndarray) -> np.ndarray:
+    """The largest float32 whose quotient by the amplitude rounds to 0: about half of it."""
+    alpha = alpha.astype(np.float32)
+    last = alpha / 2
+    while True:
+        after = np.nextafter(last, np.float32(np.inf))
+        silent = after / alpha <= 0.5
+        if not silent.any():
+            return last
+        last = np.where(silent, after, last)

@@ -12,7 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LAYERS", "Norm", "Refused", "Transparent", "layer_key", "translate_layer"]
+__all__ = [
+    "LAYERS",
+    "Norm",
+    "Refused",
+    "Transparent",
+    "flatten_node",
+    "layer_key",
+    "require_counterpart",
+    "translate_layer",
+    "transparent",
+]
 
 Shape = tuple[int, ...]
 
@@ -128,14 +138,19 @@ def _squared(
     return np.pad(weight, [(0, 0), (0, 0), *borders]), wider
 
 
-def _average(module: Any, shape: Shape) -> nir.NIRNode:
-    if module.ceil_mode or module.divisor_override is not None:
-        raise Refused("uses ceil_mode or divisor_override, which NIR has not", "use their defaults")
+def _pool(module: Any, shape: Shape) -> nir.NIRNode:
+    if module.ceil_mode or module.divisor_override not in (None, 1):
+        raise Refused(
+            "uses ceil_mode or a divisor_override other than 1, which NIR has not",
+            "use their defaults",
+        )
     sizes = [_pair(v, 2) for v in (module.kernel_size, module.stride, module.padding)]
-    if any(sizes[2]) and not module.count_include_pad:
+    is_sum = module.divisor_override == 1
+    if any(sizes[2]) and not (module.count_include_pad or is_sum):
         raise Refused("leaves its padding out of the average", "use count_include_pad=True")
     kernel, stride, padding = map(np.array, sizes)
-    return nir.AvgPool2d(kernel_size=kernel, stride=stride, padding=padding)
+    pool = nir.SumPool2d if is_sum else nir.AvgPool2d
+    return pool(kernel_size=kernel, stride=stride, padding=padding)
 
 
 def flatten_node(shape: Shape) -> nir.Flatten:
@@ -168,7 +183,8 @@ def _scale(module: Any, shape: Shape) -> nir.Scale:
     return nir.Scale(scale=np.broadcast_to(_array(module.scale), shape).copy())
 
 
-def _transparent(module: Any, shape: Shape) -> Transparent:
+def transparent(module: Any, shape: Shape) -> Transparent:
+    """A module that does nothing in evaluation."""
     return Transparent()
 
 
@@ -177,20 +193,21 @@ LAYERS: dict[str, Callable[[Any, Shape], nir.NIRNode | Norm | Transparent]] = {
     "Linear": _linear,
     "Conv1d": _conv,
     "Conv2d": _conv,
-    "AvgPool2d": _average,
+    "AvgPool2d": _pool,
     "Flatten": _flatten,
     "Scale": _scale,
     "BatchNorm1d": _norm,
     "BatchNorm2d": _norm,
-    "Identity": _transparent,
-    "Dropout": _transparent,
-    "Dropout1d": _transparent,
-    "Dropout2d": _transparent,
-    "AlphaDropout": _transparent,
+    "Identity": transparent,
+    "Dropout": transparent,
+    "Dropout1d": transparent,
+    "Dropout2d": transparent,
+    "AlphaDropout": transparent,
 }
 WRAPPERS = ("torch.nn.", "spikingjelly.activation_based.layer.", "spikeloom.export.")
 
 REMEDIES = {
+    "Network": "it has feedback; export it by itself, and join the graphs",
     "ReLU": "convert the model to spikes first, see spikeloom.convert",
     "GELU": "convert the model to spikes first, see spikeloom.convert",
     "MaxPool2d": "NIR has no maximum; use AvgPool2d",

@@ -239,21 +239,28 @@ class SignTracker(Neuron):
     r"""Follows a target that is known at every step: the sequential part of a converted network.
 
     .. math::
-        y(t) = y(t-1) - c\,\eta(t)\,(2\,[\,y(t-1) > f(t)\,] - 1)
+        y(t) = y(t-1) - c\,\eta(t)\,(2\,[\,y(t-1) > f(x(t))\,] - 1)
 
-    The input is ``f(t)``, whatever computed it (an activation, a max-pool, a LayerNorm, a whole
-    attention product); the output is ``y(t)``. Over a sequence of a converted network all
-    ``f(t)`` of a layer are computed at once, and this is all that remains to be done in order.
+    The output is ``y(t)``. By default f is the identity and the input is the target, whatever
+    computed it (an activation, a max-pool, a LayerNorm, a whole attention product). Over a
+    sequence of a converted network all targets of a layer are computed at once, and this is all
+    that remains to be done in order.
 
     Args:
         schedule: As for :class:`SignGD`.
         steps: How many of its steps; every sequence has as many.
         scale: c, as for :class:`SignGD`.
         strict: On a tie move up if strict, else down.
+        function: f, a function of one operand as for :class:`SignGD`; its own tie rule does not
+            count.
+        negative_slope: Of leaky_relu, 0.01 by default.
+        alpha: Of elu, 1 by default.
+        beta: Of softplus, 1 by default.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a value is out of range, or the schedule has fewer steps.
+        ValueError: If a value is out of range, the schedule has fewer steps, or the function has
+            two operands.
 
     State: ``y``.
 
@@ -272,8 +279,17 @@ class SignTracker(Neuron):
         steps: int,
         scale: float | Tensor = 1.0,
         strict: bool = True,
+        function: str | Callable[..., Any] | Function = "identity",
+        *,
+        negative_slope: float | None = None,
+        alpha: float | None = None,
+        beta: float | None = None,
     ) -> None:
         self.schedule, self.length, self.strict = as_schedule(schedule), steps, bool(strict)
+        self.constants = _given(negative_slope=negative_slope, alpha=alpha, beta=beta)
+        self.function = as_function(function, **self.constants)
+        if self.function.operands != 1:
+            raise ValueError(f"function: {self.function.name} has two operands, one is followed")
         etas = step_sizes(self.schedule, steps)
         _check_scale(scale)
         super().__init__(
@@ -285,9 +301,10 @@ class SignTracker(Neuron):
 
     def _step(self, x: Any, state: State, p: Any) -> tuple[Any, State]:
         (y,) = state
+        target = self.function.value(x)
         step = p.scale * p.eta
-        after = y + where(y > x if self.strict else y >= x, -step, step)
-        after = with_grad(after, (x, 1.0))
+        after = y + where(y > target if self.strict else y >= target, -step, step)
+        after = with_grad(after, (target, 1.0))
         return after, (after,)
 
     def settings(self) -> dict[str, Any]:
@@ -297,6 +314,8 @@ class SignTracker(Neuron):
             "steps": self.length,
             "scale": self.params["scale"],
             "strict": self.strict,
+            "function": self.function.name,
+            **self.constants,
         }
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx
 
 from spikeloom.convert.signgd.graph import Captured, name_of, note_values, place_of
 from spikeloom.convert.signgd.operators import mul_inverse_sqrt
+from spikeloom.convert.signgd.pooling import MAX_POOLS, maxima, windows_of
 
 __all__ = ["decompose_operators"]
 
@@ -31,7 +32,7 @@ def decompose_operators(captured: Captured) -> None:
         captured: The graph of a model.
 
     Raises:
-        NotImplementedError: If a max-pool uses dilation, ceil_mode or padding of half its window.
+        NotImplementedError: If an attention product is causal, grouped or with dropout.
     """
     graph = captured.module.graph
     tracer = fx.proxy.GraphAppendingTracer(graph)
@@ -65,44 +66,9 @@ def _is_product_with_constant(node: fx.Node) -> bool:
     )
 
 
-def _max_pool2d(
-    node: fx.Node,
-    x: Any,
-    kernel: Any,
-    stride: Any = (),
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-) -> Any:
-    kernel, padding, dilation = (_pair(value) for value in (kernel, padding, dilation))
-    stride = _pair(stride) if stride not in ((), []) else kernel
-    if ceil_mode or dilation != (1, 1):
-        raise NotImplementedError(
-            f"max_pool2d at {place_of(node)}: dilation and ceil_mode have no chain; "
-            f"use decompose=False"
-        )
-    height, width = node.meta["val"].shape[-2:]
-    if any(padding):
-        x = F.pad(x, [padding[1], padding[1], padding[0], padding[0]], value=OUTSIDE)
-    for axis, k, step, count in (
-        (-2, kernel[0], stride[0], height),
-        (-1, kernel[1], stride[1], width),
-    ):
-        parts = [_strided(x, axis, first, step, count) for first in range(k)]
-        x = parts[0]
-        for part in parts[1:]:
-            x = torch.maximum(x, part)
-    return x
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    both = (value, value) if isinstance(value, int) else tuple(value)
-    return both if len(both) == 2 else (both[0], both[0])
-
-
-def _strided(x: Any, axis: int, first: int, step: int, count: int) -> Any:
-    last = first + step * (count - 1) + 1
-    return torch.ops.aten.slice.Tensor(x, axis, first, last, step)
+def _max_pool(axes: int, node: fx.Node, x: Any, *args: Any, **kwargs: Any) -> Any:
+    sizes = node.args[0].meta["val"].shape[-axes:]  # type: ignore[union-attr]  # a node
+    return maxima(x, windows_of(sizes, *args, **kwargs), OUTSIDE)
 
 
 def _normalised(x: Any, axes: list[int], eps: float) -> Any:
@@ -196,7 +162,7 @@ def _attention(
 
 
 CHAINS: dict[str, Callable[..., Any]] = {
-    "max_pool2d": _max_pool2d,
+    **{name: partial(_max_pool, axes) for name, axes in MAX_POOLS.items()},
     "layer_norm": _layer_norm,
     "group_norm": _group_norm,
     "rms_norm": _rms_norm,

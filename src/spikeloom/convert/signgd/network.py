@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from spikeloom.convert.signgd.graph import Captured
+from spikeloom.convert.signgd.layers import layers_of
 from spikeloom.convert.signgd.operators import Plan, Site
+from spikeloom.convert.signgd.pooling import count, tiles_of
+from spikeloom.convert.signgd.portions import joined, portions
 from spikeloom.convert.signgd.time import Machine
+from spikeloom.convert.signgd.tracker import MaxTracker, Tracker
 from spikeloom.kernel.neuron import Neuron
-from spikeloom.layer import SpikingLayer
 from spikeloom.neurons.schedules import Schedule
 from spikeloom.neurons.signgd import SignGD, SignTracker
 from spikeloom.neurons.signgd_functions import FUNCTIONS, Function
@@ -22,6 +25,8 @@ from spikeloom.report import Report
 __all__ = ["Make", "SignGDNetwork", "neuron_of"]
 
 Make = Callable[[Neuron], nn.Module]
+# Elements of a window, and inputs of one neuron, above which joining them would not pay.
+MANY = 9
 # Sees a site and the estimates that it sends, [T, batch, *].
 Observe = Callable[[Site, Tensor], None]
 
@@ -44,6 +49,7 @@ class SignGDNetwork(nn.Module):
         graph: The operators, with the model's tensors.
         plan: Which of them are nodes.
         captured: How arguments and results are laid out.
+        portion: How many samples are run at once on a CPU; None for all.
     """
 
     def __init__(
@@ -54,9 +60,11 @@ class SignGDNetwork(nn.Module):
         steps: int,
         scales: dict[str, float | Tensor],
         make: Make | None = None,
+        portion: int | None = None,
     ) -> None:
         super().__init__()
         self.steps, self.schedules, self.scales = steps, schedules, scales
+        self.portion = portion
         self.report = Report("signGD conversion", ("node",))
         self.graph = captured.module
         self.nodes = nn.ModuleDict()
@@ -64,11 +72,27 @@ class SignGDNetwork(nn.Module):
         for site in plan.sites:
             schedule, scale = schedules[site.name], scales[site.name]
             self.nodes[site.name] = (
-                SpikingLayer(SignTracker(schedule, steps, scale, site.strict))
+                Tracker(SignTracker(schedule, steps, scale, site.strict), steps)
                 if make is None
                 else _Increments(site, schedule, scale, make)
             )
         self._machine = Machine(self.graph, plan, over_time=True)
+        # Max-pools of nodes with a constant target, by their own name; and where those lead to.
+        self.pools, self.pooled = nn.ModuleDict(), dict[str, str]()
+        if make is None:
+            self._join_pools()
+
+    def _join_pools(self) -> None:
+        """Let one kernel track a max-pool and what only it reads, where the target is constant."""
+        for node in self.graph.graph.nodes:
+            tiles = tiles_of(node) if node.name in self.nodes else None
+            source = node.all_input_nodes[0] if tiles else None
+            if source is None or source.name not in self.nodes or len(source.users) > 1:
+                continue
+            if tiles and count(tiles) <= MANY and not self._machine.reads_time(source.name):
+                pooled, own = (self.nodes[name].neuron for name in (source.name, node.name))
+                self.pools[node.name] = MaxTracker(pooled, own, tiles)
+                self.pooled[source.name] = node.name
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what is made anew from it."""
@@ -95,8 +119,21 @@ class SignGDNetwork(nn.Module):
                 raise ValueError(
                     f"at: steps go from 1 to {self.steps}, got {t!r}; convert with more steps"
                 )
-        outputs = self.run(self.captured.flatten(args, kwargs))
-        return self._at(outputs, self.steps) if at is None else [self._at(outputs, t) for t in at]
+        flat = self.captured.flatten(args, kwargs)
+        moments = self.decode(flat, [self.steps] if at is None else at)
+        results = [pytree.tree_unflatten(leaves, self.captured.results) for leaves in moments]
+        return results[0] if at is None else results
+
+    def decode(self, inputs: Sequence[Any], at: Sequence[int]) -> list[list[Any]]:
+        """The flat outputs after each of some steps; a large batch is run in portions.
+
+        Args:
+            inputs: The arguments of a call as a flat list.
+            at: The steps.
+        """
+        parts = [self._at(self.run(part), at) for part in portions(inputs, self.portion)]
+        moments = zip(*parts, strict=True)
+        return [[joined(leaf) for leaf in zip(*moment, strict=True)] for moment in moments]
 
     def run(self, inputs: Sequence[Any], observe: Observe | None = None) -> list[Any]:
         """All steps of a call whose arguments are a flat list.
@@ -110,6 +147,10 @@ class SignGDNetwork(nn.Module):
         """
 
         def at_site(site: Site, operands: tuple[Any, ...], compute: Callable[[], Tensor]) -> Tensor:
+            if observe is None and site.name in self.pooled:
+                return compute()
+            if observe is None and site.name in self.pools:
+                return self.pools[site.name](operands[0])
             node = self.nodes[site.name]
             drive = operands[0] if _reads_operand(node) else compute()
             if not self._machine.reads_time(site.name):
@@ -121,15 +162,48 @@ class SignGDNetwork(nn.Module):
 
         return self._machine(inputs, at_site)
 
+    def as_layers(self) -> nn.Module:
+        """The same network as torch layers and neurons, under the names of the model's modules.
+
+        What ``export.to_nir`` writes. It takes ``[T, batch, *]``, T being :attr:`steps`, and
+        returns the output after every step; of an input that stays the same, as the network's
+        own, the last is what the network returns. Its values are the estimates themselves, so a
+        bias is added at every step, as the model has it.
+
+        Raises:
+            ValueError: If the model takes or returns more than one tensor.
+
+        Example:
+            >>> import torch
+            >>> from torch import nn
+            >>> from spikeloom import convert
+            >>> ann = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> x = torch.randn(16, 4)
+            >>> snn = convert.SignGD(steps=8).apply(ann, x)
+            >>> y = snn.as_layers()(x.expand(8, 16, 4))
+            >>> bool((y[-1] - snn(x)).abs().max() < 1e-5)
+            True
+        """
+
+        def tracker(site: Site, function: str) -> SignTracker:
+            scale = self.scales[site.name]
+            if isinstance(scale, Tensor):
+                # Of one sample, without the axes of the batch.
+                scale = scale.reshape([n for i, n in enumerate(scale.shape) if i not in site.batch])
+            constants = {} if function == "identity" else site.constants
+            schedule = self.schedules[site.name]
+            return SignTracker(schedule, self.steps, scale, site.strict, function, **constants)
+
+        return layers_of(self.captured, self.plan, tracker)
+
     def timed_outputs(self) -> list[bool]:
         """For each flat output, whether it changes with time."""
         return self._machine.timed_outputs()
 
-    def _at(self, outputs: list[Any], t: int) -> Any:
-        """What the model returns, as it is after step t."""
-        pairs = zip(outputs, self.timed_outputs(), strict=True)
-        chosen = [value[t - 1] if moves else value for value, moves in pairs]
-        return pytree.tree_unflatten(chosen, self.captured.results)
+    def _at(self, outputs: list[Any], steps: Sequence[int]) -> list[list[Any]]:
+        """The flat outputs as they are after each of these steps."""
+        pairs = list(zip(outputs, self.timed_outputs(), strict=True))
+        return [[value[t - 1] if moves else value for value, moves in pairs] for t in steps]
 
     def extra_repr(self) -> str:
         """Steps and neurons."""

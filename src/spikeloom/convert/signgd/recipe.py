@@ -18,6 +18,7 @@ from spikeloom.convert.signgd.decompose import decompose_operators
 from spikeloom.convert.signgd.graph import Captured, capture
 from spikeloom.convert.signgd.network import Make, SignGDNetwork
 from spikeloom.convert.signgd.operators import Plan, Site, classify
+from spikeloom.convert.signgd.portions import are_independent, portion_size
 from spikeloom.convert.signgd.time import Machine
 from spikeloom.neurons.schedules import Exponential, Schedule, as_schedule
 from spikeloom.report import Report
@@ -174,6 +175,7 @@ class _Fit:
         self.checked = pytree.tree_map_only(Tensor, self._head, inputs[0])
         self.exact: dict[str, Tensor] = {}
         self.expected = self.ann(self.checked, self._remember)
+        self.portion = self._portion()
         self.deepest = max(1, *(site.depth for site in plan.sites))
         self.reaches = self._reaches()
         self.is_fitted = recipe.margin is None and recipe.scale is None
@@ -184,6 +186,16 @@ class _Fit:
     def _remember(self, site: Site, operands: Any, compute: Callable[[], Tensor]) -> Tensor:
         self.exact[site.name] = value = compute()
         return value
+
+    def _portion(self) -> int | None:
+        """How many samples the network runs at once; None if they see each other."""
+
+        def plain(inputs: list[Any]) -> list[Any]:
+            return self.ann(inputs, _computed)
+
+        if not are_independent(plain, self.checked, self.expected):
+            return None
+        return portion_size(self.captured.module.graph, self.plan, self.recipe.steps)
 
     def _reaches(self) -> dict[str, Tensor]:
         """For every node the magnitude that it has to reach, with the margin."""
@@ -206,7 +218,9 @@ class _Fit:
         recipe = self.recipe
         schedules = {site.name: self._schedule(site, setting) for site in self.plan.sites}
         scales = {site.name: self._scale(site, setting) for site in self.plan.sites}
-        return SignGDNetwork(self.captured, self.plan, schedules, recipe.steps, scales, recipe.make)
+        return SignGDNetwork(
+            self.captured, self.plan, schedules, recipe.steps, scales, recipe.make, self.portion
+        )
 
     def _scale(self, site: Site, setting: _Setting) -> float | Tensor:
         given, reach = self.recipe.scale, self.reaches[site.name]
@@ -237,7 +251,7 @@ class _Fit:
         def error(setting: _Setting) -> float:
             if setting not in tried:
                 network = self.network(setting)
-                tried[setting] = _distance(network.run(self.checked), self.expected, network)
+                tried[setting] = self._error(network)
             return tried[setting]
 
         found = _Setting(margin=recipe.margin or MARGINS[-1])
@@ -245,6 +259,13 @@ class _Fit:
         for name, values in tqdm(rounds, desc="schedule", leave=False, delay=2.0):
             found = min((replace(found, **{name: value}) for value in values), key=error)
         return found
+
+    def _error(self, network: SignGDNetwork) -> float:
+        """The relative error of the last outputs."""
+        (outputs,) = network.decode(self.checked, [network.steps])
+        triples = zip(outputs, self.expected, network.timed_outputs(), strict=True)
+        errors = [_relative_error(y, exact) for y, exact, moves in triples if moves]
+        return sum(errors) / max(1, len(errors))
 
     def report(self, network: SignGDNetwork) -> Report:
         """What became of every node, measured on calibration data."""
@@ -270,7 +291,8 @@ class _Fit:
             if saturated > 0.01 and not self.is_fitted:
                 _warn_of_saturation(site, saturated)
 
-        error = _distance(network.run(self.checked, note), self.expected, network)
+        network.run(self.checked, note)
+        error = self._error(network)
         bits = sum(self.exact[site.name].numel() for site in self.plan.sites) // samples
         report.notes += [
             f"{network.steps} steps, {bits} neurons; squared output error {error:.2e} of its mean "
@@ -280,6 +302,11 @@ class _Fit:
             "too (+eta), so spikes do not measure energy.",
         ]
         return report
+
+
+def _computed(site: Site, operands: Any, compute: Callable[[], Tensor]) -> Tensor:
+    """What the plain network has at a site."""
+    return compute()
 
 
 def _warn_of_saturation(site: Site, saturated: float) -> None:
@@ -307,10 +334,3 @@ def _relative_error(y: Tensor, exact: Tensor) -> float:
     """Squared error relative to the mean square."""
     power = exact.square().mean().clamp_min(torch.finfo(exact.dtype).tiny)
     return float((y - exact).square().mean() / power)
-
-
-def _distance(outputs: list[Any], expected: list[Any], network: SignGDNetwork) -> float:
-    """The relative error of the last outputs."""
-    triples = zip(outputs, expected, network.timed_outputs(), strict=True)
-    errors = [_relative_error(y[-1], exact) for y, exact, moves in triples if moves]
-    return sum(errors) / max(1, len(errors))

@@ -7,19 +7,24 @@ and functions do not care in which order steps come, so each runs once for all o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from spikeloom.convert.signgd.graph import name_of, names
 from spikeloom.convert.signgd.operators import Plan, Site
+from spikeloom.convert.signgd.pooling import MAX_POOLS, max_pool
 
 __all__ = ["AtSite", "Machine"]
 
 # What happens at a spiking node: the site, and its operands -> the value that it sends.
 AtSite = Callable[[Site, tuple[Any, ...], Callable[[], Tensor]], Tensor]
+# One operator of a run: reads the values so far, returns its own.
+Instruction = Callable[[list[Any], AtSite], Any]
 
 # They take any further axes in front.
 POINTWISE = names(
@@ -37,13 +42,22 @@ BATCHED = {
     "conv1d": 3,
     "conv2d": 4,
     "conv3d": 5,
-    "max_pool1d": 3,
-    "max_pool2d": 4,
     "avg_pool1d": 3,
     "avg_pool2d": 4,
     "adaptive_avg_pool1d": 3,
     "adaptive_avg_pool2d": 4,
 }
+# Where they are told axes: with time in front, those that count from the front are one further.
+AXES_AT = {
+    **dict.fromkeys(("flatten", "transpose", "movedim", "swapaxes"), (1, 2)),
+    **dict.fromkeys(("mean", "sum", "amax", "amin", "softmax", "log_softmax", "cumsum"), (1,)),
+    **dict.fromkeys(("select", "slice", "narrow", "squeeze", "unsqueeze", "unflatten"), (1,)),
+    **dict.fromkeys(("cat", "concat", "flip"), (1,)),
+    **dict.fromkeys(("chunk", "split", "split_with_sizes"), (2,)),
+}
+SHAPED = frozenset({"reshape", "view"})
+# They take any axes in front already, unlike torch's own.
+OURS = {name: partial(max_pool, axes) for name, axes in MAX_POOLS.items()}
 
 
 class Machine:
@@ -56,20 +70,28 @@ class Machine:
     """
 
     def __init__(self, module: fx.GraphModule, plan: Plan, *, over_time: bool) -> None:
-        self.module = module
         self.sites = {site.name: site for site in plan.sites}
         self.timed = plan.timed if over_time else frozenset()
-        self.operators = {
-            node.name: _operator(node, self.timed)
-            for node in module.graph.nodes
+        nodes = list(module.graph.nodes)
+        self.slots = {node: slot for slot, node in enumerate(nodes)}
+        self._arriving = [self.slots[node] for node in nodes if node.op == "placeholder"]
+        self._tensors = [
+            (self.slots[node], *_owner(module, str(node.target)))
+            for node in nodes
+            if node.op == "get_attr"
+        ]
+        spent = _last_uses(nodes)
+        self._instructions = [
+            (self.slots[node], self._instruction(node), [self.slots[old] for old in spent[node]])
+            for node in nodes
             if node.op == "call_function"
-        }
+        ]
+        self._output = nodes[-1].args[0]
         self._late = {
             node.name
-            for node in module.graph.nodes
+            for node in nodes
             if any(source.name in self.timed for source in node.all_input_nodes)
         }
-        self.spent = _last_uses(module.graph)
 
     def __call__(self, inputs: Sequence[Any], at_site: AtSite) -> list[Any]:
         """Run the graph.
@@ -82,20 +104,16 @@ class Machine:
         Returns:
             The flat outputs.
         """
-        values: dict[fx.Node, Any] = {}
-        arriving = iter(inputs)
-        for node in self.module.graph.nodes:
-            if node.op == "placeholder":
-                values[node] = next(arriving)
-            elif node.op == "get_attr":
-                values[node] = _attribute(self.module, str(node.target))
-            elif node.op == "call_function":
-                values[node] = self._run(node, values, at_site)
-            else:
-                return list(pytree.tree_leaves(fx.map_arg(node.args[0], values.__getitem__)))
-            for old in self.spent.get(node, ()):
-                del values[old]
-        return []
+        values: list[Any] = [None] * len(self.slots)
+        for slot, value in zip(self._arriving, inputs, strict=True):
+            values[slot] = value
+        for slot, owner, name in self._tensors:
+            values[slot] = getattr(owner, name)
+        for slot, run, spent in self._instructions:
+            values[slot] = run(values, at_site)
+            for old in spent:
+                values[old] = None
+        return list(pytree.tree_leaves(_reader(self._output, self.slots)(values)))
 
     def reads_time(self, name: str) -> bool:
         """Whether an operator's operands change with time.
@@ -107,33 +125,50 @@ class Machine:
 
     def timed_outputs(self) -> list[bool]:
         """For each flat output, whether it changes with time."""
-        output = next(node for node in self.module.graph.nodes if node.op == "output")
-        return [_is_timed(leaf, self.timed) for leaf in pytree.tree_leaves(output.args[0])]
+        return [_is_timed(leaf, self.timed) for leaf in pytree.tree_leaves(self._output)]
 
-    def _run(self, node: fx.Node, values: dict[fx.Node, Any], at_site: AtSite) -> Any:
-        args = fx.map_arg(node.args, values.__getitem__)
-        kwargs = fx.map_arg(node.kwargs, values.__getitem__)
-        operator = self.operators[node.name]
-        if node.name not in self.sites:
-            return operator(*args, **kwargs)
-        return at_site(self.sites[node.name], args, lambda: operator(*args, **kwargs))
+    def _instruction(self, node: fx.Node) -> Instruction:
+        """One operator, with where its arguments stand looked up beforehand."""
+        operator = _operator(node, self.timed)
+        readers = [_reader(arg, self.slots) for arg in node.args]
+        named = {name: _reader(arg, self.slots) for name, arg in node.kwargs.items()}
+        site = self.sites.get(node.name)
+
+        def run(values: list[Any], at_site: AtSite) -> Any:
+            args = tuple([read(values) for read in readers])
+            kwargs = {name: read(values) for name, read in named.items()}
+            if site is None:
+                return operator(*args, **kwargs)
+            return at_site(site, args, lambda: operator(*args, **kwargs))
+
+        return run
 
 
-def _attribute(module: fx.GraphModule, path: str) -> Any:
+def _reader(arg: Any, slots: dict[fx.Node, int]) -> Callable[[list[Any]], Any]:
+    """What finds an argument among the values of a run."""
+    if isinstance(arg, fx.Node):
+        return itemgetter(slots[arg])
+    found: list[fx.Node] = []
+    fx.map_arg(arg, found.append)
+    if not found:
+        return lambda values: arg
+    return lambda values: fx.map_arg(arg, lambda node: values[slots[node]])
+
+
+def _owner(module: fx.GraphModule, path: str) -> tuple[nn.Module, str]:
     owner, _, name = path.rpartition(".")
-    return getattr(module.get_submodule(owner), name)
+    return module.get_submodule(owner), name
 
 
-def _last_uses(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
-    """For each operator, the values that nobody reads after it."""
+def _last_uses(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """For each node, the values that nobody reads after it."""
     last: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        last[node] = node
-        for source in node.all_input_nodes:
+    for node in nodes:
+        for source in (node, *node.all_input_nodes):
             last[source] = node
-    spent: dict[fx.Node, list[fx.Node]] = {}
+    spent: dict[fx.Node, list[fx.Node]] = {node: [] for node in nodes}
     for source, user in last.items():
-        spent.setdefault(user, []).append(source)
+        spent[user].append(source)
     return spent
 
 
@@ -143,11 +178,11 @@ def _is_timed(leaf: Any, timed: frozenset[str]) -> bool:
 
 def _operator(node: fx.Node, timed: frozenset[str]) -> Callable[..., Any]:
     """An operator on operands of which some have a time axis in front."""
-    target: Any = node.target
-    operands = node.all_input_nodes
     name = name_of(node)
+    target: Any = OURS.get(name, node.target)
+    operands = node.all_input_nodes
     times = [operand.name in timed for operand in operands]
-    if not any(times):
+    if not any(times) or name in OURS:
         return target
     if name == "getitem" and not isinstance(operands[0].meta["val"], Tensor):
         return target  # one of several values, each with its own time axis
@@ -166,6 +201,12 @@ def _operator(node: fx.Node, timed: frozenset[str]) -> Callable[..., Any]:
     first_only = times[0] and not any(times[1:])
     if name in LAST_AXES and first_only:
         return target
+    if name == "permute" and first_only:
+        return lambda x, order: target(x, [0, *map(_one_on, order)])
+    if name in SHAPED and first_only:
+        return lambda x, shape: target(x, [x.shape[0], *shape])
+    if name in AXES_AT and all(times) and _states_axes(node, AXES_AT[name]):
+        return _shifted(target, AXES_AT[name])
     if name in BATCHED and first_only and ranks[0] == BATCHED[name]:
         return _time_as_batch(target)
     return _mapped(target, _flags(node, timed))
@@ -178,7 +219,28 @@ def _rank(node: fx.Node) -> int:
 
 def _time_as_batch(target: Callable[..., Any]) -> Callable[..., Any]:
     def run(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return target(x.flatten(0, 1), *args, **kwargs).unflatten(0, x.shape[:2])
+        y = target(x.flatten(0, 1), *args, **kwargs)
+        return y.view(*x.shape[:2], *y.shape[1:])
+
+    return run
+
+
+def _states_axes(node: fx.Node, places: tuple[int, ...]) -> bool:
+    """Whether the arguments say which axes, so that no default that counts from the front does."""
+    return len(node.args) > places[0] and node.args[places[0]] is not None
+
+
+def _one_on(axis: int) -> int:
+    return axis + 1 if axis >= 0 else axis
+
+
+def _shifted(target: Callable[..., Any], places: tuple[int, ...]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        moved = list(args)
+        for place in places[: len(args) - places[0]]:
+            axes = args[place]
+            moved[place] = _one_on(axes) if isinstance(axes, int) else [*map(_one_on, axes)]
+        return target(*moved, **kwargs)
 
     return run
 

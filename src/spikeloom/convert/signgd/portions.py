@@ -1,0 +1,94 @@
+"""A batch in portions: all steps of a few samples fit into a core's cache, those of many do not.
+
+Running all steps of a layer at once makes its values T times as large. A large batch is therefore
+run in portions, one after another, if its samples do not see each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from spikeloom.convert.signgd.operators import Plan
+
+__all__ = ["are_independent", "joined", "portion_size", "portions"]
+
+# Bytes of the largest value of a portion, over all steps; chosen by measurement.
+CACHED = 1 << 22
+
+
+def portion_size(graph: fx.Graph, plan: Plan, steps: int) -> int:
+    """How many samples fit into the cache, with all their steps.
+
+    Args:
+        graph: As captured, with an outline of each value.
+        plan: Which values change with time.
+        steps: T.
+    """
+    values = [node.meta["val"] for node in graph.nodes if node.name in plan.timed]
+    most = max((v.nbytes // len(v) for v in values if isinstance(v, Tensor) and len(v)), default=1)
+    return max(1, CACHED // (steps * most))
+
+
+def portions(inputs: Sequence[Any], size: int | None) -> list[list[Any]]:
+    """Flat inputs, cut along the batch into parts that are about equal.
+
+    Args:
+        inputs: Tensors with the batch in front, and other values.
+        size: Samples for each thread of a CPU; None leaves the batch whole.
+    """
+    lengths = {len(value) for value in inputs if _is_batched(value)}
+    if size is None or len(lengths) != 1 or any(value.is_cuda for value in _tensors(inputs)):
+        return [list(inputs)]
+    (length,) = lengths
+    count = max(1, -(-length // (size * torch.get_num_threads())))
+    cut = [value.tensor_split(count) if _is_batched(value) else None for value in inputs]
+    return [
+        [value if parts is None else parts[i] for value, parts in zip(inputs, cut, strict=True)]
+        for i in range(count)
+    ]
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """One output of all portions."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def are_independent(
+    run: Callable[[list[Any]], list[Any]], inputs: Sequence[Any], outputs: Sequence[Any]
+) -> bool:
+    """Whether samples come out the same when the others are not there; False if it is unknown.
+
+    Args:
+        run: The plain network, on flat inputs.
+        inputs: Calibration data.
+        outputs: What ``run`` made of them.
+    """
+    lengths = {len(value) for value in inputs if _is_batched(value)}
+    if len(lengths) != 1 or min(lengths) < 2:
+        return False
+    if not all(_is_batched(value) and {len(value)} == lengths for value in outputs):
+        return False
+    halves = [run(part) for part in portions(inputs, -(-min(lengths) // 2))]
+    return all(
+        _is_close(joined(parts), whole)
+        for parts, whole in zip(zip(*halves, strict=True), outputs, strict=True)
+    )
+
+
+def _is_close(found: Tensor, expected: Tensor) -> bool:
+    if not expected.is_floating_point():
+        return torch.equal(found, expected)
+    tolerance = torch.finfo(expected.dtype).eps ** 0.5 * float(expected.abs().max())
+    return bool(((found - expected).abs() <= tolerance).all())
+
+
+def _tensors(values: Sequence[Any]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def _is_batched(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0

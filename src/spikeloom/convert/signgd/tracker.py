@@ -1,0 +1,124 @@
+"""Trackers as modules that are bound to their steps, and that of a max-pool with what it pools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeloom.convert.signgd.pooling import AxisWindow, count, elements
+from spikeloom.kernel.choose import choose
+from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.scan import Call, scan
+from spikeloom.kernel.vocabulary import maximum
+from spikeloom.layer import SpikingLayer
+from spikeloom.neurons.signgd import SignTracker
+
+__all__ = ["MaxTracker", "Tracker"]
+
+class Tracker(SpikingLayer):
+    """A neuron that always runs as many steps, from rest.
+
+    A network of one sample spends most of its time between kernels. What :func:`spikeloom.run`
+    would find out at each call is found out here once.
+
+    Args:
+        neuron: What to run.
+        steps: T.
+
+    Shape:
+        - Input: ``[T, batch, *]``, as many as the neuron reads
+        - Output: ``[T, batch, *]``
+    """
+
+    def __init__(self, neuron: Neuron, steps: int) -> None:
+        super().__init__(neuron)
+        kinds, self.steps = neuron.kinds, steps
+        numbers = [float(neuron.params[name]) for name in kinds if kinds[name] == "number"]  # type: ignore[arg-type]
+        self._tensors = [(name, kind) for name, kind in kinds.items() if kind != "number"]
+        counts = (neuron.inputs, len(neuron.rest), len(self._tensors), neuron.outputs)
+        text = "" if neuron.reason else neuron.variant(None, False)
+        self._call = Call(text, steps, tuple(numbers), *counts)
+        self._rest = torch.zeros(())
+
+    def forward(self, *x: Tensor) -> Tensor:
+        """The estimates after every step."""
+        if not self._is_usual(x[0]):
+            return super().forward(x)  # type: ignore[arg-type]  # several inputs come as a tuple
+        shape = x[0].shape[1:]
+        held = [(getattr(self, name), kind) for name, kind in self._tensors]
+        params = [value.expand(shape) if kind == "neuron" else value for value, kind in held]
+        rest = [self._rest.expand(shape)] * self._call.states
+        return scan(self._call, (*x, *rest, *params))[0]
+
+    def _is_usual(self, x: Tensor) -> bool:
+        """Whether nothing is left to check or to convert."""
+        return (
+            x.dtype is torch.float32
+            and x.is_cpu
+            and len(x) == self.steps
+            and all(getattr(self, name).dtype is torch.float32 for name, _ in self._tensors)
+            and choose(self.implementation, "cpu", self.neuron.reason)[0] == "llvm"
+        )
+
+
+class MaxTracker(Tracker):
+    """The tracker of a max-pool and those of what it pools, in one kernel.
+
+    The estimates that only the max-pool reads need not be written anywhere. It pays where the
+    pooled nodes have a constant target, such as those behind the first layer.
+
+    Args:
+        pooled: The tracker of the values that are pooled.
+        own: The tracker of their maxima.
+        windows: The max-pool's, along each axis; they do not overlap.
+
+    Shape:
+        - Input: ``[batch, *]``, the constant targets
+        - Output: ``[T, batch, *]``, the estimates of their maxima
+    """
+
+    def __init__(
+        self, pooled: SignTracker, own: SignTracker, windows: Sequence[AxisWindow]
+    ) -> None:
+        scale, self.windows = pooled.params["scale"], windows
+        if isinstance(scale, Tensor):
+            before = scale.shape[: -len(windows)]
+            whole = scale.expand(*before, *(window.size for window in windows))
+            scales: list[Any] = elements(whole, windows)
+        else:
+            scales = [scale] * count(windows)
+        super().__init__(_max_tracker(pooled, own, scales), own.length)
+
+    def forward(self, *x: Tensor) -> Tensor:
+        """The estimates of the maxima."""
+        (target,) = x
+        parts = elements(target, self.windows)
+        return super().forward(*(part.expand(self.steps, *part.shape) for part in parts))
+
+
+def _max_tracker(pooled: SignTracker, own: SignTracker, scales: Sequence[Any]) -> Neuron:
+    """A neuron with an estimate of each element of a window, and of their maximum."""
+
+    def step(x: Any, state: Any, p: Any) -> Any:
+        *estimates, y = state
+        moved = []
+        for i, (target, estimate) in enumerate(zip(x, estimates, strict=True)):
+            part = SimpleNamespace(eta=p.pooled_eta, scale=getattr(p, f"scale_{i}"))
+            moved += pooled.step(target, (estimate,), part)[1]
+        after, (y,) = own.step(reduce(maximum, moved), (y,), p)
+        return after, (*moved, y)
+
+    numbered = {f"scale_{i}": scale for i, scale in enumerate(scales)}
+    etas = {"eta": own.params["eta"], "pooled_eta": pooled.params["eta"]}
+    return Neuron(
+        step,
+        state=(*(f"y_{i}" for i in range(len(scales))), "y"),
+        params={**etas, "scale": own.params["scale"], **numbered},
+        inputs=len(scales),
+        name="MaxTracker",
+    )
