@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.convert.las.sites import SharedSite, Site
-from spikeloom.kernel.call import run
+from spikeloom.convert.las.sites import Make, SharedSite, Site, fired, made
+from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons import LinearHG, Reduced, fit_hg, fit_reduced
 from spikeloom.neurons.tables import FUNCTIONS
@@ -202,6 +202,7 @@ class Activation(Spiking):
         super().__init__()
         self.function = function
         self.name = ""
+        self.node: nn.Module | None = None
         self.low = self.high = 0.0
 
     def exact(self, x: Tensor) -> Tensor:
@@ -234,8 +235,14 @@ class Activation(Spiking):
 
     def spikes(self, x: Tensor) -> Tensor:
         """The weighted spikes of the function of every element."""
+        if self.node is not None:
+            return fired(self.node, x, self.neuron)
         y, _ = run(self.neuron, x[None])
         return y
+
+    def fire_through(self, make: Make | None) -> None:
+        """Let a host's module fire the spikes, or again the layer itself."""
+        self.node = None if make is None else made(make, self.neuron)
 
     def extra_repr(self) -> str:
         """The function."""
@@ -289,14 +296,19 @@ class Softmax(nn.Module):
 
     def decoded(self, x: Tensor) -> Tensor:
         """The probabilities."""
-        e = self.power(_octaves_below_maximum(x))
-        return e * self.reciprocal(e.sum(-1, keepdim=True))
+        e = self.power(_octaves_below_maximum(_wide(x)))
+        return (e * self.reciprocal(e.sum(-1, keepdim=True))).to(x.dtype)
 
     def spikes(self, x: Tensor) -> Tensor:
-        """The spikes ``[K, *]`` that add up to the probabilities."""
-        e = self.power.spikes(_octaves_below_maximum(x))
+        """The spikes ``[K, *]`` that add up to the probabilities; float32 for half precision."""
+        e = self.power.spikes(_octaves_below_maximum(_wide(x)))
         total = e.sum(0).sum(-1, keepdim=True)
         return product(e, self.reciprocal.spikes(total))
+
+
+def _wide(x: Tensor) -> Tensor:
+    """In float32 at least: squares and sums overflow in half precision, as torch's own know."""
+    return x.to(COMPUTED[x.dtype])
 
 
 def _octaves_below_maximum(x: Tensor) -> Tensor:
@@ -321,10 +333,14 @@ class Norm(Spiking):
     def _centred(self, x: Tensor) -> Tensor:
         return x
 
+    def forward(self, x: Tensor) -> Tensor:
+        """The norm, computed in float32 at least."""
+        return super().forward(_wide(x)).to(x.dtype)
+
     def exact(self, x: Tensor) -> Tensor:
         """The norm itself; its sites observe."""
         x = self.before(self._centred(x))
-        scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps).to(x.dtype)
+        scale = torch.rsqrt(self._variance(x.square()))
         return self._scaled(self.after(x * scale))
 
     def decoded(self, x: Tensor) -> Tensor:
@@ -373,7 +389,8 @@ class Attention(nn.Module):
         self.form = "decoded"
         self.observing = True
         self.q, self.k, self.v = (Site((-3, -1)) for _ in range(3))
-        self.p = Site(())
+        # A token alone attends to itself with one, which calibration may not have seen.
+        self.p = Site((), bound=1.0)
         self.softmax = Softmax()
 
     def forward(
@@ -405,7 +422,7 @@ class Attention(nn.Module):
         sq, sk, sv = self.q.spikes(q), self.k.spikes(k), self.v.spikes(v)
         sk, sv = (torch.stack([_repeated(step, q) for step in s]) for s in (sk, sv))
         scores = matrix_product(*same_steps(sq, sk.transpose(-2, -1))).sum(0)
-        probabilities = self.softmax.spikes(_masked(scores * scaling, mask)).sum(0)
+        probabilities = self.softmax.spikes(_masked(scores * scaling, mask)).sum(0).to(q.dtype)
         sp = self.p.spikes(probabilities)
         return matrix_product(*same_steps(sp, sv)).sum(0), sp.sum(0)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +16,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spikeloom.calibrate import Batch, batches
+from spikeloom.convert.las.checks import check_same, nothing_in_float
 from spikeloom.convert.las.operators import Activation, Attention, Linear, Norm, Softmax, Spiking
-from spikeloom.convert.las.rules import check_length, replace_layers, use_spiking_attention
-from spikeloom.convert.las.sites import Site
+from spikeloom.convert.las.rules import replace_layers
+from spikeloom.convert.las.sites import Make, Site
 from spikeloom.convert.las.storage import plan_of
 from spikeloom.kernel.call import run
 from spikeloom.neurons.few_spike import checked_choice, checked_steps
@@ -34,7 +37,8 @@ class LASReport(Report):
     """What each site encodes, and how far the network is from the original.
 
     Attributes:
-        layers: Relative L2 error of each layer's output, on the first calibration batch.
+        layers: Relative L2 error of each layer's output and of the network's own, on the first
+            calibration batch.
         spikes_per_value: Over all sites that feed a linear layer, weighted by its fan-out.
         energy: Additions of spikes against multiply-adds of those layers, a proxy: compute only.
     """
@@ -75,8 +79,11 @@ class LAS:
         segments: Pieces of each generated table; None: 32, and 64 from 11 steps on.
         headroom: A further range reaches to so many times that value; 1 for none.
         target_sqnr: In dB. Every site takes the fewest steps that reach it instead of ``steps``.
-        exclude: Names of modules to leave as they are.
+        exclude: Names of modules to leave as they are; ``""`` is the model's own forward.
         progress: Show bars.
+        make: Builds a host's module for every outlier-aware and every activation's neuron, such as
+            ``spikeloom.plugins.norse.make``; the network then computes spike by spike, as after
+            :func:`set_form`. None runs the fast path.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -108,6 +115,7 @@ class LAS:
     target_sqnr: float | None = None
     exclude: Sequence[str] = ()
     progress: bool = True
+    make: Make | None = None
 
     def __post_init__(self) -> None:
         checked_steps("LAS", self.steps)
@@ -135,29 +143,31 @@ class LAS:
             reads it back.
 
         Raises:
-            TypeError: If modules have no rule and are not excluded; all of them are listed.
-            ValueError: If the architecture is not supported, the calibration is empty, or an
-                activation is NaN or infinite.
+            TypeError: If modules have no rule and are not excluded, or compute products or
+                nonlinear functions themselves; all of them are listed.
+            ValueError: If the architecture is not supported, a layer only looks like one that has
+                a rule, the calibration is empty, or an activation is NaN or infinite.
         """
         calls = list(batches(model, calibration, progress=self.progress))
         network = copy.deepcopy(model).eval()
-        with torch.no_grad():
+        with torch.no_grad(), _as_written(network):
+            _attend(network, "eager")
             expected = _layer_outputs(network, calls[0])
             replace_layers(network, self.exclude)
-            if hasattr(network, "config"):
-                use_spiking_attention(network)
+            _attend(network)
             _name_sites(network)
-            self._calibrate(network, calls)
+            self._calibrate(network, calls, expected)
             measured = self._fit(network)
             found = _layer_outputs(network, calls[0])
-        if hasattr(network, "config"):
-            plan = plan_of(network, list(self.exclude))
-            network.config.spikeloom_las = plan  # type: ignore[union-attr]  # transformers' own
-            network.register_forward_pre_hook(check_length, with_kwargs=True)
+        _guard(network, list(self.exclude))
+        if self.make is not None:
+            set_form(network, "spikes", self.make)
         network.report = self._report(measured, expected, found)  # type: ignore[assignment]  # not a tensor
         return network
 
-    def _calibrate(self, network: nn.Module, calls: list[Batch]) -> None:
+    def _calibrate(
+        self, network: nn.Module, calls: list[Batch], expected: dict[str, Tensor]
+    ) -> None:
         readers: dict[int, tuple[Tensor, list[Linear]]] = {}
 
         def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -166,9 +176,15 @@ class LAS:
 
         layers = [module for module in network.modules() if isinstance(module, Linear)]
         hooks = [layer.register_forward_pre_hook(note) for layer in layers]
-        for call in tqdm(calls, "calibrating", leave=False, disable=not self.progress, delay=2.0):
+        bar = tqdm(calls, "calibrating", leave=False, disable=not self.progress, delay=2.0)
+        for number, call in enumerate(bar):
             readers.clear()
-            network(*call.args, **call.kwargs)
+            if number:
+                network(*call.args, **call.kwargs)
+            else:
+                with nothing_in_float(network, self.exclude):
+                    found = _layer_outputs(network, call)
+                check_same(expected, found, _dtype(network))
             # Attention gets its sites when it is first called.
             _name_sites(network)
         for hook in hooks:
@@ -246,20 +262,81 @@ class LAS:
         return report
 
 
-def set_form(network: nn.Module, form: str) -> None:
+# --- transformers, and torch's own ways --------------------------------------------------------
+
+
+def _pretrained(network: nn.Module) -> list[Any]:
+    """The models of transformers in a network, itself included."""
+    transformers = sys.modules.get("transformers")
+    if transformers is None:
+        return []
+    return [part for part in network.modules() if isinstance(part, transformers.PreTrainedModel)]
+
+
+def _attend(network: nn.Module, *implementation: str) -> None:
+    """Choose the attention of all models of transformers in a network; the spiking one if none."""
+    for part in _pretrained(network):
+        from spikeloom.convert.las.hugging_face import use_attention
+
+        use_attention(part, *implementation)
+
+
+def _guard(network: nn.Module, exclude: list[str]) -> None:
+    """Let models of transformers refuse what was not converted, and know what they are made of."""
+    for part in _pretrained(network):
+        from spikeloom.convert.las.hugging_face import check_call
+
+        part.register_forward_pre_hook(check_call, with_kwargs=True)
+        if part is network:
+            part.config.spikeloom_las = plan_of(part, exclude)  # type: ignore[union-attr]  # transformers' own
+
+
+@contextmanager
+def _as_written(network: nn.Module) -> Iterator[None]:
+    """Compute in the model's dtype, and masked places too.
+
+    Neither autocast, nor the fused path of torch's encoder, which leaves out masked places.
+    """
+    device = next((value.device.type for value in network.parameters()), "cpu")
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
+def _dtype(network: nn.Module) -> torch.dtype:
+    dtypes = (value.dtype for value in network.parameters() if value.is_floating_point())
+    return next(dtypes, torch.float32)
+
+
+# --- Converted networks --------------------------------------------------------------------------
+
+
+def set_form(network: nn.Module, form: str, make: Make | None = None) -> None:
     """Compute with decoded spikes (fast) or step by step (the meaning); the results agree.
 
     Args:
         network: A converted network.
         form: ``"decoded"`` or ``"spikes"``.
+        make: Builds the modules that fire the spikes of sites and activations, such as
+            ``spikeloom.plugins.norse.make``. They become children called ``node``, which the
+            host's monitors and hooks see, until the form is set again. Softmax and norms fire
+            by their own tables.
 
     Raises:
-        ValueError: If the form is neither.
+        ValueError: If the form is neither, or is not ``"spikes"`` and ``make`` is given.
     """
     checked_choice("set_form: form", form, ("decoded", "spikes"))
-    for module in network.modules():
+    if make is not None and form != "spikes":
+        raise ValueError(f"set_form: make needs the form 'spikes', got {form!r}")
+    for module in list(network.modules()):
         if isinstance(module, (Spiking, Attention)):
             module.form = form
+        if isinstance(module, (Site, Activation)):
+            module.fire_through(make)
 
 
 def saturation(network: nn.Module) -> Report:
@@ -317,7 +394,7 @@ def _measure(name: str, site: Site, sample: Tensor | None) -> tuple[Any, ...]:
 def _layer_outputs(network: nn.Module, call: Batch) -> dict[str, Tensor]:
     """What the repeated layers of a network yield, by name; its own output under ``output``."""
     found: dict[str, Tensor] = {}
-    hooks = []
+    hooks = [network.register_forward_hook(_keeper(found, "output"))]
     for prefix, parent in network.named_modules():
         if isinstance(parent, nn.ModuleList):
             for name, layer in parent.named_children():
@@ -333,7 +410,18 @@ def _layer_outputs(network: nn.Module, call: Batch) -> dict[str, Tensor]:
 
 def _keeper(found: dict[str, Tensor], key: str) -> Any:
     def keep(layer: nn.Module, args: Any, output: Any) -> None:
-        first = output if isinstance(output, Tensor) else output[0]
-        found[key] = first.detach().float().clone()
+        first = _first_tensor(output)
+        if first is not None:
+            found[key] = first.detach().float().clone()
 
     return keep
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    """The tensor that leads an output: itself, or the first within a tuple or mapping."""
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, str) or not isinstance(output, (Mapping, Sequence)):
+        return None
+    parts = output.values() if isinstance(output, Mapping) else output
+    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)

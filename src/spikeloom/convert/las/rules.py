@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from spikeloom.convert.las.operators import (
     Activation,
-    Attention,
     GatedMLP,
     LayerNorm,
     Linear,
@@ -18,13 +17,14 @@ from spikeloom.convert.las.operators import (
 )
 from spikeloom.convert.las.torch_layers import EncoderLayer, MultiheadAttention
 
-__all__ = ["FAMILIES", "check_length", "replace_layers", "use_spiking_attention"]
+__all__ = ["FAMILIES", "is_float_place", "is_kept", "is_under", "replace_layers"]
 
 # Architectures of transformers whose layers are all modules that the rules below know.
 FAMILIES = (
-    "bert", "roberta", "distilbert", "gpt2", "opt", "llama", "mistral", "qwen2", "vit",
+    "albert", "bert", "camembert", "clip_text_model", "clip_vision_model", "deit", "distilbert",
+    "electra", "gpt2", "gpt_neox", "llama", "mistral", "opt", "phi", "qwen2", "qwen3", "roberta",
+    "vit", "xlm-roberta",
 )  # fmt: skip
-ATTENTION = "spikeloom_las"
 
 # Class name -> function; the classes of transformers and torch.
 ACTIVATIONS = {
@@ -40,8 +40,8 @@ ACTIVATIONS = {
     "Sigmoid": "sigmoid",
     "Tanh": "tanh",
 }
-# Nothing to convert: lookups, and what does nothing at inference.
-KEPT = (nn.Embedding, nn.Dropout, nn.Identity, nn.Flatten)
+# Nothing to convert: lookups, losses, and what does nothing at inference.
+KEPT = (nn.Embedding, nn.Dropout, nn.Identity, nn.Flatten, nn.modules.loss._Loss)
 KEPT_NAMES = re.compile(r"RotaryEmbedding$|^LinearActivation$")
 # The embedding, its norm and a patch embedding work on pixels and tokens, not on spikes.
 FLOAT_PLACES = re.compile(r"(^|\.)(\w*embeddings|embed_tokens|embed_positions)(\.|$)")
@@ -63,16 +63,19 @@ def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> None:
     for name in exclude:
         if name not in names:
             raise ValueError(f"exclude: the model has no module {name!r}")
-    family = getattr(getattr(model, "config", None), "model_type", None)
-    if family is not None and family not in FAMILIES:
-        raise ValueError(
-            f"model: architecture {family!r} is not supported; there are {', '.join(FAMILIES)}"
-        )
+    for name, module in names.items():
+        family = getattr(getattr(module, "config", None), "model_type", None)
+        if family not in (None, *FAMILIES) and not is_under(name, exclude):
+            place = f" of {name}" if name else ""
+            raise ValueError(
+                f"model: architecture {family!r}{place} is not supported; there are "
+                f"{', '.join(FAMILIES)}"
+            )
     unknown: list[str] = []
     made: dict[int, nn.Module] = {}
     done: list[str] = []
     for name, module, parent, attribute in list(_places(model)):
-        if _is_under(name, [*exclude, *done]) or FLOAT_PLACES.search(name):
+        if is_under(name, [*exclude, *done]) or is_float_place(name):
             continue
         # A module that two places share stays shared.
         new = made.get(id(module)) or _spiking(module)
@@ -80,7 +83,7 @@ def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> None:
             made[id(module)] = new
             done.append(name)
             setattr(parent, attribute, new)
-        elif _is_leaf(module) and not _is_kept(module):
+        elif _is_leaf(module) and not is_kept(module):
             unknown.append(f"{name} ({type(module).__name__})")
     if unknown:
         raise TypeError(
@@ -97,7 +100,8 @@ def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module, str]]
             yield f"{prefix}.{attribute}".lstrip("."), module, parent, attribute
 
 
-def _is_under(name: str, names: Sequence[str]) -> bool:
+def is_under(name: str, names: Sequence[str]) -> bool:
+    """Whether a module is one of these or inside one of them."""
     return any(name == other or name.startswith(f"{other}.") for other in names)
 
 
@@ -107,7 +111,13 @@ def _is_leaf(module: nn.Module) -> bool:
     )
 
 
-def _is_kept(module: nn.Module) -> bool:
+def is_float_place(name: str) -> bool:
+    """Whether a module works on pixels and tokens, not on spikes."""
+    return bool(FLOAT_PLACES.search(name))
+
+
+def is_kept(module: nn.Module) -> bool:
+    """Whether a module has nothing to convert."""
     return isinstance(module, KEPT) or bool(KEPT_NAMES.search(type(module).__name__))
 
 
@@ -147,58 +157,3 @@ def _gather_gates(model: nn.Module) -> None:
         parts = [getattr(module, name, None) for name in GATED]
         if all(isinstance(part, (Linear, Activation)) for part in parts):
             setattr(parent, attribute, GatedMLP(*parts))  # type: ignore[arg-type]  # as checked
-
-
-# --- Hugging Face ------------------------------------------------------------------------------
-
-
-def use_spiking_attention(model: nn.Module) -> None:
-    """Let a model of transformers compute attention with spikes.
-
-    Every attention gets its sites when it is first called.
-
-    Args:
-        model: A copy that may be changed.
-    """
-    from transformers.masking_utils import AttentionMaskInterface, eager_mask
-    from transformers.modeling_utils import AttentionInterface
-
-    AttentionInterface.register(ATTENTION, _attention)
-    AttentionMaskInterface.register(ATTENTION, eager_mask)
-    model.config._attn_implementation = ATTENTION  # type: ignore[union-attr]  # transformers' own
-
-
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
-    """What transformers calls in place of its own attention function."""
-    if "las" not in module._modules:
-        module.add_module("las", Attention())
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    context, probabilities = module.las(query, key, value, attention_mask, scaling)  # type: ignore[operator]  # a module
-    return context.transpose(1, 2).contiguous(), probabilities
-
-
-def check_length(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse a sequence that has no positions; a forward pre-hook.
-
-    Raises:
-        ValueError: If it is longer than the model allows.
-    """
-    config = model.config
-    most = getattr(config, "max_position_embeddings", None)
-    ids = kwargs.get("input_ids", args[0] if args else None)
-    if most is None or not isinstance(ids, Tensor) or ids.dim() != 2:
-        return
-    # RoBERTa's positions begin behind the padding's.
-    most -= config.pad_token_id + 1 if config.model_type == "roberta" else 0  # type: ignore[union-attr, operator]  # numbers
-    if ids.shape[1] > most:
-        raise ValueError(
-            f"input_ids: {ids.shape[1]} tokens, but the model has {most} positions; truncate them"
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons import OAT
 
-__all__ = ["Observation", "SharedSite", "Site", "choose_ranges"]
+__all__ = ["Make", "Observation", "SharedSite", "Site", "choose_ranges", "fired", "made"]
+
+Make = Callable[[Neuron], nn.Module]
 
 ROWS = 1024  # of activations kept from each site
 SHORT = 8  # significant bits of a range: sums of spikes are then exact in float32
@@ -22,11 +25,15 @@ CANDIDATES = 2.0 ** (-torch.arange(0, 26) / 4)  # ranges tried, as shares of the
 
 
 class Observation:
-    """What a site saw during calibration: a sample of rows, and the largest magnitude."""
+    """What a site saw during calibration: a sample of rows, and the largest magnitude.
 
-    def __init__(self) -> None:
+    Args:
+        bound: The least that the largest magnitude is taken for.
+    """
+
+    def __init__(self, bound: float = 0.0) -> None:
         self.rows: list[Tensor] = []
-        self.largest = 0.0
+        self.largest = bound
         self._draw = torch.Generator().manual_seed(0)
 
     def see(self, name: str, rows: Tensor) -> None:
@@ -55,9 +62,12 @@ class Site(nn.Module):
     Args:
         channels: The axes that have ranges of their own, counted from the end: ``(-1,)`` for
             features, ``(-3, -1)`` for heads and their features, ``()`` for one range for all.
+        bound: What the ranges reach to in any case, whatever calibration sees.
+
+    The ranges are float32 whatever dtype the network is moved to.
     """
 
-    def __init__(self, channels: tuple[int, ...] = (-1,)) -> None:
+    def __init__(self, channels: tuple[int, ...] = (-1,), bound: float = 0.0) -> None:
         super().__init__()
         self.name = ""
         self.kind = ""
@@ -65,8 +75,9 @@ class Site(nn.Module):
         self.users = 1
         self.saturated = 0
         self.values = 0
-        self.observation: Observation | None = Observation()
+        self.observation: Observation | None = Observation(bound)
         self.neuron: OAT | None = None
+        self.node: nn.Module | None = None
         self._decoder: Neuron | None = None
         self._warned = False
         self._last: tuple[Any, Tensor, int] | None = None
@@ -86,6 +97,8 @@ class Site(nn.Module):
 
     def install(self, steps: int, ranges: list[Tensor], rounding: str) -> None:
         """Take these ranges, from the innermost (a value a channel) to the outermost."""
+        # Storage of their own: the one chosen is a view of all that were tried.
+        ranges = [value.clone() for value in ranges]
         names = ["normal", *(f"between_{i}" for i in range(len(ranges) - 2)), "outlier"]
         for name, value in zip(names, ranges, strict=True):
             self.register_buffer(name, value)
@@ -118,8 +131,9 @@ class Site(nn.Module):
 
     def _shared(self, x: Tensor) -> Tensor:
         """Several layers read the same activation: it is encoded once."""
-        if self._last is not None and self._last[0]() is x:
-            source, y, uses = self._last
+        last = self._last  # read once: another thread may change it
+        if last is not None and last[0]() is x:
+            source, y, uses = last
         else:
             source, y, uses = weakref.ref(x), self._decoded(x), 0
         # The last reader lets go of it.
@@ -127,7 +141,7 @@ class Site(nn.Module):
         return y
 
     def _decoded(self, x: Tensor) -> Tensor:
-        self._watch(x)
+        x = self._watched(x)
         # Rows as time: ranges need not be copied for every row, and the decoder has no memory.
         rows = x if self.channels == (-3, -1) else self._flat(x)
         y, _ = run(self._decoder, rows, params=self._ranges())  # type: ignore[arg-type]  # fitted
@@ -138,18 +152,35 @@ class Site(nn.Module):
 
     def spikes(self, x: Tensor) -> Tensor:
         """The weighted spikes ``[K, *]`` of the values ``[*]``."""
-        self._watch(x)
+        x = self._watched(x)
+        if self.node is not None:
+            return fired(self.node, x, self.neuron)  # type: ignore[arg-type]  # fitted
         y, _ = run(self.neuron, x[None], params=self._ranges())  # type: ignore[arg-type]  # fitted
         return y
+
+    def fire_through(self, make: Make | None) -> None:
+        """Let a host's module fire the spikes, or again the site itself."""
+        self.node = None
+        if make is not None:
+            assert self.neuron is not None
+            normal, *between, outlier = self._ranges().values()
+            ranges = {"normal": normal, "between": between, "outlier": outlier}
+            self.node = made(make, OAT(**{**self.neuron.settings(), **ranges}))
 
     def _ranges(self) -> dict[str, Any]:
         assert self.neuron is not None
         return {name: getattr(self, name) for name in self.neuron.ranges}
 
-    def _watch(self, x: Tensor) -> None:
+    def _watched(self, x: Tensor) -> Tensor:
         """Refuse NaN and infinity; count what lies beyond the outermost range."""
-        if not x.numel() or torch.compiler.is_compiling():
-            return
+        if torch.compiler.is_compiling():
+            # A compiled graph cannot raise: infinity becomes NaN, and NaN stays.
+            return x + (x - x).detach()
+        if x.numel():
+            self._watch(x)
+        return x
+
+    def _watch(self, x: Tensor) -> None:
         least, most = (float(value) for value in torch.aminmax(x.detach()))
         if not (math.isfinite(least) and math.isfinite(most)):
             raise ValueError(f"{self.name}: the input holds NaN or infinity")
@@ -165,6 +196,21 @@ class Site(nn.Module):
                 f"{outlier:g}, the largest range, and saturate; calibrate on more or other data",
                 stacklevel=2,
             )
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Site:
+        # In float16 a range of an outlier would become infinite, and its values zero.
+        ranges = [(module, dict(module._buffers)) for module in self.modules()]
+        super()._apply(fn, recurse)
+        for module, before in ranges:
+            for name, value in before.items():
+                moved = module._buffers[name]
+                if value is not None and moved is not None and moved.dtype != value.dtype:
+                    module._buffers[name] = value.to(moved.device)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A weak reference cannot be pickled.
+        return {**self.__dict__, "_last": None}
 
     def extra_repr(self) -> str:
         """The neuron."""
@@ -190,6 +236,38 @@ class SharedSite:
     def spikes(self, x: Tensor) -> Tensor:
         """The spikes, as the site gives them."""
         return self.site.spikes(x)
+
+
+# --- Hosts -------------------------------------------------------------------------------------
+
+
+def made(make: Make, neuron: Neuron) -> nn.Module:
+    """A host's module for a neuron; its tensors are the site's, which saves them."""
+    node = make(neuron)
+    for module in node.modules():
+        module._non_persistent_buffers_set.update(module._buffers)
+    return node
+
+
+def fired(node: nn.Module, x: Tensor, neuron: Neuron) -> Tensor:
+    """The spikes ``[K, *]`` of a host's module, from rest.
+
+    Raises:
+        ValueError: If the module yields something else.
+    """
+    for module in node.modules():
+        for forget in ("reset", "reset_mem"):
+            if callable(method := getattr(module, forget, None)):
+                method()
+    y = node(x[None])
+    y = y[0] if isinstance(y, tuple) else y
+    if y.shape != (neuron.steps, *x.shape):
+        raise ValueError(
+            f"make: {type(node).__name__} yields shape {tuple(y.shape)} for values of shape "
+            f"{tuple(x.shape)}, not {neuron.steps} spikes for each; make modules that take a "
+            f"whole sequence, time first"
+        )
+    return y
 
 
 # --- Ranges ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from spikeloom.convert.las.operators import Activation, Attention, Linear, Norm, Softmax, Spiking
-from spikeloom.convert.las.rules import check_length, replace_layers, use_spiking_attention
+from spikeloom.convert.las.rules import replace_layers
 from spikeloom.convert.las.sites import SharedSite, Site
 
 __all__ = ["load_las", "plan_of"]
@@ -53,6 +53,8 @@ def load_las(folder: str | os.PathLike[str], model_class: type | None = None) ->
     import transformers
     from safetensors.torch import load_file
 
+    from spikeloom.convert.las.hugging_face import check_call
+
     config = transformers.AutoConfig.from_pretrained(folder)
     plan = getattr(config, "spikeloom_las", None)
     if plan is None:
@@ -60,7 +62,11 @@ def load_las(folder: str | os.PathLike[str], model_class: type | None = None) ->
     model_class = model_class or getattr(transformers, config.architectures[0])
     network = model_class(config).eval()
     _rebuild(network, plan)
-    weights = load_file(Path(folder) / "model.safetensors")
+    if config.dtype is not None:
+        network.to(config.dtype)
+    # One file, or several with the parts' numbers in their names.
+    parts = sorted(Path(folder).glob("model*.safetensors"))
+    weights = {name: value for part in parts for name, value in load_file(part).items()}
     missing, unexpected = network.load_state_dict(weights, strict=False)
     network.tie_weights()
     tied = set(getattr(network, "_tied_weights_keys", None) or ())
@@ -70,18 +76,20 @@ def load_las(folder: str | os.PathLike[str], model_class: type | None = None) ->
             f"folder: the weights do not fit the layers at {', '.join(lost[:3])}; if transformers "
             f"renamed them, save with save_pretrained(..., save_original_format=False)"
         )
-    network.register_forward_pre_hook(check_length, with_kwargs=True)
+    network.register_forward_pre_hook(check_call, with_kwargs=True)
     return network
 
 
 def _rebuild(network: nn.Module, plan: dict[str, Any]) -> None:
     """The layers of a converted network, with ranges still to be filled."""
+    from spikeloom.convert.las.hugging_face import TransformersAttention, use_attention
+
     replace_layers(network, plan["exclude"])
-    use_spiking_attention(network)
+    use_attention(network)
     for name in plan["sites"]:
         parent, _, leaf = name.rpartition(".las.")
         if leaf == "q":
-            network.get_submodule(parent).add_module("las", Attention())
+            network.get_submodule(parent).add_module("las", TransformersAttention())
     for name, first in plan["shared"].items():
         network.get_submodule(name).share(network.get_submodule(first))  # type: ignore[operator]  # a Linear
     for name, site in plan["sites"].items():

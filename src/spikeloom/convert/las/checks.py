@@ -1,0 +1,139 @@
+"""What must hold before values are encoded: nothing is left in float, and nothing has changed.
+
+Rules replace modules. What a model computes outside of modules, by a call of ``softmax`` in its
+``forward``, say, no rule can see; and a layer that only looks like another would be replaced by
+something else. Both are found while the first batch of calibration passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from spikeloom.convert.las.operators import Attention, Spiking
+from spikeloom.convert.las.rules import is_float_place, is_kept, is_under
+
+__all__ = ["check_same", "nothing_in_float"]
+
+# What spikes have to compute: products of activations, and functions of them.
+OPERATIONS = {
+    "addmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv_transpose2d", "einsum", "elu", "exp",
+    "gelu", "hardswish", "layer_norm", "leaky_relu", "linear", "matmul", "mish",
+    "multi_head_attention_forward", "relu", "relu6", "rms_norm", "rsqrt",
+    "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "softplus", "tanh",
+    "__matmul__", "__rmatmul__",
+}  # fmt: skip
+SHOWN = 6  # places in an error
+
+
+class _Calls(TorchFunctionMode):
+    """Notes operations that a network calls outside of spiking layers.
+
+    Args:
+        network: What is watched.
+        exclude: Names of modules that may stay in float.
+    """
+
+    def __init__(self, network: nn.Module, exclude: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.names = {id(module): name for name, module in network.named_modules()}
+        self.exclude = exclude
+        self.inside: list[nn.Module] = []
+        self.found: dict[str, list[str]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = (resolve_name(func) or "").rpartition(".")[2].rstrip("_") or func.__name__
+        if (name in OPERATIONS or func.__name__ in OPERATIONS) and not self._allowed():
+            module = self.inside[-1]
+            place = self.names[id(module)] or "'', the model's own forward"
+            called = self.found.setdefault(f"{place} ({type(module).__name__})", [])
+            called += [name] if name not in called else []
+        return func(*args, **(kwargs or {}))
+
+    def _allowed(self) -> bool:
+        """Whether float is in place where the network is now."""
+        if not self.inside or isinstance(self.inside[-1], (Spiking, Attention)):
+            return True
+        name = self.names[id(self.inside[-1])]
+        return (
+            is_under(name, self.exclude)
+            or is_float_place(name)
+            or any(is_kept(module) or isinstance(module, Spiking) for module in self.inside)
+        )
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """A hook: a module begins."""
+        if id(module) in self.names or isinstance(module, Attention):
+            self.inside.append(module)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """A hook: a module ends, or fails."""
+        if self.inside and self.inside[-1] is module:
+            self.inside.pop()
+
+
+@contextmanager
+def nothing_in_float(network: nn.Module, exclude: Sequence[str]) -> Iterator[None]:
+    """Watch a call of a network whose layers are spiking, and refuse what it computes otherwise.
+
+    Args:
+        network: What is called within.
+        exclude: Names of modules that may stay in float; ``""`` is the model's own forward.
+
+    Raises:
+        TypeError: If such a product or function is called outside of spiking layers, with the
+            modules that call them.
+    """
+    calls = _Calls(network, exclude)
+    # Of all modules, as an attention gets its sites within the call.
+    hooks = [
+        register_module_forward_pre_hook(calls.enter),
+        register_module_forward_hook(calls.leave, always_call=True),
+    ]
+    try:
+        with calls:
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if calls.found:
+        places = [f"{place} calls {', '.join(called)}" for place, called in calls.found.items()]
+        more = f"; and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
+        raise TypeError(
+            f"model: this is computed in float, outside of the modules that rules convert: "
+            f"{'; '.join(places[:SHOWN])}{more}. Use modules such as nn.GELU or "
+            f"nn.MultiheadAttention instead, or leave it as it is by naming the modules in exclude"
+        )
+
+
+def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], dtype: torch.dtype) -> None:
+    """Refuse a network that computes something else once its layers are replaced.
+
+    Args:
+        expected: Outputs of the original's layers, by name.
+        found: Those of the replaced layers, before any value is encoded.
+        dtype: What they were computed in.
+
+    Raises:
+        ValueError: If a layer's output differs by more than rounding.
+    """
+    # Models of transformers compute some of their layers in float32 whatever their dtype.
+    allowed = 4 * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
+    for name, wanted in expected.items():
+        distance = float((found[name] - wanted).norm() / wanted.norm().clamp(min=1e-30))
+        if not distance <= allowed:
+            raise ValueError(
+                f"model: with its modules replaced, {name} computes something else, by "
+                f"{distance:.1e} of its norm before any value is encoded; a module within looks "
+                f"like one that a rule converts, and is not: name it in exclude"
+            )

@@ -1,0 +1,81 @@
+"""How a converted model of transformers calls spiking attention; importing this registers it.
+
+A pickled network names :class:`TransformersAttention`, so that reading it registers it as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.masking_utils import AttentionMaskInterface, eager_mask
+from transformers.modeling_utils import AttentionInterface
+
+from spikeloom.convert.las.operators import Attention
+
+__all__ = ["TransformersAttention", "check_call", "use_attention"]
+
+ATTENTION = "spikeloom_las"
+# Their positions begin behind the padding's.
+OFFSET_POSITIONS = ("camembert", "roberta", "xlm-roberta")
+
+
+class TransformersAttention(Attention):
+    """The sites and tables of one attention of transformers."""
+
+
+def use_attention(model: nn.Module, implementation: str = ATTENTION) -> None:
+    """Let a model of transformers compute attention with spikes, or as it says.
+
+    Every attention gets its sites when it is first called.
+
+    Args:
+        model: A copy that may be changed.
+        implementation: A name that transformers knows.
+    """
+    model.config._attn_implementation = implementation  # type: ignore[union-attr]  # transformers' own
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """What transformers calls in place of its own attention function."""
+    if "las" not in module._modules:
+        module.add_module("las", TransformersAttention())
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    context, probabilities = module.las(query, key, value, attention_mask, scaling)  # type: ignore[operator]  # a module
+    return context.transpose(1, 2).contiguous(), probabilities
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, eager_mask)
+
+
+def check_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse a call that would not compute what was converted; a forward pre-hook.
+
+    Raises:
+        ValueError: If attention is no longer the spiking one, or a sequence is longer than the
+            model allows.
+    """
+    config: Any = model.config
+    if config._attn_implementation != ATTENTION:
+        raise ValueError(
+            f"model: its attention was set to {config._attn_implementation!r}, which is not made "
+            f"of spikes; call model.set_attn_implementation({ATTENTION!r})"
+        )
+    most = getattr(config, "max_position_embeddings", None)
+    ids = kwargs.get("input_ids", args[0] if args else None)
+    if most is None or not isinstance(ids, Tensor) or ids.dim() != 2:
+        return
+    most -= config.pad_token_id + 1 if config.model_type in OFFSET_POSITIONS else 0
+    if ids.shape[1] > most:
+        raise ValueError(
+            f"input_ids: {ids.shape[1]} tokens, but the model has {most} positions; truncate them"
+        )

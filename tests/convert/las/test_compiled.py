@@ -1,0 +1,76 @@
+"""Converted networks under torch.compile and torch.export."""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from spikeloom.convert import LAS
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+pytest.importorskip("transformers")
+
+from tests.convert.las.families import inputs, relative  # needs transformers
+
+
+@pytest.fixture(autouse=True)
+def from_a_clean_slate():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def block():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.LayerNorm(16)).eval()
+    return LAS(steps=8, progress=False).apply(model, [torch.randn(8, 4)])
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_network_is_one_graph(family, converted):
+    network = converted(family)[1]
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(**inputs(family))[0], network(**inputs(family))[0])
+
+
+def test_a_compiled_block_and_its_gradient_are_those_of_the_block(block):
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    x, grads = torch.randn(8, 4), []
+    for layer in (block, compiled):
+        block.zero_grad()
+        y = layer(x)
+        y.square().sum().backward()
+        grads.append((y.detach(), block[0].weight.grad.clone()))
+    assert torch.equal(grads[0][0], grads[1][0])
+    torch.testing.assert_close(grads[0][1], grads[1][1])
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_infinity_never_becomes_a_number(backend, bad, block):
+    compiled = torch.compile(block, fullgraph=True, backend=backend)
+    compiled(torch.randn(2, 4))
+    assert compiled(torch.full((2, 4), bad)).isnan().all()
+
+
+@torch.no_grad()
+def test_an_exported_block_is_saved_and_loaded(block, tmp_path):
+    x = torch.randn(8, 4)
+    torch.export.save(torch.export.export(block, (x,)), tmp_path / "block.pt2")
+    again = torch.export.load(tmp_path / "block.pt2").module()
+    assert torch.equal(again(x), block(x))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("family, settings", [("bert", {}), ("gpt2", {"use_cache": False})])
+def test_a_network_is_exported(family, settings, converted):
+    network, batch = converted(family)[1], {**inputs(family), **settings}
+    exported = torch.export.export(network, (), batch).module()
+    assert relative(exported(**batch)[0], network(**batch)[0]) < 1e-6
