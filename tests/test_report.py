@@ -95,6 +95,12 @@ def test_a_whole_file_has_ordinary_permissions(tmp_path):
     assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_a_folder_in_the_place_of_the_file_is_named(tmp_path):
+    with pytest.raises(IsADirectoryError, match=f"path: {tmp_path} is a folder; name the file"):
+        example().save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with (
         pytest.raises(FileNotFoundError, match="nowhere does not exist"),

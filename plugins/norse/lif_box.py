@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from spikeloom import neurons
 from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.neuron import Neuron
-from spikeloom.layer import current_parameters
 
 from ..adapter import component
 from .module import SpikeloomCell, SpikeloomSequence, _SpikeloomModule, checked, expanded, fitted
@@ -72,8 +71,8 @@ class _LIFBox(_SpikeloomModule):
         return self.neuron.settings()["dt"]
 
     def _at_rest(self) -> tuple[float | Tensor, ...]:
-        values = {**self.neuron.params, **current_parameters(self, self.neuron)}
-        return (_cut(values["v_leak"]),)
+        made_with = self.neuron.params["v_leak"]
+        return (_cut(self.v_leak if isinstance(made_with, Tensor) else made_with),)
 
 
 @component("LIF", "C. Pehle and J. E. Pedersen, Norse, 2021, doi:10.5281/zenodo.4422025")
@@ -127,7 +126,8 @@ class LIFBox(_LIFBox, SpikeloomSequence):
 
     Spikes and potentials equal those of ``norse.torch.LIFBoxCell`` to the last bit, for Norse's
     float32 parameters and inputs; float64 inputs are computed in float64 and 16-bit inputs in
-    float32 throughout. It begins at ``v_leak``.
+    float32 throughout. Values may be plain numbers too: they are computed like float32 tensors,
+    where Norse multiplies a number by ``dt`` in float64. It begins at ``v_leak``.
 
     Every ``method`` of Norse has a kernel with the surrogate derivative that the installed Norse
     computes, or runs eager if that is unknown; so does a ``reset_method`` of your own, which is

@@ -49,10 +49,12 @@ class _SpikeloomModule(Describing, nn.Module):
 
     def _scan(self, x: Any, state: Any, **options: Any) -> Any:
         """Run the neuron over an input with a time axis."""
+        first = checked(x)
+        at_rest = state is None
         return run(
             self.neuron,
             x,
-            tuple(self._rest(x)) if state is None else fitted(self.neuron, state, checked(x)),
+            expanded(self._at_rest(), first) if at_rest else fitted(self.neuron, state, first),
             params=current_parameters(self, self.neuron),
             implementation=self.implementation,
             **options,
@@ -211,14 +213,17 @@ def _without_time(y: Tensor) -> Tensor:
 
 
 def checked(x: Any) -> Tensor:
-    """The input, or the first of several, if it is a dense tensor."""
-    first = x[0] if isinstance(x, tuple) and x else x
-    if not isinstance(first, Tensor):
-        raise TypeError(f"input_tensor: must be a tensor, got {type(first).__name__}")
-    if first.layout != torch.strided:
-        raise TypeError(
-            f"input_tensor: must be dense, got {first.layout}; call input_tensor.to_dense() first"
-        )
+    """The input, or the first of several, if all are dense tensors."""
+    parts = x if isinstance(x, tuple) and x else (x,)
+    for part in parts:
+        if not isinstance(part, Tensor):
+            raise TypeError(f"input_tensor: must be a tensor, got {type(part).__name__}")
+        if part.layout != torch.strided:
+            raise TypeError(
+                f"input_tensor: must be dense, got {part.layout}; "
+                f"call input_tensor.to_dense() first"
+            )
+    first: Tensor = parts[0]
     return first
 
 

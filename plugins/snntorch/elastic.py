@@ -17,6 +17,9 @@ class ElasticBiSpike(SpikingModule, describes=neurons.ElasticBiSpike):
     It takes the arguments of :class:`spikeloom.neurons.ElasticBiSpike` and those of every module
     here (:class:`SpikingModule`). An amplitude per step is for whole sequences only.
 
+    The losses of ``snntorch.functional`` that count spikes take the signed ones: a negative spike
+    counts against its class. Those of spike times mean nothing for them.
+
     Example:
         >>> import torch
         >>> from spikeloom.plugins.snntorch import ElasticBiSpike

@@ -37,9 +37,11 @@ class Leaky(SpikingModule):
     silent restart; spikes keep the input's dtype; setting ``reset_mechanism``, or loading it, takes
     effect; copies and pickles work after a backward pass; and it is no subclass of
     ``snntorch.Leaky``, so snnTorch's NIR exporter refuses it rather than writing a hard reset
-    where there is none. For the same reason ``snntorch.utils.reset`` and ``snntorch.backprop`` of
-    snnTorch 1.0 do not know it: use :func:`spikeloom.plugins.snntorch.reset` and a training loop
-    of your own.
+    where there is none. For the same reason ``snntorch.utils.reset`` of snnTorch 1.0 does not know
+    it: use :func:`spikeloom.plugins.snntorch.reset`. Nor does the deprecated ``snntorch.backprop``,
+    which calls no network that ends in a class it does not know: write the training loop out, or
+    train the copy that :func:`spikeloom.plugins.snntorch.to_host` makes and load its
+    ``state_dict``.
 
     Args:
         beta: Decay a step, clamped to [0, 1] in the step; a number, or a tensor for one value a

@@ -8,8 +8,10 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 
 from spikeloom import Neuron, run
+from spikeloom.kernel.call import COMPUTED
 from spikeloom.layer import current_parameters, register_parameters
 
 from ..adapter import Describing, tensor_names
@@ -30,7 +32,8 @@ class SpikingModule(Describing, nn.Module):
 
     ``mem=None`` (or no state at all) starts at rest. With ``init_hidden=True`` the module keeps
     its states: ``spk = neuron(x)``, and with ``output=True`` also ``spk, mem = neuron(x)``; put it
-    back to rest with :meth:`reset_mem` or :func:`spikeloom.plugins.snntorch.reset`.
+    back to rest with :meth:`reset_mem` or :func:`spikeloom.plugins.snntorch.reset`. Where that was
+    forgotten, the next backward pass raises a RuntimeError that names it.
 
     A whole sequence in one call is what makes it fast: :meth:`sequence`, or ``time_first=True``,
     which makes it the module's ordinary call (in ``nn.Sequential``, for hooks and monitors). It
@@ -205,6 +208,7 @@ class SpikingModule(Describing, nn.Module):
             implementation=self.implementation,
         )
         if self.init_hidden:
+            y, after = _in_one_node(y, after)
             self._hidden = after
         return y, after, trace[0] if trace else None
 
@@ -325,10 +329,41 @@ def _detached(states: State | None) -> State | None:
 
 def _widened(state: Any, x: Tensor) -> Any:
     """A narrower state in the dtype that this input is computed in; never a wider one."""
-    wide = torch.promote_types(x.dtype, torch.float32)
+    wide = COMPUTED.get(x.dtype, x.dtype)
     if not isinstance(state, Tensor) or torch.promote_types(state.dtype, wide) != wide:
         return state
     return state.to(wide)
+
+
+class _Call(torch.autograd.Function):
+    """Everything a call returns, as it is; a backward pass through any of it frees this node."""
+
+    @staticmethod
+    def forward(ctx: Any, *values: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(torch.empty(0))
+        ctx.set_materialize_grads(False)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return grads
+
+
+def _in_one_node(y: Any, states: State) -> tuple[Any, State]:
+    """A call's results with one graph node behind them all, as the kernel has it."""
+    if _transformed() or all(
+        state.grad_fn is None or isinstance(state.grad_fn, BackwardCFunction) for state in states
+    ):
+        return y, states
+    outputs = y if isinstance(y, tuple) else (y,)
+    values = _Call.apply(*outputs, *states)
+    outputs, states = values[: len(outputs)], values[len(outputs) :]
+    return outputs if isinstance(y, tuple) else outputs[0], states
+
+
+def _transformed() -> bool:
+    """Whether a compiler or a transformation looks on; neither knows a freed graph."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _name_the_remedy(state: Tensor) -> None:

@@ -45,6 +45,8 @@ class _IntegrateAndFire(SpikeloomNode):
         habits: The arguments of every node.
     """
 
+    _names: tuple[str, ...] = ()
+
     def __init__(self, leak: dict[str, Any], fire: dict[str, Any], **habits: Any) -> None:
         function = fire["surrogate_function"]
         fire["surrogate_function"] = surrogate.Sigmoid() if function is None else function
@@ -55,21 +57,38 @@ class _IntegrateAndFire(SpikeloomNode):
                 setattr(self, name, value)
         self._names = tuple(settings)
         self._made_from = _key(settings)
+        self._changed = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in self._names:
+            self._changed = True
 
     @property
     def neuron(self) -> Neuron:
         """The description that the attributes state now."""
-        settings = {name: getattr(self, name) for name in self._names}
-        if (key := _key(settings)) != self._made_from:
-            self._neuron, self._made_from = _description(settings), key
+        # A surrogate function may also change within.
+        if self._changed or _form(self.surrogate_function) != self._made_from[-1]:
+            settings = {name: getattr(self, name) for name in self._names}
+            if (key := _key(settings)) != self._made_from:
+                self._neuron, self._made_from = _description(settings), key
+            self._changed = False
         return self._neuron
+
+    def _shown(self) -> str:
+        # All arguments, as the host shows them, not those alone that differ from a default.
+        return Neuron.__repr__(self.neuron)
 
 
 def _key(settings: dict[str, Any]) -> tuple[Any, ...]:
     """What decides a description; a tensor's values are read when the node runs."""
-    function = settings["surrogate_function"]
     numbers = (kind(value) if isinstance(value, Tensor) else value for value in settings.values())
-    return (*numbers, kernel_form(function) or function)
+    return (*numbers, _form(settings["surrogate_function"]))
+
+
+def _form(function: Any) -> Any:
+    """What a surrogate function computes: a form of ours, or itself."""
+    return kernel_form(function) or function
 
 
 def _description(settings: dict[str, Any]) -> neurons.LIF:

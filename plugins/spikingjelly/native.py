@@ -27,9 +27,10 @@ def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
     """A copy of a network with SpikingJelly's own neurons, for what knows only those.
 
     SpikingJelly's exporters to NIR, Lava and Lynxi, its fused precision settings and others ask
-    for its own classes. Weights are copied; the neurons are at rest, in the same step mode, and
-    learn what they learned. Each is run beside ours on random input and on input that meets the
-    threshold, and must fire the same spikes. Hooks on replaced neurons stay with the original.
+    for its own classes: NIR's and Lava's refuse others, Lynxi's leaves them in place. Weights are
+    copied; the neurons are at rest, in the same step mode, and learn what they learned. Each is run
+    beside ours on random input and on input that meets the threshold, and must fire the same
+    spikes. Hooks on replaced neurons stay with the original.
 
     ======================================  =======================================================
     ours                                    SpikingJelly's

@@ -151,11 +151,12 @@ class SpikeloomNode(Describing, BaseNode):
         return type(self).single_step_functional_forward is not own
 
     def _scan(self, inputs: tuple[Tensor, ...], states: State, **options: Any) -> Any:
+        neuron = self.neuron
         return run(
-            self.neuron,
+            neuron,
             inputs,
             states,
-            params=current_parameters(self, self.neuron),
+            params=current_parameters(self, neuron),
             implementation=self.implementation,
             **options,
         )

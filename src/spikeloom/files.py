@@ -25,6 +25,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: If the folder of ``path`` does not exist.
+        IsADirectoryError: If ``path`` is a folder.
 
     Example:
         >>> import pathlib, tempfile
@@ -37,6 +38,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"path: the folder {target.parent} does not exist; make it first")
+    if target.is_dir():
+        raise IsADirectoryError(f"path: {target} is a folder; name the file in it")
     handle, name = tempfile.mkstemp(
         prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent
     )

@@ -103,6 +103,10 @@ class Report:
 
         Args:
             path: Where to write; an existing file is replaced.
+
+        Raises:
+            FileNotFoundError: If the folder does not exist.
+            IsADirectoryError: If the path is a folder.
         """
         with whole_file(path) as temporary:
             temporary.write_text(self.to_json() + "\n", encoding="utf-8")

@@ -30,7 +30,7 @@ def test_uniform_takes_the_same_share_of_each_layer():
 
 def test_a_mapping_gives_each_layer_its_share():
     shares = {"a": 0.5, "b": 0.0, "c": 0.9}
-    assert compress.allocate(WEIGHTS, 0.0, shares) == {"a": 120, "b": 0, "c": 36}
+    assert compress.allocate(WEIGHTS, allocation=shares) == {"a": 120, "b": 0, "c": 36}
 
 
 def test_nothing_is_removed_at_sparsity_zero():
@@ -60,8 +60,10 @@ def test_gradients_and_half_precision_do_not_matter():
         ((float("nan"),), ValueError, r"\[0, 1\)"),
         (("half",), TypeError, "a number"),
         ((0.5, "global"), ValueError, "'lamps', 'uniform'"),
-        ((0.5, {"a": 0.5}), ValueError, "a share for each of a, b, c"),
-        ((0.5, {"a": 1.5, "b": 0.1, "c": 0.1}), ValueError, "allocation"),
+        ((None, {"a": 0.5}), ValueError, "a share for each of a, b, c"),
+        ((None, {"a": 1.5, "b": 0.1, "c": 0.1}), ValueError, "allocation"),
+        ((0.2, {"a": 0.5, "b": 0.1, "c": 0.1}), ValueError, "leave sparsity=0.2 out"),
+        ((), ValueError, "sparsity: say which share"),
         ((0.5, "lamps", 0.0), ValueError, "power"),
     ],
 )

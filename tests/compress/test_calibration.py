@@ -271,6 +271,33 @@ def test_keyword_batches_and_tuples_are_understood():
         assert torch.equal(found, expected)
 
 
+def test_a_tuple_gives_as_many_arguments_as_forward_needs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.lif = nn.Linear(6, 3), SpikingLayer(neurons.LIF())
+
+        def forward(self, a, b, gain=None):
+            return self.lif(self.fc(a + b))
+
+    x, y = spikes(T, B, 6), spikes(T, B, 6, seed=1)
+    stats = compress.calibrate(Two().eval(), [(x, y, torch.zeros(B))])
+    expected = compress.layer_hessian(x + y, nn.Linear(6, 3), neurons.Trace(0.5))
+    torch.testing.assert_close(stats["fc"].spiking[0].hessian, expected)
+
+
+def test_a_forward_of_the_user_gets_the_batch_as_it_is():
+    seen = []
+
+    def forward(model, batch):
+        seen.append(batch)
+        return model(batch[0])
+
+    batch = (spikes(T, B, 6), torch.zeros(B))
+    compress.calibrate(spikingjelly_mlp("m"), [batch], forward=forward)
+    assert all(given is batch for given in seen)
+
+
 def test_only_the_layers_asked_for_are_calibrated():
     stats = compress.calibrate(spikingjelly_mlp("m"), [spikes(T, B, 6)], layers=["3"], plain=False)
     assert list(stats) == ["3"] and stats["3"].plain is None
@@ -445,9 +472,28 @@ X = spikes(T, B, 6)
     [
         (spikingjelly_mlp("m").train(), [X], {}, ValueError, r"model.eval\(\)"),
         (len, [X], {}, TypeError, "nn.Module"),
-        (spikingjelly_mlp("m"), [], {}, ValueError, "not one batch"),
-        (spikingjelly_mlp("m"), [X[:, :0]], {}, ValueError, "empty"),
-        (spikingjelly_mlp("m"), [X[:0]], {}, ValueError, "empty"),
+        (spikingjelly_mlp("m"), [], {}, ValueError, "batches: holds no batch"),
+        (spikingjelly_mlp("m"), [X[:, :0]], {}, ValueError, "batches: .* no sample"),
+        (spikingjelly_mlp("m"), [X[:0]], {}, ValueError, "batches: .* no sample"),
+        (
+            spikingjelly_mlp("m"),
+            [X[:0]],
+            {"forward": each_step},
+            ValueError,
+            "batches: .* no sample",
+        ),
+        (spikingjelly_mlp("m"), None, {}, TypeError, "batches: must be .* got None"),
+        (spikingjelly_mlp("m"), ["images"], {}, TypeError, "batches: a batch must be"),
+        (spikingjelly_mlp("m"), [X], {"layers": "0"}, TypeError, r"layers: .*\['0'\], got '0'"),
+        (spikingjelly_mlp("m"), [X], {"layers": 0}, TypeError, "layers: .* got 0"),
+        (
+            spikingjelly_mlp("m"),
+            [X],
+            {"traces": {"1": 0.5}},
+            TypeError,
+            r"traces\['1'\]: must be .*neurons.Trace\(0.9\), got 0.5",
+        ),
+        (spikingjelly_mlp("m"), [X], {"traces": [0.5]}, TypeError, "traces: must map"),
         (spikingjelly_mlp("m"), [X * torch.nan], {}, ValueError, "layer '0'.*NaN or infinite"),
         (spikingjelly_mlp("m"), [X / 0], {}, ValueError, "layer '0'.*NaN or infinite"),
         (spikingjelly_mlp("m"), [X], {"layers": ["1"]}, ValueError, "there are 0, 3"),

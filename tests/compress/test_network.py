@@ -244,6 +244,45 @@ def test_convolutions_are_pruned_and_quantised():
     assert torch.equal(net[0].weight, scale * net[0].weight_codes)
 
 
+def test_a_quantised_layer_pruned_by_magnitude_keeps_codes_that_are_its_weight():
+    net = copy.deepcopy(NET)
+    compress.quantize(net, STATS, 4)
+    report = compress.prune(net, STATS, 0.5, "magnitude")
+    assert not any("dropped" in note for note in report.notes)
+    for name in LAYERS:
+        layer = net.get_submodule(name)
+        assert layer.weight_mask.any() and not layer.weight_codes[layer.weight_mask].any()
+        assert torch.equal(layer.weight, layer.weight_scale[:, None] * layer.weight_codes)
+
+
+def test_a_quantised_layer_whose_other_weights_are_compensated_loses_its_codes():
+    net = copy.deepcopy(NET)
+    compress.quantize(net, STATS, 4)
+    report = compress.prune(net, STATS, 0.5, layers=["0"])
+    assert "codes and scale dropped: 0" in str(report)
+    assert set(dict(net[0].named_buffers())) == {"weight_mask"}
+    assert torch.equal(net[2].weight, net[2].weight_scale[:, None] * net[2].weight_codes)
+    compress.quantize(net, STATS, 4, layers=["0"])
+    assert torch.equal(net[0].weight, net[0].weight_scale[:, None] * net[0].weight_codes)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_saving_codes_that_training_has_left_behind_warns(duplicate):
+    net = copy.deepcopy(NET)
+    compress.quantize(net, STATS, 4)
+    net = duplicate(net)
+    net.state_dict()  # without a warning
+    with torch.no_grad():
+        net[2].weight[0, 0] += 1e-4
+    with pytest.warns(UserWarning, match=r"^2\.weight_codes: the weight has changed") as seen:
+        state = net.state_dict()
+    assert len(seen) == 1
+    loaded = network()
+    compress.load_compressed(loaded, state)
+    with pytest.warns(UserWarning, match=r"^2\.weight_codes"):
+        loaded.state_dict()
+
+
 # --- Bad input --------------------------------------------------------------------------------
 
 NO_PLAIN = compress.calibrate(NET, [X], plain=False)
@@ -258,6 +297,20 @@ NO_PLAIN = compress.calibrate(NET, [X], plain=False)
         (lambda net: compress.prune(net, STATS, 0.5, "obd"), ValueError, "'magnitude'"),
         (lambda net: compress.prune(net, STATS, 0.9, pattern="2:4"), ValueError, "leave it out"),
         (lambda net: compress.prune(net, STATS, pattern="2:5"), ValueError, "does not divide"),
+        (
+            lambda net: compress.prune(net, STATS, 0.2, allocation=dict.fromkeys(LAYERS, 0.5)),
+            ValueError,
+            "leave sparsity=0.2 out",
+        ),
+        (
+            lambda net: compress.prune(
+                net, STATS, pattern="2:4", allocation=dict.fromkeys(LAYERS, 0.5)
+            ),
+            ValueError,
+            "allocation: pattern 2:4 fixes it",
+        ),
+        (lambda net: compress.prune(net, STATS, 0.5, layers="0"), TypeError, "layers: .* got '0'"),
+        (lambda net: compress.quantize(net, STATS, layers="2"), TypeError, "layers: .* got '2'"),
         (lambda net: compress.prune(net, STATS, 0.5, layers=["7"]), ValueError, "0, 2, 4"),
         (lambda net: compress.prune(net, {}, 0.5), TypeError, "from calibrate"),
         (lambda net: compress.prune(net, NO_PLAIN, 0.5, "obs"), ValueError, "plain=True"),

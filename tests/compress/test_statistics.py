@@ -37,6 +37,9 @@ def test_a_foreign_file_is_refused(tmp_path):
     save_file({"a": torch.ones(1)}, str(path))
     with pytest.raises(ValueError, match=r"not written by Statistics\.save"):
         compress.Statistics.load(path)
+    path.write_text("a note")
+    with pytest.raises(ValueError, match=r"other\.safetensors is no whole safetensors file"):
+        compress.Statistics.load(path)
     with pytest.raises(FileNotFoundError, match="nothing"):
         compress.Statistics.load(tmp_path / "nothing")
 

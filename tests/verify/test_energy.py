@@ -144,6 +144,20 @@ def test_the_report_prints_saves_and_plots(tmp_path):
     assert (tmp_path / "energy.png").stat().st_size > 1000
 
 
+def test_a_break_even_below_zero_is_none():
+    dear = nn.Sequential(nn.Linear(3, 3), lif(), nn.Linear(3, 1)).eval()
+    report = count_energy(dear, torch.ones(8, 1, 3))
+    assert report.proxy_break_even < 0 and report.memory_break_even < 0
+    assert str(report).count("break-even never: it costs more even without a spike") == 2
+    assert "break-even at" not in str(report)
+
+
+def test_a_network_without_spike_driven_layers_has_no_break_even():
+    report = count_energy(nn.Sequential(nn.Linear(3, 3), lif()).eval(), torch.ones(2, 1, 3))
+    assert str(report).count("no layer is driven by spikes") == 2
+    assert "nan" not in str(report)
+
+
 def test_an_output_without_a_batch_needs_one_said():
     class Total(nn.Module):
         def __init__(self) -> None:

@@ -5,10 +5,11 @@ import functools
 
 import pytest
 import torch
+from spikingjelly.activation_based import layer as sjl
 from torch import nn
 
 import spikeloom
-from spikeloom import neurons, plugins
+from spikeloom import compress, neurons, plugins
 from spikeloom.verify import fold_norms
 from tests.models.spiking_mlp.cases import image, small, wake
 from tests.models.spiking_mlp.spikingjelly_network import Network
@@ -353,3 +354,248 @@ def test_gains_stay_where_neurons_differ():
     folded = fold_norms(model, gains=True)
     assert "not every neuron" in folded.report.notes[0]
     equal(folded, model, 20 * torch.randn(6, 3, 4, dtype=torch.float64))
+
+
+# --- What only looks as if it could be folded --------------------------------------------------
+
+MAP = (4, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        # Zeros around the map, and a divisor of its own, are no average that a shift passes.
+        (lambda: (lif(), nn.BatchNorm2d(3), nn.AvgPool2d(2, padding=1), nn.Conv2d(3, 4, 2)), MAP),
+        (lambda: (nn.BatchNorm2d(3), nn.AvgPool2d(2, divisor_override=3), nn.Conv2d(3, 4, 2)), MAP),
+        # Without flattening, a linear layer sums over positions.
+        (lambda: (nn.BatchNorm2d(3), nn.Linear(9, 4)), (4, 3, 2, 9)),
+        (lambda: (nn.BatchNorm2d(8), nn.Flatten(0, 2), nn.Linear(8, 4)), (4, 8, 8, 8)),
+        (lambda: (nn.BatchNorm2d(3), nn.Flatten(2), nn.Linear(64, 4)), MAP),
+        # A map without a batch has its channels elsewhere.
+        (lambda: (nn.BatchNorm1d(4), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8, 2)), (5, 4, 8)),
+        (lambda: (nn.BatchNorm2d(4), nn.Conv3d(4, 2, 1)), (4, 4, 5, 5)),
+    ],
+)
+def test_a_norm_in_front_of_what_mixes_its_features_remains(layers, shape):
+    model = ready(*layers())
+    folded = fold_norms(model)
+    assert "folded" not in results(folded).values()
+    equal(folded, model, 3 * torch.randn(*shape, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool2d(2, divisor_override=3),
+        nn.AvgPool2d((2,), padding=1),
+        nn.AvgPool2d(3, ceil_mode=True, divisor_override=2),
+    ],
+    ids=str,
+)
+def test_every_divisor_of_a_pool_moves_into_the_weights(pool):
+    model = ready(pool, nn.Conv2d(3, 4, 2))
+    folded = fold_norms(model)
+    assert results(folded) == {"0": "sum"}
+    assert folded[0].divisor_override == 1
+    equal(folded, model, torch.randn(*MAP, dtype=torch.float64))
+    assert results(fold_norms(folded)) == {"0": "sum"}
+
+
+class Two(nn.Module):
+    """Modules, and a forward over them."""
+
+    def __init__(self, forward, **modules: nn.Module) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            setattr(self, name, module)
+        self.run = forward
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda m, x: m.n(m.bn(x)) + m.n(m.fc(x)),
+        lambda m, x: m.fc(m.bn(x)) + m.fc(x),
+        lambda m, x: m.bn(m.fc(x)) + m.bn(x),
+        lambda m, x: m.bn(m.fc(x)) + nn.functional.linear(x, m.fc.weight),
+        lambda m, x: m.bn(m.fc(x)) + x @ (2 * m.fc.weight),
+        lambda m, x: m.n(m.bn(x)) + m.bn.running_mean,
+        lambda m, x: m.n(m.bn(x)) + m.inner(x),
+    ],
+)
+def test_a_neighbour_that_serves_something_else_too_takes_no_norm(forward):
+    neuron = lif()
+    model = Two(
+        forward, n=neuron, bn=nn.BatchNorm1d(4), fc=nn.Linear(4, 4), inner=nn.Sequential(neuron)
+    )
+    model = wake(model).double().eval()
+    folded = fold_norms(model)
+    assert results(folded) == {"bn": "remains"}
+    equal(folded, model, 3 * torch.randn(6, 4, dtype=torch.float64))
+
+
+def test_a_norm_and_its_layer_may_be_called_twice_together():
+    linear, norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+    model = ready(linear, norm, linear, norm)
+    folded = fold_norms(model)
+    assert results(folded) == {"1": "folded"}
+    assert norms(folded) == []
+    equal(folded, model, torch.randn(5, 4, dtype=torch.float64))
+
+
+def test_a_pool_called_twice_in_a_row_stays_an_average():
+    pool = nn.AvgPool2d(2, stride=1)
+    model = ready(pool, pool, nn.Conv2d(3, 2, 1))
+    folded = fold_norms(model)
+    assert results(folded) == {"0": "remains"}
+    equal(folded, model, torch.randn(*MAP, dtype=torch.float64))
+
+
+class Activated(nn.BatchNorm1d):
+    def forward(self, input):
+        return super().forward(input).relu()
+
+
+class Standardised(nn.Linear):
+    def forward(self, input):
+        return nn.functional.linear(input, self.weight - self.weight.mean(), self.bias)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: (nn.Linear(4, 4), Activated(4)),
+        lambda: (Standardised(4, 4), nn.BatchNorm1d(4)),
+        lambda: (sjl.WSLinear(4, 4), nn.BatchNorm1d(4)),
+        lambda: (hooked(nn.Linear(4, 4)), nn.BatchNorm1d(4)),
+        lambda: (nn.Linear(4, 4), hooked(nn.BatchNorm1d(4))),
+        lambda: (nn.Linear(4, 4), hooked(nn.Identity()), nn.BatchNorm1d(4)),
+        lambda: (nn.BatchNorm1d(4), hooked(lif())),
+    ],
+)
+def test_a_layer_that_does_more_than_torchs_takes_no_norm(layers):
+    model = ready(*layers())
+    folded = fold_norms(model)
+    assert "folded" not in results(folded).values()
+    equal(folded, model, 3 * torch.randn(6, 4, dtype=torch.float64))
+
+
+def hooked(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda module, args, y: y.abs())
+    return module
+
+
+def test_a_dropout_that_drops_ends_the_way():
+    model = ready(nn.Linear(4, 4), nn.Dropout(), nn.BatchNorm1d(4))
+    model[1].train()
+    assert results(fold_norms(model)) == {"2": "remains"}
+
+
+def test_a_pruned_and_quantised_layer_takes_a_norm_and_loses_its_codes():
+    def forward(model, x):
+        return model.n(model.bn(model.fc(x.flatten(0, 1))).unflatten(0, x.shape[:2]))
+
+    model = Two(forward, fc=nn.Linear(4, 4), bn=nn.BatchNorm1d(4), n=lif())
+    model, x = wake(model).double().eval(), 3 * torch.rand(5, 3, 4, dtype=torch.float64)
+    stats = compress.calibrate(model, [x])
+    compress.prune(model, stats, 0.5)
+    compress.quantize(model, stats, 4)
+    folded = fold_norms(model)
+    assert results(folded) == {"bn": "folded"}
+    assert set(dict(folded.fc.named_buffers())) == {"weight_mask"}
+    assert set(dict(model.fc.named_buffers())) == {"weight_mask", "weight_codes", "weight_scale"}
+    equal(folded, model, x)
+    assert not folded.fc.weight[model.fc.weight_mask].any()
+
+
+def test_a_neuron_of_another_kind_than_make_makes_keeps_its_norm():
+    model = ready(nn.BatchNorm1d(4), plugins.spikingjelly.LIFNode(step_mode="s"))
+    folded = fold_norms(model)
+    assert results(folded) == {"0": "remains"}
+    assert "plugins.<host>.make" in str(folded.report)
+    folded = fold_norms(model, make=plugins.spikingjelly.make)
+    assert results(folded) == {"0": "folded"}
+    for x in 3 * torch.randn(5, 6, 4, dtype=torch.float64):
+        assert torch.equal(folded(x), model(x))
+
+
+def test_a_neuron_whose_potential_is_handed_on_keeps_its_norm():
+    def forward(model, x):
+        spikes, potential = model.n(model.bn(x))
+        return spikes + potential
+
+    make = plugins.snntorch.make
+    model = Two(forward, bn=nn.BatchNorm1d(4), n=make(neurons.LIF()))
+    model = wake(model).double().eval()
+    folded = fold_norms(model, make=make)
+    assert results(folded) == {"bn": "remains"}
+    equal(folded, model, 3 * torch.randn(6, 4, dtype=torch.float64))
+
+
+def test_a_subclass_of_lif_with_a_step_of_its_own_keeps_its_norm():
+    class Doubled(neurons.LIF):
+        def _charge(self, x, v, p):
+            return super()._charge(x + x, v, p)
+
+    model = ready(nn.BatchNorm1d(4), spikeloom.SpikingLayer(Doubled()))
+    folded = fold_norms(model)
+    assert results(folded) == {"0": "remains"}
+    equal(folded, model, 3 * torch.randn(6, 4, dtype=torch.float64))
+
+
+def test_modules_that_unseen_code_calls_are_left_alone():
+    def forward(model, x):
+        return model.part(x) + model.fc(x) if x.sum() < 1e9 else x
+
+    linear = nn.Linear(4, 4)
+    model = Two(forward, fc=linear, part=nn.Sequential(linear, nn.BatchNorm1d(4)))
+    model = wake(model).double().eval()
+    folded = fold_norms(model)
+    assert results(folded) == {"part.1": "remains"}
+    equal(folded, model, torch.randn(5, 4, dtype=torch.float64))
+
+
+def test_a_forward_of_the_instance_is_not_taken_for_that_of_the_class():
+    model = Two(lambda m, x: m.bn(m.fc(x)), fc=nn.Linear(4, 4), bn=nn.BatchNorm1d(4))
+    model = wake(model).double().eval()
+    model.forward = lambda x: model.bn(model.fc(x).relu())
+    assert results(fold_norms(model)) == {"bn": "remains"}
+
+
+@pytest.mark.parametrize("call", [lambda m, x: m.n(m.fc(x) + 1.0), lambda m, x: m.n(m.fc(x).T)])
+def test_gains_do_not_scale_what_is_no_weight(call):
+    model = Two(call, fc=nn.Linear(4, 4), n=lif()).double().eval()
+    folded = fold_norms(model, gains=True)
+    assert "Input gains remain" in folded.report.notes[0]
+    equal(folded, model, 3 * torch.randn(6, 4, dtype=torch.float64))
+
+
+def test_layers_may_be_called_by_keyword():
+    model = Two(lambda m, x: m.bn(input=m.fc(input=x)), fc=nn.Linear(4, 3), bn=nn.BatchNorm1d(3))
+    model = wake(model).double().eval()
+    folded = fold_norms(model)
+    assert results(folded) == {"bn": "folded"}
+    equal(folded, model, torch.randn(5, 4, dtype=torch.float64))
+
+
+def test_norms_and_pools_to_keep_are_kept():
+    model = ready(nn.Conv2d(3, 3, 2), nn.BatchNorm2d(3), nn.AvgPool2d(2), nn.Conv2d(3, 3, 1))
+    assert set(results(fold_norms(model)).values()) == {"folded", "sum"}
+    folded = fold_norms(model, keep=["1", "2"])
+    assert set(results(folded).values()) == {"remains"}
+    assert "as asked" in str(folded.report)
+
+
+@pytest.mark.parametrize(
+    ("keep", "error", "message"),
+    [
+        ("1", TypeError, r"keep: must be names of modules, such as \['1'\], got '1'"),
+        (["7"], ValueError, "keep: the model has no module '7'"),
+    ],
+)
+def test_what_to_keep_must_be_names_of_modules(keep, error, message):
+    with pytest.raises(error, match=message):
+        fold_norms(ready(nn.Linear(4, 4), nn.BatchNorm1d(4)), keep=keep)

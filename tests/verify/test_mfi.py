@@ -407,6 +407,25 @@ def test_what_cannot_be_verified_is_refused(model, x, error, message):
         check_mfi(model(), x)
 
 
+class Single(nn.Module):
+    def forward(self, x):
+        return x.float()
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(8, 2), nn.Linear(8, 2, bias=False), nn.Conv1d(2, 2, 1)]
+)
+def test_a_forward_that_changes_the_dtype_is_named(layer):
+    model = dense(nn.Linear(4, 8), Single(), lif(), layer)
+    with pytest.raises(ValueError, match=r"model: '3' meets float32 and float64, .* '1' changes"):
+        check_mfi(model, currents(5, 2, 4))
+
+
+def test_one_string_of_exemptions_is_refused():
+    with pytest.raises(TypeError, match=r"exempt: must be names .* such as \['stem'\], got 'stem'"):
+        check_mfi(small().eval(), sample(), exempt="stem")
+
+
 def test_an_unknown_exemption_is_refused():
     with pytest.raises(ValueError, match="exempt: the model has no module 'stem'"):
         check_mfi(small().eval(), sample(), exempt=["stem"])

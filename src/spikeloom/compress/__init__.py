@@ -1,7 +1,7 @@
 """One-shot pruning and quantisation of trained spiking networks, a file per idea."""
 
 from spikeloom.compress.allocation import allocate
-from spikeloom.compress.calibration import calibrate, reset_states
+from spikeloom.compress.calibration import calibrate
 from spikeloom.compress.hessian import layer_hessian
 from spikeloom.compress.network import load_compressed, prune, quantize
 from spikeloom.compress.objective import quadratic_error
@@ -10,6 +10,7 @@ from spikeloom.compress.quantization import quantize_weight
 from spikeloom.compress.response import Response, UnknownNeuron, linear_response
 from spikeloom.compress.statistics import Statistics
 from spikeloom.compress.sweep import Sweep, sweep_bits, sweep_sparsity
+from spikeloom.hosted import to_rest as reset_states
 
 __all__ = [
     "Response",

@@ -32,7 +32,7 @@ def lamps_scores(W: Tensor, power: float = 2.0) -> Tensor:
 
 def allocate(
     weights: Mapping[str, Tensor],
-    sparsity: float,
+    sparsity: float | None = None,
     allocation: str | Mapping[str, float] = "lamps",
     power: float = 2.0,
 ) -> dict[str, int]:
@@ -40,9 +40,9 @@ def allocate(
 
     Args:
         weights: Layer name -> weights.
-        sparsity: Share of all their weights to remove, in [0, 1).
+        sparsity: Share of all their weights to remove, in [0, 1); not with a mapping.
         allocation: ``"lamps"`` compares scores across layers; ``"uniform"`` takes the same share
-            of each; a mapping gives each layer its own share, and ``sparsity`` is not used.
+            of each; a mapping gives each layer its own share.
         power: Exponent of the LAMPS scores.
 
     Returns:
@@ -50,8 +50,8 @@ def allocate(
 
     Raises:
         TypeError: If the sparsity or the allocation has the wrong type.
-        ValueError: If a share lies outside [0, 1), the power is not positive, or the mapping names
-            other layers.
+        ValueError: If a share lies outside [0, 1), the power is not positive, the mapping names
+            other layers, or there are both a mapping and a sparsity, or neither.
 
     Example:
         >>> import torch
@@ -59,6 +59,10 @@ def allocate(
         {'a': 0, 'b': 1}
     """
     if isinstance(allocation, Mapping):
+        if sparsity is not None:
+            raise ValueError(
+                f"sparsity: allocation gives each layer's share; leave sparsity={sparsity!r} out"
+            )
         if set(allocation) != set(weights):
             raise ValueError(
                 f"allocation: must give a share for each of {', '.join(weights)}; "
@@ -66,7 +70,9 @@ def allocate(
             )
         shares = {name: _share(f"allocation[{name!r}]", allocation[name]) for name in weights}
         return {name: int(weights[name].numel() * share) for name, share in shares.items()}
-    _share("sparsity", sparsity)
+    if sparsity is None:
+        raise ValueError("sparsity: say which share of the weights goes, such as 0.9")
+    sparsity = _share("sparsity", sparsity)
     if allocation == "uniform":
         return {name: int(weight.numel() * sparsity) for name, weight in weights.items()}
     if allocation != "lamps":

@@ -12,17 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from tqdm.auto import tqdm
 
+from spikeloom.calibrate import arguments_of, each_batch
 from spikeloom.compress.blocks import Block
 from spikeloom.compress.discovery import Site, discover
 from spikeloom.compress.hessian import SecondMoment, as_float, check_finite
+from spikeloom.compress.names import names_of_layers
 from spikeloom.compress.response import Response
 from spikeloom.compress.statistics import Facts, LayerStatistics, Statistics, fingerprint
+from spikeloom.hosted import to_rest
 from spikeloom.kernel.call import run
 from spikeloom.neurons import Trace
 
-__all__ = ["calibrate", "reset_states"]
+__all__ = ["calibrate"]
 
 # A layer whose neurons have more different decays than this shares Hessians between close ones.
 DECAYS = 8
@@ -48,15 +50,17 @@ def calibrate(
     Args:
         model: A trained network of SpikingJelly, snnTorch, Norse or plain torch, in evaluation
             mode. Its hosts' states are put back to rest before each batch and at the end.
-        batches: Inputs, or a single one: tensors; tuples or lists, of which the first element is
-            the input, as a DataLoader yields them; or mappings of keyword arguments.
+        batches: Batches, or a single tensor or mapping; each a tensor, a tuple or list of the
+            arguments that the model's forward has no defaults for (labels behind them are left
+            out), or a mapping of arguments by name, see
+            :func:`spikeloom.calibrate.arguments_of`.
         layers: Names of the weight layers to look at; None takes every Linear, Conv1d and Conv2d.
             Weights inside a neuron (recurrent ones) are left alone, with a warning.
         traces: Module name -> filter, for neurons whose decay cannot be read; the name of a weight
             layer states the filter behind it, ``neurons.Trace(0)`` that there is none. A module
             named here that is called once a pass is taken to read sequences ``[T, batch, ...]``.
-        forward: ``forward(model, batch)`` runs the network on a batch, for models that need more
-            than one call, such as a loop over time.
+        forward: ``forward(model, batch)`` runs the network on a batch as it is, for models that
+            need more than one call, such as a loop over time.
         plain: Also collect the Hessians without filter, which the methods ``"obs"`` and ``"obc"``
             and the second column of objectives need.
 
@@ -82,29 +86,24 @@ def calibrate(
         2           3     2  -       0          6       10
     """
     _check_mode(model)
-    if isinstance(batches, (Tensor, Mapping)):
-        batches = [batches]  # one batch, not one for each step
-    forward = _call if forward is None else forward
-    layers = None if layers is None else list(layers)
+    wanted = names_of_layers(layers)
+    _check_traces(traces)
     recorders: list[_Recorder] = []
     with torch.no_grad(), ExitStack() as stack:
-        stack.callback(reset_states, model)
-        for batch in tqdm(batches, desc="calibrate", disable=None):
-            _check_batch(batch)
+        stack.callback(to_rest, model)
+        for batch in each_batch(batches, name="batches"):
+            run_batch = _bound(model, batch, forward)
             if not recorders:
-                reset_states(model)
-                once = functools.partial(forward, model, batch)
-                sites = discover(model, once, layers, dict(traces or {}))
+                to_rest(model)
+                sites = discover(model, run_batch, wanted, dict(traces or {}))
                 recorders = [_Recorder(site, plain) for site in sites]
                 for recorder in recorders:
                     hook = recorder.layer.register_forward_pre_hook(recorder, with_kwargs=True)
                     stack.callback(hook.remove)
-            reset_states(model)
+            to_rest(model)
             for recorder in recorders:
                 recorder.start()
-            forward(model, batch)
-    if not recorders:
-        raise ValueError("batches: there is not one batch; give at least one")
+            run_batch()
     return Statistics({r.site.name: r.statistics(model) for r in recorders})
 
 
@@ -115,29 +114,32 @@ def _check_mode(model: nn.Module) -> None:
         raise ValueError("model: is in training mode; call model.eval() first")
 
 
-def _check_batch(batch: Any) -> None:
+def _check_traces(traces: Any) -> None:
+    if traces is None:
+        return
+    if not isinstance(traces, Mapping):
+        raise TypeError(
+            f"traces: must map names of modules to filters, such as {{'1': neurons.Trace(0.9)}}, "
+            f"got {traces!r}"
+        )
+    for name, trace in traces.items():
+        if not isinstance(trace, Trace):
+            raise TypeError(
+                f"traces[{name!r}]: must be a filter, such as spikeloom.neurons.Trace(0.9), "
+                f"got {trace!r}"
+            )
+
+
+def _bound(
+    model: nn.Module, batch: Any, forward: Callable[[nn.Module, Any], Any] | None
+) -> Callable[[], Any]:
+    """One pass over a batch, ready to be called."""
+    if forward is None:
+        call = arguments_of(model, batch, name="batches")
+        return functools.partial(model, *call.args, **call.kwargs)
     if any(isinstance(leaf, Tensor) and not leaf.numel() for leaf in tree_leaves(batch)):
-        raise ValueError("batches: a batch is empty; leave it out")
-
-
-def _call(model: nn.Module, batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return model(**batch)
-    return model(batch[0] if isinstance(batch, (tuple, list)) else batch)
-
-
-def reset_states(model: nn.Module) -> None:
-    """Put the neurons of any host back to rest.
-
-    SpikingJelly's modules have ``reset()``, snnTorch's ``reset_mem()``; Norse's keep no state.
-    """
-    for module in model.modules():
-        bases = (cls.__module__.partition(".")[0] for cls in type(module).__mro__)
-        reset: Any = getattr(module, "reset_mem", None)
-        if reset is None and "spikingjelly" in bases:
-            reset = getattr(module, "reset", None)
-        if callable(reset):
-            reset()
+        raise ValueError("batches: a batch holds no sample; leave it out")
+    return functools.partial(forward, model, batch)
 
 
 class _Recorder:

@@ -13,7 +13,9 @@ from tqdm.auto import tqdm
 
 from spikeloom.compress.allocation import allocate
 from spikeloom.compress.blocks import Block
+from spikeloom.compress.buffers import BUFFERS, codes_follow, keep
 from spikeloom.compress.hessian import WeightLayer
+from spikeloom.compress.names import names_of_layers
 from spikeloom.compress.objective import quadratic_error
 from spikeloom.compress.order import Order, Pattern
 from spikeloom.compress.pruning import lowest, prune_blocks
@@ -23,8 +25,6 @@ from spikeloom.compress.statistics import LayerStatistics, Statistics, fingerpri
 from spikeloom.report import Report
 
 __all__ = ["load_compressed", "prune", "quantize"]
-
-BUFFERS = ("weight_mask", "weight_codes", "weight_scale")
 
 
 def prune(
@@ -43,16 +43,21 @@ def prune(
 
     Each layer gets a buffer ``weight_mask``, True where a weight is removed. It is saved with the
     model (see :func:`load_compressed`) and holds the removed weights at zero in every forward pass,
-    so that the network can be trained further. Biases and normalisations stay as they are.
+    so that the network can be trained further. Biases and normalisations stay as they are. A layer
+    that was quantised keeps its codes, zero where a weight is removed, if its other weights are
+    still on the grid (nothing compensates them with ``"magnitude"``); otherwise it loses codes and
+    scale, and the report says so: quantise after pruning.
 
     Args:
         model: The network that was calibrated, or a copy of it.
         stats: From :func:`calibrate`.
-        sparsity: Share of all weights of the layers to remove, in [0, 1); not with a pattern.
+        sparsity: Share of all weights of the layers to remove, in [0, 1); not with a pattern, nor
+            with shares in ``allocation``.
         method: ``"osbc"`` orders and compensates by the filtered inputs, ``"obs"`` by the inputs
             as they are, ``"magnitude"`` removes the smallest weights and compensates nothing. All
             remove the same number of weights from each layer.
-        allocation: ``"lamps"``, ``"uniform"``, or each layer's share, see :func:`allocate`.
+        allocation: ``"lamps"``, ``"uniform"``, or each layer's share, see :func:`allocate`; not
+            with a pattern.
         power: Exponent of the LAMPS scores.
         pattern: Such as ``"2:4"``: of each 4 neighbouring input channels, 2 stay.
         layers: Names of the layers to prune; None takes all that were calibrated.
@@ -88,11 +93,13 @@ def prune(
     if parsed is not None:
         if sparsity is not None and sparsity != 1 - parsed.keep / parsed.of:
             raise ValueError(f"sparsity: pattern {parsed} fixes it; leave it out")
+        if allocation != "lamps":
+            raise ValueError(
+                f"allocation: pattern {parsed} fixes it; leave allocation={allocation!r} out"
+            )
         counts = {name: parsed.check_count(w.numel(), None) for name, w in weights.items()}
     else:
-        if sparsity is None and not isinstance(allocation, Mapping):
-            raise ValueError("sparsity: say which share of the weights goes, or give a pattern")
-        counts = allocate(weights, sparsity or 0.0, allocation, power)
+        counts = allocate(weights, sparsity, allocation, power)
 
     def one(name: str, W: Tensor, layer: LayerStatistics) -> _Result:
         order = Order.plan(weights[name].shape, counts[name], rounds, parsed)
@@ -126,7 +133,8 @@ def quantize(
     """Round the weights of a trained network to a grid in place, without training.
 
     Each layer gets buffers ``weight_codes`` (int8) and ``weight_scale`` (one value a row); scale
-    times code is the layer's weight to the last bit. Weights removed by :func:`prune` stay zero;
+    times code is the layer's weight to the last bit. Training moves the weight and not the codes:
+    saving (``state_dict()``) such a layer warns. Weights removed by :func:`prune` stay zero;
     what compensation would have given them goes to the weights that follow (experimental).
 
     Args:
@@ -195,7 +203,7 @@ def load_compressed(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     for key, value in state_dict.items():
         path, _, name = key.rpartition(".")
         if name in BUFFERS:
-            _keep(model.get_submodule(path), {name: value})
+            keep(model.get_submodule(path), {name: value})
     model.load_state_dict(state_dict)
 
 
@@ -242,8 +250,14 @@ def _compress(
         before, after = (_errors(W, new, stats[name]) for new in (result.plain, result.weight))
         values = [value for pair in zip(before, after, strict=True) for value in pair]
         report.add(name, *result.shown, *values, seconds, result.memory / 1e6)
-    for name, result in results.items():
-        _write(found[name], result, stats[name].facts.fingerprint)
+    off_grid = [
+        name
+        for name, result in results.items()
+        if not _write(found[name], result, stats[name].facts.fingerprint)
+    ]
+    if off_grid:
+        names = ", ".join(off_grid)
+        report.notes.append(f"No longer on their grid, codes and scale dropped: {names}")
     return report
 
 
@@ -262,7 +276,8 @@ def _errors(W: Tensor, new: Tensor, layer: LayerStatistics) -> list[float | None
     return [*errors, float(change.square().sum()) / energy if energy else 0.0]
 
 
-def _write(layer: WeightLayer, result: _Result, calibrated: str) -> None:
+def _write(layer: WeightLayer, result: _Result, calibrated: str) -> bool:
+    """Give a layer what became of it; False if it lost the codes that it had."""
     weight = layer.weight
     with torch.no_grad():
         weight.copy_(result.weight.reshape(weight.shape))
@@ -270,24 +285,12 @@ def _write(layer: WeightLayer, result: _Result, calibrated: str) -> None:
         name: value.reshape(weight.shape) if value.dim() > 1 else value
         for name, value in result.buffers.items()
     }
-    _keep(layer, shaped)
+    keep(layer, shaped)
+    kept_codes = codes_follow(layer)
     # What was calibrated, and what became of it: so that pruning and quantisation can follow one
     # another, while any other change of the weight is noticed.
     vars(layer)["compressed_from"] = (calibrated, fingerprint(layer))
-
-
-def _keep(layer: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    """Give a layer the buffers, and the hook that holds removed weights at zero."""
-    for name, value in buffers.items():
-        if name == "weight_mask" and not hasattr(layer, name):
-            layer.register_forward_pre_hook(hold_zeros)
-        layer.register_buffer(name, value)
-
-
-def hold_zeros(layer: Any, args: Any) -> None:
-    """Put removed weights back to zero, whatever an optimiser has made of them."""
-    # Through .data: a layer that is called at every step must not invalidate its earlier calls.
-    layer.weight.data.masked_fill_(layer.weight_mask, 0.0)
+    return kept_codes
 
 
 # --- What a call must satisfy -----------------------------------------------------------------
@@ -305,6 +308,7 @@ def _selected(
     if not isinstance(stats, Statistics):
         raise TypeError(f"stats: must come from calibrate, got {type(stats).__name__}")
     modules = dict(model.named_modules())
+    layers = names_of_layers(layers)
     for name in layers or ():
         if name not in stats:
             raise ValueError(f"layers: {name!r} was not calibrated; there are {', '.join(stats)}")

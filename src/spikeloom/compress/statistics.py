@@ -136,11 +136,14 @@ class Statistics(Mapping[str, LayerStatistics]):
         files = _safetensors()
         if not Path(path).is_file():
             raise FileNotFoundError(f"path: there is no file {path}")
-        with files.safe_open(str(path), "pt", device=str(device)) as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"path: {path} was not written by Statistics.save")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            with files.safe_open(str(path), "pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise ValueError(f"path: {path} was not written by Statistics.save")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except files.error as error:
+            raise ValueError(f"path: {path} is no whole safetensors file: {error}") from None
 
         def blocks(name: str, kind: str) -> tuple[Block, ...]:
             count = sum(key.startswith(f"{name}/{kind}/") for key in tensors) // 2
@@ -188,10 +191,11 @@ def _safetensors() -> Any:
         raise ImportError(
             "saving and loading statistics needs safetensors: pip install safetensors"
         ) from error
-    return _Files(safetensors.torch.save_file, safetensors.safe_open)
+    return _Files(safetensors.torch.save_file, safetensors.safe_open, safetensors.SafetensorError)
 
 
 @dataclass(frozen=True)
 class _Files:
     save_file: Any
     safe_open: Any
+    error: Any

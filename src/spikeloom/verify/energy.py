@@ -8,6 +8,7 @@ and each has its break-even rate.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -73,11 +74,11 @@ class EnergyReport(Report):
         twin_macs: Multiply-accumulates of the same network with real activations, in one step.
         proxy: Energy in pJ by arithmetic alone.
         twin_proxy: The twin's.
-        proxy_break_even: Share of active synapses at which both are equal.
+        proxy_break_even: Share of active synapses at which both are equal; negative if the spiking
+            network costs more even when silent, NaN if no layer is driven by spikes.
         memory: Energy in pJ with memory accesses.
         twin_memory: The twin's.
-        memory_break_even: Share of active synapses at which both are equal; negative if the
-            spiking network costs more even when silent.
+        memory_break_even: The same with memory accesses.
         active: Share of active synapses now, ``accumulates / dense``.
     """
 
@@ -326,9 +327,17 @@ def _notes(report: EnergyReport) -> list[str]:
         f"{report.macs:,.0f} MAC + {report.rescales:,.0f} rescales; dense, in one step: "
         f"{report.twin_macs:,.0f} MAC.",
         f"Proxy by arithmetic alone: {report.proxy / 1e6:.4g} uJ against "
-        f"{report.twin_proxy / 1e6:.4g} uJ dense; break-even at "
-        f"{100 * report.proxy_break_even:.1f} % active synapses.",
+        f"{report.twin_proxy / 1e6:.4g} uJ dense; "
+        f"{_shown_break_even(report.proxy_break_even)}.",
         f"Estimate with memory: {report.memory / 1e6:.4g} uJ against "
-        f"{report.twin_memory / 1e6:.4g} uJ dense; break-even at "
-        f"{100 * report.memory_break_even:.1f} %.",
+        f"{report.twin_memory / 1e6:.4g} uJ dense; "
+        f"{_shown_break_even(report.memory_break_even)}.",
     ]
+
+
+def _shown_break_even(share: float) -> str:
+    if math.isnan(share):
+        return "no layer is driven by spikes, so there is no break-even"
+    if share < 0:
+        return "break-even never: it costs more even without a spike"
+    return f"break-even at {100 * share:.1f} % active synapses"

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from spikeloom.hosted import to_rest
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.report import Report
 from spikeloom.verify.gather import Gathering
+from spikeloom.verify.names import check_names
 from spikeloom.verify.static import Finding, KindTrace
 from spikeloom.verify.watch import call
 
@@ -88,9 +90,11 @@ def check_mfi(model: nn.Module, sample: Any, *, exempt: Collection[str] | None =
         The report; ``ok`` and ``violations`` are the verdict.
 
     Raises:
-        TypeError: If the model is no module or the sample holds no tensor.
-        ValueError: If the model is in training mode, the sample is on another device, or an exempt
-            module does not exist.
+        TypeError: If the model is no module, the sample holds no tensor, or ``exempt`` is one
+            string.
+        ValueError: If the model is in training mode, the sample is on another device, an exempt
+            module does not exist, or a forward changes the dtype, so that the model cannot run in
+            float64.
 
     Example:
         >>> import torch, spikeloom
@@ -105,10 +109,7 @@ def check_mfi(model: nn.Module, sample: Any, *, exempt: Collection[str] | None =
         ['2']
     """
     check_sample(model, sample)
-    names = {name for name, _ in model.named_modules()}
-    for name in exempt or ():
-        if name not in names:
-            raise ValueError(f"exempt: the model has no module {name!r}")
+    check_names("exempt", exempt or (), model)
     sample = tree_map(_double, sample)
     dense_model, gathering_model = exact_copy(model), exact_copy(model)
     trace = KindTrace(None if exempt is None else frozenset(exempt))
@@ -156,11 +157,9 @@ def exact_copy(model: nn.Module) -> nn.Module:
     model = copy.deepcopy(model).double()
     for module in model.modules():
         neuron = getattr(module, "neuron", None)
-        if isinstance(neuron, Neuron):
-            if neuron.program is not None:
-                module.implementation = "auto"  # type: ignore[assignment]  # no tensor or module
-            for reset in ("reset", "reset_mem"):
-                getattr(module, reset, lambda: None)()
+        if isinstance(neuron, Neuron) and neuron.program is not None:
+            module.implementation = "auto"  # type: ignore[assignment]  # no tensor or module
+    to_rest(model)
     return model
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["WEIGHTED", "Watch", "call", "weight_call"]
 
@@ -30,11 +31,15 @@ class Watch(TorchDispatchMode):
 
     Attributes:
         stack: The names of the modules being called, the innermost last.
+        casting: The module that last changed the dtype of a tensor.
+        met: The module last called, and the floating-point dtypes that meet there.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.stack: list[str] = []
+        self.casting = ""
+        self.met: tuple[str, list[str]] = ("", [])
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -42,7 +47,14 @@ class Watch(TorchDispatchMode):
         """Hand an operation on, under its name without overload and in-place underscore."""
         name = func.overloadpacket.__name__
         plain = name if name.startswith("_") else name.rstrip("_")
-        return self.seen(plain, func, args, kwargs or {})
+        kwargs = kwargs or {}
+        if plain == "_to_copy" and kwargs.get("dtype") is not None:
+            self.casting = self.module
+        try:
+            return self.seen(plain, func, args, kwargs)
+        except RuntimeError:
+            self.met = (self.module, _float_dtypes((args, kwargs)))
+            raise
 
     def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What to do with an operation; returns its result."""
@@ -63,15 +75,37 @@ class Watch(TorchDispatchMode):
         try:
             with self, torch.no_grad():
                 yield
+        except RuntimeError as error:
+            module, dtypes = self.met
+            if len(dtypes) < 2:
+                raise
+            raise ValueError(
+                f"model: {_called(module)} meets {' and '.join(dtypes)}, because the forward of "
+                f"{_called(self.casting)} changes the dtype; proofs run in float64, so cast to the "
+                f"dtype of a parameter, such as x.to(layer.weight.dtype), or not at all"
+            ) from error
         finally:
             for handle in handles:
                 handle.remove()
 
     def _entering(self, name: str) -> Any:
-        return lambda module, args: self.stack.append(name)
+        def entering(module: nn.Module, args: Any) -> None:
+            self.stack.append(name)
+            self.met = (name, _float_dtypes((args, list(module.parameters(recurse=False)))))
+
+        return entering
 
     def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
         self.stack.pop()
+
+
+def _float_dtypes(values: Any) -> list[str]:
+    tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return sorted({str(t.dtype).removeprefix("torch.") for t in tensors if t.is_floating_point()})
+
+
+def _called(module: str) -> str:
+    return repr(module) if module else "the model"
 
 
 def call(model: nn.Module, sample: Any) -> Any:

@@ -68,6 +68,43 @@ def test_spikes_and_potentials_equal_norse_to_the_last_bit(reset, implementation
 
 
 @RESETS
+@pytest.mark.parametrize("implementation", ["llvm", "eager"])
+@pytest.mark.parametrize(("rate", "dt"), [(100.0, 0.001), (233.0, 0.001), (71.3, 0.004)])
+def test_plain_numbers_are_parameters_like_tensors(rate, dt, implementation, reset):
+    """H 9: 200 steps. Norse's step multiplies plain numbers in float64, its tensors in float32."""
+    x = currents(200, 3, 5)
+    tensors = parameters(tau_mem_inv=torch.tensor(rate), reset_method=reset)
+    numbers = parameters(
+        tau_mem_inv=rate, v_leak=-0.3, v_th=0.7, v_reset=-0.2, alpha=100.0, reset_method=reset
+    )
+    options = {"dt": dt, "record_states": True, "implementation": implementation}
+    spikes, state = norse.LIFBox(numbers, **options)(x)
+    z, v = in_norse(x, tensors, dt)
+    same(spikes, z)
+    same(state.v, v)
+    z, v = in_norse(x, numbers, dt, start=torch.full((3, 5), -0.3))
+    assert 0.02 < z.mean() < 0.7
+    same(spikes, z)
+    torch.testing.assert_close(state.v, v, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [norse.LIFBox, norse.LIFBoxCell])
+def test_time_step_and_time_constant_act_as_their_product(cls):
+    """H 9: over 200 steps, twice the rate in half the time step changes nothing."""
+    x = currents(200, 3, 5)
+
+    def run(rate, dt):
+        module = cls(parameters(tau_mem_inv=rate), dt)
+        return snn.Lift(module)(x)[0] if cls is norse.LIFBoxCell else module(x)[0]
+
+    expected = run(128.0, 2.0**-9)
+    assert 0.02 < expected.mean() < 0.5
+    same(run(256.0, 2.0**-10), expected)
+    assert not torch.equal(run(128.0, 2.0**-10), expected)
+    assert not torch.equal(run(256.0, 2.0**-9), expected)
+
+
+@RESETS
 def test_per_neuron_parameters_equal_norse(reset):
     """H 9."""
     p = parameters(

@@ -239,10 +239,25 @@ def test_a_detached_state_cuts_the_graph(make):
 
 
 @BOTH
-def test_sparse_input_is_refused(make):
-    """H 14."""
-    with pytest.raises(TypeError, match="to_dense"):
-        make(lif())(grid(4, 3).to_sparse())
+# torch warns that compressed layouts may change.
+@pytest.mark.filterwarnings("ignore:Sparse (CSR|CSC) tensor support is in beta state:UserWarning")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr, torch.sparse_csc])
+def test_sparse_input_is_refused_with_the_remedy(make, layout):
+    """H 14: a single input and any of several, by modules, by their first state and the step."""
+    dense = grid(4, 3)
+    sparse = dense.to_sparse(layout=layout)
+    box = norse.LIFBox if make is norse.make else norse.LIFBoxCell
+    several = make(spikeloom.Neuron(two_ways, params={"threshold": 1.0}, inputs=2))
+    for call, x in (
+        (make(lif()), sparse),
+        (make(lif()).state_fallback, sparse),
+        (box(), sparse),
+        (several, (sparse, dense)),
+        (several, (dense, sparse)),
+        (norse.lif_box_feed_forward_step, sparse),
+    ):
+        with pytest.raises(TypeError, match=rf"{layout}; call input_tensor\.to_dense\(\) first"):
+            call(x)
 
 
 @BOTH

@@ -8,7 +8,7 @@ from norse.torch.functional.reset import reset_subtract, reset_value
 from torch import nn
 
 from spikeloom import neurons
-from spikeloom.export.native import native_neuron
+from spikeloom.export.observation.native import native_neuron
 from spikeloom.neurons.surrogate import Erf, SuperSpike
 from spikeloom.plugins import NoCounterpart
 from spikeloom.plugins import norse as loom

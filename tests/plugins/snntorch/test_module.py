@@ -325,13 +325,36 @@ def test_two_training_iterations_run_with_a_reset_between_them():
 
 
 # 18
-def test_without_a_reset_the_error_names_it():
-    own = hidden(learn_beta=True)
-    training_step(own, drive(4, 2, 3))
-    with pytest.raises(RuntimeError, match=r"reset\(net\)"):
-        training_step(own, drive(4, 2, 3))
-    snntorch.reset(own)
-    training_step(own, drive(4, 2, 3))
+@pytest.mark.parametrize("reset_delay", [True, False])
+@pytest.mark.parametrize("time_first", [False, True])
+@pytest.mark.parametrize("kw", [{}, {"implementation": "eager"}], ids=["kernel", "eager"])
+def test_without_a_reset_the_error_names_it(kw, time_first, reset_delay):
+    kw = {"learn_beta": True, "reset_delay": reset_delay, "time_first": time_first, **kw}
+    net = nn.Sequential(nn.Linear(3, 3), hidden(**kw), nn.Linear(3, 3), hidden(**kw))
+    x = drive(4, 2, 3)
+
+    def step():
+        spk = net(x) if time_first else torch.stack([net(now) for now in x])
+        spk.sum().backward()
+
+    step()
+    with pytest.raises(RuntimeError, match=r"call reset\(net\) before every sequence"):
+        step()
+    snntorch.reset(net)
+    step()
+
+
+# 18
+@pytest.mark.parametrize("implementation", ["llvm", "eager"])
+def test_a_graph_that_is_kept_may_be_used_again(implementation):
+    x, own = drive(3, 2, 3), hidden(learn_beta=True, implementation=implementation)
+    loss = own(x[0]).sum() + own(x[1]).sum()
+    loss.backward(retain_graph=True)
+    (loss + own(x[2]).sum()).backward()
+    once = snntorch.Leaky(0.9, learn_beta=True)
+    spk, _ = once.sequence(x)
+    (2 * spk[:2].sum() + spk[2].sum()).backward()
+    torch.testing.assert_close(own.beta.grad, once.beta.grad)
 
 
 # 18
@@ -383,6 +406,14 @@ def test_state_and_parameters_move_with_the_module():
     assert own(drive(2, 3).double()).dtype == torch.float64
     own.to("meta")
     assert own.beta.device.type == own.mem.device.type == "meta"
+
+
+# 24
+def test_a_hidden_state_follows_the_input_to_its_device():
+    own, x = snntorch.make(neurons.LIF(), init_hidden=True), drive(2, 3)
+    own(x)
+    assert own(x.to("meta")).is_meta
+    assert own.mem.is_meta
 
 
 # 25

@@ -12,7 +12,7 @@ from snntorch.functional import quant
 from torch import nn
 
 from spikeloom import neurons
-from spikeloom.export.native import native_neuron
+from spikeloom.export.observation.native import native_neuron
 from spikeloom.neurons.surrogate import Erf, FastSigmoid
 from spikeloom.plugins import NoCounterpart
 from spikeloom.plugins import snntorch as loom

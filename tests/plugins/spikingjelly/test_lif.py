@@ -86,6 +86,23 @@ def test_if_and_plif_equal_the_host(cls, host, v_reset):
     assert_equal_to_the_host(cls(**settings), host(**settings), random(12, 3, 50), random(3, 50))
 
 
+@pytest.mark.parametrize("decay_input", [True, False])
+@pytest.mark.parametrize("init_tau", [1.5, 3.0, 4.0, 10.0])
+def test_a_learned_time_constant_of_any_length_fires_like_the_hosts(init_tau, decay_input):
+    """H 13: the host multiplies by sigmoid(w) where ours divides, so potentials may be rounded."""
+    settings = {"decay_input": decay_input, "v_threshold": 0.6, "surrogate_function": BUILT_IN[1]}
+    nodes = [
+        cls(init_tau, **settings) for cls in (loom.ParametricLIFNode, neuron.ParametricLIFNode)
+    ]
+    x, v = random(40, 3, 50), random(3, 50)
+    (y, last, grads), (z, end, expected) = (trained(node, x, v) for node in nodes)
+    assert 0 < y.mean() < 1
+    same(y, z)
+    torch.testing.assert_close(last, end, rtol=1e-6, atol=1e-6)
+    for own, reference in zip(grads, expected, strict=True):
+        torch.testing.assert_close(own, reference, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("function", OTHERS, ids=name_of)
 def test_other_surrogates_run_themselves_and_say_so(function):
     """H 13 and 40: the fallback computes what the host does, and is reported."""

@@ -19,7 +19,7 @@ from spikingjelly.activation_based.nir_exchange import export_to_nir
 from torch import nn
 
 from spikeloom import neurons
-from spikeloom.export.native import native_neuron
+from spikeloom.export.observation.native import native_neuron
 from spikeloom.neurons import surrogate as ours
 from spikeloom.plugins import NoCounterpart
 from spikeloom.plugins import spikingjelly as loom
@@ -245,6 +245,7 @@ def lava_net(tau):
 
 
 def test_lava_takes_the_native_neurons_and_refuses_ours(lava):
+    """H 33."""
     net = lava_net(4.0)
     with pytest.raises(ValueError, match="Linear"):
         lava.to_lava_blocks(net)
@@ -257,8 +258,18 @@ def test_lava_takes_the_native_neurons_and_refuses_ours(lava):
         lava.to_lava_blocks(loom.to_host(net_of(bias=False)))
 
 
+def test_lynxi_leaves_our_neurons_as_they_are():
+    """H 33: it passes on what it does not know; nothing of ours is taken for its own."""
+    net, x = weighted(net_of(), True), sample(4, 6, grid=True)
+    modules = lynxi_exchange.to_lynxi_supported_modules(net, len(x))
+    assert [type(m) for m in modules[1::2]] == [loom.LIFNode, loom.LIFNode, loom.IFNode]
+    with torch.no_grad():
+        assert torch.equal(nn.Sequential(*modules)(x), net(x))
+
+
 @pytest.mark.parametrize("v_reset", [0.0, None])
 def test_lynxi_takes_the_native_neurons(v_reset):
+    """H 33."""
     net, x = weighted(net_of(v_reset=v_reset), True), sample(4, 6, grid=True)
     native = loom.to_host(net, x)
     modules = lynxi_exchange.to_lynxi_supported_modules(native, len(x))

@@ -216,6 +216,37 @@ def test_another_shape_starts_anew(build):
     same(memories(node), tuple(value.double() for value in carried))
 
 
+@every_node
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_a_state_follows_the_input_to_its_device(build, step_mode):
+    """H 11: the same shape on another device goes on, another shape starts anew there."""
+    node = build(step_mode=step_mode)
+    node(grid(5, 3))
+    for shape in ((5, 3), (5, 7)):
+        x = torch.empty(shape, device="meta")
+        states = node.materialize_states((x,), memories(node), step_mode)
+        assert all(state.is_meta for state in states)
+        assert {state.shape for state in states} == {x.shape[1:] if step_mode == "m" else x.shape}
+    assert not any(state.is_meta for state in memories(node))
+
+
+@pytest.mark.parametrize("build", list(NODES.values())[:4], ids=list(NODES)[:4])
+@pytest.mark.parametrize("store_v_seq", [False, True])
+def test_every_kernel_keeps_the_input_only(build, store_v_seq):
+    """H 22: 1.0 times the input for the backward pass; parameters and a rest state are numbers."""
+    storages = {}
+
+    def note(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    node, x = build(step_mode="m", store_v_seq=store_v_seq), grid(16, 10, 100).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        node(x)
+    size = x.numel() * x.element_size()
+    assert size <= sum(storages.values()) <= 1.001 * size
+
+
 def test_a_first_potential_may_be_learned():
     """H 12: gradients reach v0 as a leaf."""
     v, node = grid(3).requires_grad_(), loom.LIFNode(step_mode="m")

@@ -1,6 +1,7 @@
 """How the modules of a model follow each other, read from torch.fx graphs.
 
-A module that torch.fx cannot follow is opened, and its children are read on their own.
+A module that torch.fx cannot follow is opened, and its children are read on their own. Its own code
+is taken to call its children, not to reach inside them.
 """
 
 from __future__ import annotations
@@ -8,48 +9,38 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from spikeloom.verify.fold.weights import is_weight
+from spikeloom.verify.fold.plain import is_plain, is_transparent, is_weight
 
-__all__ = ["Connections", "Graph"]
+__all__ = ["Connections", "Path", "main_input"]
 
-# What a value passes through unchanged, or merely rearranged with its features where they were.
-TRANSPARENT = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+# What lies between two modules: the calls that a value passes, in order.
+Path = tuple[fx.Node, ...]
+
 # What a current passes on its way to a neuron; each is linear, so a common factor passes too.
-LINEAR_METHODS = frozenset(
+ADDITIONS = frozenset({operator.add, torch.add, "add"})
+ARRANGEMENTS = frozenset(
     (
-        *("add", "chunk", "clone", "contiguous", "expand", "flatten", "movedim", "permute"),
-        *("repeat", "reshape", "select", "split", "squeeze", "transpose", "unflatten"),
-        *("unsqueeze", "view"),
+        *("chunk", "clone", "contiguous", "expand", "flatten", "movedim", "permute", "repeat"),
+        *("reshape", "select", "split", "squeeze", "transpose", "unflatten", "unsqueeze", "view"),
+        *(operator.getitem, torch.cat, torch.flatten, torch.stack),
     )
 )
-LINEAR_FUNCTIONS = frozenset(
-    {operator.add, operator.getitem, torch.add, torch.cat, torch.flatten, torch.stack}
-)
-
-
-@dataclass
-class Graph:
-    """A traced (part of a) model; ``prefix`` leads from the model to it."""
-
-    prefix: str
-    nodes: list[fx.Node]
-
-    def name(self, node: Any) -> str | None:
-        """The module that a node calls."""
-        if not isinstance(node, fx.Node) or node.op != "call_module":
-            return None
-        return f"{self.prefix}{node.target}"
+# What keeps a value's features in one axis; where that axis is, a layout follows.
+PASSED = frozenset(("contiguous", "flatten", "movedim", "unflatten", torch.flatten))
+# What a value says about itself without being used.
+DESCRIBING = frozenset(("size", "dim", "shape", "ndim", "dtype", "device"))
 
 
 class Connections:
     """Who comes before and after each module of a model.
+
+    A module has one name here, the first, however many the model has for it.
 
     Args:
         model: The model; its modules may be replaced later, under the same names.
@@ -60,130 +51,169 @@ class Connections:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.calls: dict[str, list[tuple[Graph, fx.Node]]] = {}
-        for graph in _graphs(model):
-            for node in graph.nodes:
-                name = graph.name(node)
-                if name is not None:
-                    self.calls.setdefault(name, []).append((graph, node))
+        self.calls: dict[str, list[fx.Node]] = {}
+        self._called: dict[fx.Node, str] = {}
+        # Tensors that code reads from modules, and modules that it may call unseen.
+        self._read: dict[int, Tensor] = {}
+        self._unseen: set[str] = set()
+        self._first = {id(module): name for name, module in model.named_modules()}
+        self._follow(model)
 
     def module(self, name: str | None) -> Any:
         """The module of this name as it is now."""
         return None if name is None else self.model.get_submodule(name)
 
+    def name(self, node: Any) -> str | None:
+        """The module that a node calls."""
+        return self._called.get(node) if isinstance(node, fx.Node) else None
+
+    def is_seen(self, name: str) -> bool:
+        """Whether all that the model does with a module is that it calls it, where we see it."""
+        module = self.module(name)
+        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        known = name in self.calls and name not in self._unseen
+        return known and not any(id(tensor) in self._read for tensor in tensors)
+
     def before(self, name: str) -> str | None:
-        """The weight layer whose output goes to this norm and nowhere else."""
-        found = {
-            graph.name(_source(graph, node.args[0], self.module))
-            for graph, node in self.calls[name]
-        }
-        producer = found.pop() if len(found) == 1 else None
-        if producer is None or self.after(producer) != name:
-            return None
-        return producer
+        """The module whose output goes to this one and nowhere else."""
+        node: Any = self.calls[name][0]
+        while isinstance(node, fx.Node):
+            node = main_input(node)
+            producer = self.name(node)
+            if producer is not None and not is_transparent(self.module(producer)):
+                return producer if self.after(producer)[0] == name else None
+        return None
 
     def after(
-        self, name: str, through: tuple[type, ...] = TRANSPARENT, *, mapped: bool = False
-    ) -> str | None:
-        """The one module that this module's output goes to, at every call."""
-        calls = self.calls.get(name, ())
-        found = {self._user(graph, node, through, mapped) for graph, node in calls}
-        return found.pop() if len(found) == 1 else None
+        self, name: str, through: Callable[[Any], bool] = is_transparent
+    ) -> tuple[str | None, set[Path]]:
+        """The one module that takes this module's output, at every call, and nothing else.
 
-    def weight_behind(self, name: str) -> str | None:
-        """The weight layer behind a module, with nothing but pools and flattening between."""
-        pools = (*TRANSPARENT, nn.AvgPool2d, nn.Flatten)
-        target = self.after(name, pools)
-        return target if is_weight(self.module(target)) else None
+        Args:
+            name: The module.
+            through: Which modules may lie between.
 
-    def origins(self, graph: Graph, node: Any) -> Iterator[fx.Node]:
+        Returns:
+            The other's name, None if there is none, and the ways there.
+        """
+        ways = [self._way(node, through) for node in self.calls.get(name, ())]
+        ends = {way[-1] for way in ways if way}
+        targets = {self.name(end) for end in ends}
+        target = targets.pop() if len(targets) == 1 and all(ways) else None
+        # Two calls that end in one are in a row, and what one takes the other must not.
+        if target is None or ends != set(self.calls[target]) or len(ends) < len(ways):
+            return None, set()
+        if not (self.is_seen(name) and self.is_seen(target)):
+            return None, set()
+        return target, {way[:-1] for way in ways}
+
+    def origins(self, node: Any) -> Iterator[fx.Node]:
         """Where a current comes from, backwards through sums and rearrangements."""
-        if self._is_linear(graph, node):
+        if self._is_linear(node):
             values = node.args[0] if isinstance(node.args[0], (list, tuple)) else node.args
             for value in values:
-                if isinstance(value, fx.Node) and not _is_shape(value):
-                    yield from self.origins(graph, value)
+                if isinstance(value, fx.Node) and not _is_description(value):
+                    yield from self.origins(value)
         else:
             yield node
 
-    def readers(self, graph: Graph, node: fx.Node) -> Iterator[fx.Node]:
+    def readers(self, node: fx.Node) -> Iterator[fx.Node]:
         """What reads a current, forwards through sums and rearrangements."""
         for user in node.users:
-            if self._is_linear(graph, user):
-                yield from self.readers(graph, user)
-            elif not _is_shape(user):
+            if self._is_linear(user):
+                yield from self.readers(user)
+            elif not _is_description(user):
                 yield user
 
-    def _user(
-        self, graph: Graph, node: fx.Node, through: tuple[type, ...], mapped: bool
-    ) -> str | None:
-        while len(node.users) == 1:
-            (node,) = node.users
-            name = graph.name(node)
-            if name is not None and not isinstance(self.module(name), through):
-                return name
-            # Features that are positions know their place, however the map's axes are ordered.
-            moves = mapped and node.op == "call_method" and node.target == "movedim"
-            if name is None and not moves and not _keeps_features(node):
-                return None
-        return None
+    def _way(self, node: fx.Node, through: Callable[[Any], bool]) -> Path:
+        """What a value passes, and the call that takes it; empty if it goes elsewhere too."""
+        way: Path = ()
+        while True:
+            users = [user for user in node.users if not _is_description(user)]
+            if len(users) != 1 or main_input(users[0]) is not node:
+                return ()
+            (node,) = users
+            way = (*way, node)
+            name = self.name(node)
+            if name is None and node.target not in PASSED:
+                return ()
+            if name is not None and not through(self.module(name)):
+                # A second value would be a neuron's state.
+                return way if len(node.all_input_nodes) == 1 else ()
 
-    def _is_linear(self, graph: Graph, node: fx.Node) -> bool:
-        if _is_shape(node):
+    def _is_linear(self, node: Any) -> bool:
+        if not isinstance(node, fx.Node) or _is_description(node):
             return False
         if node.op == "call_module":
-            return isinstance(self.module(graph.name(node)), (*TRANSPARENT, nn.Flatten))
-        return (node.op == "call_method" and node.target in LINEAR_METHODS) or (
-            node.op == "call_function" and node.target in LINEAR_FUNCTIONS
-        )
+            module = self.module(self.name(node))
+            return is_transparent(module) or (isinstance(module, nn.Flatten) and is_plain(module))
+        if node.target in ADDITIONS:
+            terms = node.args[:2]
+            return all(isinstance(x, fx.Node) and not _is_description(x) for x in terms)
+        return node.op != "get_attr" and node.target in ARRANGEMENTS
+
+    def _follow(self, module: nn.Module, prefix: str = "") -> None:
+        """Read a module as one graph, or its children if it cannot be followed."""
+        nodes = self._traced(module)
+        if nodes is None:
+            for name, child in module.named_children():
+                self._unseen.add(self._first[id(child)])
+                if any(is_weight(x) or isinstance(x, _BatchNorm) for x in child.modules()):
+                    self._follow(child, f"{prefix}{name}.")
+            return
+        for node in nodes:
+            if node.op == "call_module":
+                called = self.model.get_submodule(f"{prefix}{node.target}")
+                name, *inside = (self._first[id(x)] for x in called.modules())
+                self._unseen.update(inside)
+                self._called[node] = name
+                self.calls.setdefault(name, []).append(node)
+
+    def _traced(self, module: nn.Module) -> list[fx.Node] | None:
+        """What a module calls, arguments with a default at it; None if it cannot be followed."""
+        if "forward" in vars(module):  # torch.fx reads the one of the class
+            return None
+        defaults = {
+            name: parameter.default
+            for name, parameter in inspect.signature(module.forward).parameters.items()
+            if parameter.default is not inspect.Parameter.empty
+        }
+        try:
+            return list(_Tracer(self._read).trace(module, defaults).nodes)
+        except Exception:  # torch.fx raises whatever the model's code raises on symbols
+            return None
 
 
 class _Tracer(fx.Tracer):
-    """Opens only modules that hold a weight or a norm deeper down."""
+    """Opens only modules that hold a weight or a norm deeper down.
+
+    Args:
+        read: Receives the tensors that the code reads from modules.
+    """
+
+    def __init__(self, read: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.read = read
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         inside = (module for module in m.modules() if module is not m)
         return is_weight(m) or not any(is_weight(x) or isinstance(x, _BatchNorm) for x in inside)
 
-
-def _graphs(model: nn.Module, prefix: str = "") -> Iterator[Graph]:
-    """The model as one graph, or as one for each part that can be followed."""
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(model.forward).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
-    try:
-        yield Graph(prefix, list(_Tracer().trace(model, defaults).nodes))
-    except Exception:  # torch.fx raises whatever the model's code raises on symbols
-        for name, child in model.named_children():
-            if any(is_weight(x) or isinstance(x, _BatchNorm) for x in child.modules()):
-                yield from _graphs(child, f"{prefix}{name}.")
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        if isinstance(attr_val, Tensor):
+            self.read[id(attr_val)] = attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 
-def _is_shape(node: fx.Node) -> bool:
-    """Whether a node is about a tensor's shape: ``x.shape``, ``x.size()`` and parts of them."""
+def main_input(node: fx.Node) -> Any:
+    """The value that a call works on: its first argument, by position or by name."""
+    return next(iter((*node.args, *node.kwargs.values())), None)
+
+
+def _is_description(node: fx.Node) -> bool:
+    """Whether a node is about a tensor: ``x.shape``, ``x.size()`` and parts of them."""
     if node.op == "call_function" and node.target is operator.getitem:
-        return isinstance(node.args[0], fx.Node) and _is_shape(node.args[0])
-    is_attribute = node.op == "call_function" and node.target is getattr
-    return is_attribute or (node.op == "call_method" and node.target in ("size", "dim"))
-
-
-def _keeps_features(node: fx.Node) -> bool:
-    """Whether a call changes at most the leading axes: time and batch, joined or separated."""
-    if node.op != "call_method":
-        return False
-    first = node.args[1:2]
-    return node.target == "contiguous" or (
-        (node.target == "unflatten" and first == (0,))
-        or (node.target == "flatten" and node.args[1:] == (0, 1))
-    )
-
-
-def _source(graph: Graph, node: Any, module: Callable[[str | None], Any]) -> Any:
-    """The node that made a value, back through what passes it on unchanged."""
-    while isinstance(node, fx.Node):
-        if not isinstance(module(graph.name(node)), TRANSPARENT) and not _keeps_features(node):
-            break
-        node = node.args[0]
-    return node
+        return isinstance(node.args[0], fx.Node) and _is_description(node.args[0])
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in DESCRIBING
+    return node.op == "call_method" and node.target in DESCRIBING

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from spikeloom.hosted import Make, made
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import current_parameters
+from spikeloom.neurons.lif import IF, LIF
 from spikeloom.report import Report
 from spikeloom.verify.fold.connections import Connections
+from spikeloom.verify.fold.plain import has_hooks
 
-__all__ = ["Draft", "neuron_of"]
+__all__ = ["Draft", "lif_of", "neuron_of"]
+
+# How a host's module is called; the module in its place is called alike.
+MANNERS = ("implementation", "init_hidden", "output", "step_mode", "store_v_seq", "time_first")
 
 
 class Draft:
@@ -27,7 +32,7 @@ class Draft:
         report: What became of each norm and pool.
     """
 
-    def __init__(self, model: nn.Module, make: Callable[[Neuron], nn.Module]) -> None:
+    def __init__(self, model: nn.Module, make: Make) -> None:
         self.model = model
         self.make = make
         self.connections = Connections(model)
@@ -38,18 +43,36 @@ class Draft:
         return self.connections.module(name)
 
     def replace(self, name: str, new: nn.Module) -> None:
-        """Put another module in a module's place."""
+        """Put another module in a module's place, under all its names."""
         old = self.module(name)
-        parent, _, child = name.rpartition(".")
-        setattr(self.model.get_submodule(parent), child, new.train(old.training))
+        new.train(old.training)
+        for parent in list(self.model.modules()):
+            for child, module in parent._modules.items():
+                if module is old:
+                    parent._modules[child] = new
 
-    def settings(self, name: str) -> dict[str, Any]:
-        """The arguments of a module's neuron, with the tensors as the module holds them now."""
-        module = self.module(name)
-        return {**module.neuron.settings(), **current_parameters(module, module.neuron)}
+    def remade(self, name: str, **changes: Any) -> Any:
+        """A neuron module with some settings changed; None if ``make`` makes another kind."""
+        old = self.module(name)
+        settings = {**old.neuron.settings(), **current_parameters(old, old.neuron), **changes}
+        new = made(self.make, (LIF if "tau" in settings else IF)(**settings))
+        if has_hooks(old) or not isinstance(old, type(new)):
+            return None
+        for manner in MANNERS:
+            if hasattr(old, manner):
+                setattr(new, manner, getattr(old, manner))
+        return new
 
 
 def neuron_of(module: Any) -> Neuron | None:
     """The description that a module carries, if it is a neuron of ours."""
     neuron = getattr(module, "neuron", None)
     return neuron if isinstance(neuron, Neuron) else None
+
+
+def lif_of(module: Any) -> LIF | None:
+    """The same if it is a LIF, and no subclass that computes something else."""
+    neuron = neuron_of(module)
+    own = ("_step", "_charge", "_fire")
+    is_lif = all(getattr(type(neuron), name, None) is getattr(LIF, name) for name in own)
+    return neuron if isinstance(neuron, LIF) and is_lif else None

@@ -42,26 +42,27 @@ class FeatureShift(nn.Module):
 
 
 class FoldedNorm(nn.Identity):
-    """In the place of a norm that is now part of the layer in front.
+    """In the place of a norm that is now part of the layer in front, or behind.
 
     Args:
-        dims: Dimensions of an input whose feature axis is the layer's output axis.
+        dims: Dimensions of an input whose feature axis is the layer's.
     """
 
-    def __init__(self, dims: int) -> None:
+    def __init__(self, *dims: int) -> None:
         super().__init__()
         self.dims = dims
 
     def forward(self, input: Tensor) -> Tensor:
-        """Pass on what is normalised already."""
-        _check_dims(input, self.dims)
+        """Pass on what the layer normalises."""
+        _check_dims(input, *self.dims)
         return input
 
 
-def _check_dims(x: Tensor, dims: int) -> None:
+def _check_dims(x: Tensor, *dims: int) -> None:
     """A one-dimensional norm's feature axis is only known once it sees an input."""
-    if x.dim() != dims:
+    if x.dim() not in dims:
         raise ValueError(
-            f"folded norm: an input of {dims} dimensions was expected, where the norm's features "
-            f"are where they were folded to, got {tuple(x.shape)}; leave this norm out of folding"
+            f"folded norm: an input of {' or '.join(map(str, dims))} dimensions was expected, "
+            f"where the norm's features are where they were folded to, got {tuple(x.shape)}; name "
+            f"this norm in fold_norms(..., keep=[...])"
         )

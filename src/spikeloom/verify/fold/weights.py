@@ -6,43 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 __all__ = [
     "affine",
-    "has_time",
-    "is_plain_norm",
-    "is_weight",
-    "normalises_outputs",
-    "output_dims",
     "scale_current",
     "scale_inputs",
     "scale_outputs",
     "set_tensors",
+    "takes_inputs",
 ]
 
-SPATIAL: dict[int, tuple[type, ...]] = {
-    1: (nn.BatchNorm1d, nn.Conv1d),
-    2: (nn.BatchNorm2d, nn.Conv2d),
-    3: (nn.BatchNorm3d, nn.Conv3d),
-}
-
-
-def is_weight(module: Any) -> bool:
-    """Whether a module's weights can be scaled: not if they are computed from others."""
-    is_layer = isinstance(module, (nn.Linear, _ConvNd)) and not isinstance(module, _ConvTransposeNd)
-    return is_layer and not hasattr(module, "parametrizations")
-
-
-def is_plain_norm(module: Any) -> bool:
-    """Whether a batch norm does nothing else: hosts' subclasses do, temporal norms do not."""
-    own = {name for name, _ in module.named_parameters()} if isinstance(module, nn.Module) else ()
-    return (
-        isinstance(module, _BatchNorm)
-        and module.running_var is not None
-        and not (set(own) - {"weight", "bias"})
-    )
+# What quantisation said of the weight as it was.
+GRID = ("weight_codes", "weight_scale")
 
 
 def affine(norm: Any) -> tuple[Tensor, Tensor]:
@@ -55,35 +31,14 @@ def affine(norm: Any) -> tuple[Tensor, Tensor]:
     return a, d if norm.bias is None else d + norm.bias.detach().double()
 
 
-def has_time(norm: Any) -> bool:
-    """Whether a host's norm takes ``[T, N, ...]``."""
-    return getattr(norm, "step_mode", "s") == "m"
-
-
-def _spatial(layer: Any) -> int:
-    """Spatial dimensions of a norm or a weight layer."""
-    for number, kinds in SPATIAL.items():
-        if isinstance(layer, kinds):
-            return number
-    return 0
-
-
-def normalises_outputs(norm: Any, weight: Any) -> bool:
-    """Whether a norm's features are the outputs of the weight layer in front."""
-    fits = is_weight(weight) and _spatial(norm) == max(_spatial(weight), 1)
-    return fits and weight.weight.shape[0] == len(norm.running_var)
-
-
-def output_dims(norm: Any, weight: Any) -> int:
-    """Dimensions of a weight layer's output, as its norm takes it."""
-    return 2 + _spatial(weight) + has_time(norm)
-
-
 def set_tensors(layer: Any, **values: Tensor) -> None:
     """New parameters, because another module may share the old ones."""
     dtype, trains = layer.weight.dtype, layer.weight.requires_grad
     for name, value in values.items():
         setattr(layer, name, nn.Parameter(value.to(dtype), requires_grad=trains))
+    if "weight" in values:
+        for name in GRID:
+            layer._buffers.pop(name, None)
 
 
 def _bias(layer: Any) -> Tensor | float:
@@ -97,22 +52,29 @@ def scale_outputs(layer: Any, a: Tensor, d: Tensor) -> None:
     set_tensors(layer, weight=weight * a.reshape(column), bias=a * _bias(layer) + d)
 
 
-def scale_inputs(layer: Any, norm: Any) -> bool:
-    """Take a norm in front into the weights; False where padding or grouping forbids it."""
-    a, d = affine(norm)
+def takes_inputs(layer: Any, features: int, positions: bool) -> bool:
+    """Whether a weight layer can take a norm in front: each output must see all that it shifts.
+
+    Args:
+        layer: The weight layer.
+        features: The norm's.
+        positions: Whether each feature has come with its positions, flattened.
+    """
+    if isinstance(layer, _ConvNd):
+        # A border of zeros is not shifted.
+        padded = layer.padding != "valid" and any(side != 0 for side in layer.padding)
+        return layer.groups == 1 and not padded and layer.weight.shape[1] == features
+    inputs = layer.weight.shape[1]
+    return bool(inputs % features == 0 if positions else inputs == features)
+
+
+def scale_inputs(layer: Any, a: Tensor, d: Tensor) -> None:
+    """Take ``a u + d`` of a layer's inputs u into its weights; a map's channels come first."""
     weight = layer.weight.detach().double()
-    if isinstance(layer, _ConvNd) and (
-        layer.groups != 1 or any(side != 0 for side in layer.padding)
-    ):
-        return False
-    if weight.shape[1] % len(a):
-        return False
-    # A flattened map has its channels first.
     a, d = (t.repeat_interleave(weight.shape[1] // len(a)) for t in (a, d))
     column = (1, -1, *(1 for _ in weight.shape[2:]))
     shift = (weight * d.reshape(column)).flatten(1).sum(1)
     set_tensors(layer, weight=weight * a.reshape(column), bias=shift + _bias(layer))
-    return True
 
 
 def scale_current(layer: Any, gain: float) -> None:

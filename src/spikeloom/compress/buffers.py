@@ -1,0 +1,68 @@
+"""What a compressed layer keeps beside its weight, and what holds it true."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["BUFFERS", "codes_follow", "keep"]
+
+BUFFERS = ("weight_mask", "weight_codes", "weight_scale")
+
+
+def keep(layer: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Give a layer buffers, and the hooks that hold them true."""
+    for name, value in buffers.items():
+        if name == "weight_mask" and not hasattr(layer, name):
+            layer.register_forward_pre_hook(hold_zeros)
+        if name == "weight_codes" and warn_of_stale_codes not in saving_hooks(layer):
+            layer.register_state_dict_pre_hook(warn_of_stale_codes)
+        layer.register_buffer(name, value)
+
+
+def hold_zeros(layer: Any, args: Any) -> None:
+    """Put removed weights back to zero, whatever an optimiser has made of them."""
+    # Through .data: a layer that is called at every step must not invalidate its earlier calls.
+    layer.weight.data.masked_fill_(layer.weight_mask, 0.0)
+
+
+def codes_follow(layer: Any) -> bool:
+    """Let a layer's codes follow its mask.
+
+    Returns:
+        False if the other weights are no longer on the grid, and the layer has lost its codes.
+    """
+    if getattr(layer, "weight_codes", None) is None:
+        return True
+    if isinstance(getattr(layer, "weight_mask", None), Tensor):
+        layer.weight_codes = layer.weight_codes.masked_fill(layer.weight_mask, 0)
+    if is_on_grid(layer):
+        return True
+    del layer.weight_codes, layer.weight_scale
+    return False
+
+
+def is_on_grid(layer: Any) -> bool:
+    """Whether a quantised layer's weight is scale times code, to the last bit."""
+    scale = layer.weight_scale.reshape(-1, *(1 for _ in layer.weight.shape[1:]))
+    return torch.equal(layer.weight, scale * layer.weight_codes.to(scale.dtype))
+
+
+def saving_hooks(layer: nn.Module) -> list[Any]:
+    """What runs before a layer is saved."""
+    return list(layer._state_dict_pre_hooks.values())
+
+
+def warn_of_stale_codes(layer: Any, prefix: str, keep_vars: bool) -> None:
+    """Say so when a layer is saved with codes that are no longer its weight's."""
+    held = getattr(layer, "weight_codes", None)
+    if held is not None and not layer.weight.is_meta and not is_on_grid(layer):
+        warnings.warn(
+            f"{prefix}weight_codes: the weight has changed since it was quantised, and is no "
+            "longer scale times code; calibrate and quantise again",
+            stacklevel=2,
+        )
