@@ -48,8 +48,70 @@ def test_the_command_line_prints_generated_source(capsys):
     assert "define void @forward" in capsys.readouterr().out
 
 
-def test_the_command_line_explains_a_bad_name(capsys):
-    assert cli.main(["source", "Lif"]) == 2
-    assert "neuron: one of" in capsys.readouterr().err
+ARGUMENTS = {
+    "Leaky": ["beta=0.9", "reset_mechanism=zero"],
+    "FewSpike": ["theta=[2, 1]", "h=[2, 1]", "d=(2, 1)"],
+    "LinearHG": ["edges=[0, 1]", "rises=[1]", "constants=[0]"],
+    "ElasticBiSpike": ["alpha=0.8"],
+    "SignGDBits": ["bias=0.0", "offset=1.0", "function=gelu"],
+    "SignTracker": ["schedule=[0.5, 0.25]", "steps=2"],
+    "Trace": ["decay=0.5", "synaptic_decay=None"],
+}
+# Its tables are neurons themselves.
+IN_PYTHON_ONLY = {"HG"}
+
+
+def offered():
+    found = {name: getattr(spikeloom.neurons, name) for name in spikeloom.neurons.__all__}
+    return {
+        name
+        for name, cls in found.items()
+        if isinstance(cls, type) and issubclass(cls, spikeloom.Neuron)
+    }
+
+
+@pytest.mark.parametrize("name", sorted(offered() - IN_PYTHON_ONLY))
+def test_the_command_line_takes_the_arguments_of_every_neuron(name, capsys):
+    assert cli.main(["source", name, *ARGUMENTS.get(name, [])]) == 0
+    assert "__global__" in capsys.readouterr().out
+
+
+def test_arguments_reach_the_generated_source(capsys):
+    texts = []
+    for mechanism in ("zero", "'none'"):
+        assert cli.main(["source", "Leaky", "beta=0.9", f"reset_mechanism={mechanism}"]) == 0
+        texts.append(capsys.readouterr().out)
+    wanted = spikeloom.neurons.Leaky(0.9, reset_mechanism="none")
+    assert texts[0] != texts[1] == spikeloom.source(wanted) + "\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["Lif"], "neuron: must be one of HG, IF, LIF, "),
+        (["Exponential"], "neuron: must be one of HG, IF, LIF, "),
+        (["surrogate"], "neuron: must be one of HG, IF, LIF, "),
+        (["Leaky"], "Leaky: missing a required argument: 'beta'; give its arguments as name=value"),
+        (["HG"], "HG: missing a required argument: 'boundaries'"),
+        (["HG", "boundaries=[]", "tables=[{}]"], "tables[0] must have theta, h and d, got dict"),
+        (["LIF", "tua=2"], "LIF: got an unexpected keyword argument 'tua'; give its arguments"),
+        (["LIF", "tau=0.5"], "LIF: tau is in steps and must be at least 1, got 0.5"),
+        (["LIF", "tau=two"], "LIF: tau must be a number or a tensor, got 'two'"),
+        (["LIF", "2.0"], "arguments: must have the form name=value, got '2.0'"),
+        (["LIF", "--dtype", "int8"], "dtype: must be one of"),
+    ],
+)
+def test_the_command_line_explains_what_it_refuses(arguments, message, capsys):
+    assert cli.main(["source", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("spikeloom: ") and message in captured.err
+    assert not captured.out
+
+
+def test_the_command_line_knows_its_version_and_its_commands(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"spikeloom {spikeloom.__version__}\n"
     with pytest.raises(SystemExit):
         cli.main(["dance"])

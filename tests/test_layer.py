@@ -67,4 +67,4 @@ def test_tracers_do_not_look_inside():
 
 def test_repr_shows_the_neuron():
     assert "(neuron" not in repr(SpikingLayer(LIF()))
-    assert "LIF(tau=2.0" in repr(SpikingLayer(LIF()))
+    assert "LIF(tau=3.0)" in repr(SpikingLayer(LIF(tau=3.0)))

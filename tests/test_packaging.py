@@ -1,8 +1,13 @@
 """What pyproject.toml promises about the installed package."""
 
 import importlib
+import subprocess
+import sys
+import tarfile
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -26,3 +31,28 @@ def test_plugins_folder_is_installed_as_spikeloom_plugins():
     assert Path(plugins.__file__).parent.name == "plugins"
     assert plugins.__name__ == "spikeloom.plugins"
     assert importlib.import_module("spikeloom.plugins.adapter").__package__ == "spikeloom.plugins"
+
+
+@pytest.fixture(scope="module")
+def source_distribution(tmp_path_factory):
+    """The files of a source distribution; nothing is left in the checkout."""
+    out = tmp_path_factory.mktemp("sdist")
+    command = [sys.executable, "-c", "import setuptools; setuptools.setup()", "--quiet"]
+    command += ["egg_info", f"--egg-base={out}", "sdist", f"--dist-dir={out}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (archive,) = out.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        return {Path(*Path(name).parts[1:]) for name in opened.getnames()}
+
+
+@pytest.mark.parametrize("folder", ["docs", "examples", "plugins", "requirements", "tests"])
+def test_a_source_distribution_holds_a_folder_as_a_whole(source_distribution, folder):
+    here = {path.relative_to(ROOT) for path in (ROOT / folder).rglob("*") if path.is_file()}
+    written = {path for path in here if path.suffix == ".pyc" or "_build" in path.parts}
+    assert here - written <= source_distribution
+    assert not written & source_distribution
+
+
+def test_a_source_distribution_holds_what_its_tests_and_make_read(source_distribution):
+    names = ("Makefile", "pyproject.toml", *(path.name for path in ROOT.glob("*.md")))
+    assert {Path(name) for name in (*names, "CITATION.cff", "LICENSE")} <= source_distribution

@@ -12,7 +12,7 @@ from tests.examples.markdown import python_blocks
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
-RUNNING = [ROOT / "README.md", DOCS / "extend.md", DOCS / "kernel.md"]
+RUNNING = [ROOT / "README.md", DOCS / "choose.md", DOCS / "extend.md", DOCS / "kernel.md"]
 NAMED = re.compile(
     r"`(?:spikeloom\.)?((?:neurons|plugins|kernel|models|convert|compress|verify|export)\.[\w.]+)"
 )

@@ -303,11 +303,15 @@ def test_nan_is_refused():
         ({"alpha": -0.5}, ValueError, "alpha must be positive and finite, got -0.5"),
         ({"alpha": math.nan}, ValueError, "alpha must be positive and finite"),
         ({"alpha": math.inf}, ValueError, "alpha must be positive and finite"),
-        ({"alpha": [1.0, 0.0]}, ValueError, "got values from 0.0 to 1.0"),
-        ({"alpha": "1"}, TypeError, "alpha must be a number, a table or a tensor"),
+        ({"alpha": [1.0, 0.0]}, ValueError, "got 0 to 1$"),
+        ({"alpha": "1"}, TypeError, "alpha must be a number or a tensor, got '1'"),
         ({"alpha": 1.0, "decay": 1.5}, ValueError, "decay must lie in"),
         ({"alpha": 1.0, "decay": "0"}, TypeError, "decay must be a number"),
-        ({"alpha": 1.0, "reset": "hard"}, ValueError, "'released' or 'symmetric', got 'hard'"),
+        (
+            {"alpha": 1.0, "reset": "hard"},
+            ValueError,
+            "one of 'released' or 'symmetric', got 'hard'",
+        ),
     ],
 )
 def test_bad_arguments_are_named(arguments, error, message):
@@ -315,9 +319,27 @@ def test_bad_arguments_are_named(arguments, error, message):
         ElasticBiSpike(**arguments)
 
 
+@pytest.mark.parametrize("form", [list, torch.tensor, lambda row: PerStep(torch.tensor(row))])
+def test_one_dimension_is_time_and_two_are_channels(form):
+    """Also where there are as many channels as steps."""
+    row, x = [0.25, 0.5, 1.0], torch.ones(3, 2, 3)
+    table = ElasticBiSpike(form(row), decay=0.0)
+    assert "alpha=PerStep([3])" in repr(table)
+    assert spikeloom.run(table, x)[0][:, 0, 0].tolist() == row
+    channels = ElasticBiSpike(torch.tensor(row)[None], decay=0.0)
+    assert "alpha=tensor([1, 3])" in repr(channels)
+    assert spikeloom.run(channels, x)[0][0, 0].tolist() == row
+
+
 def test_a_table_of_the_wrong_length_is_refused():
-    with pytest.raises(ValueError, match="has 3 steps, the sequence has T=4"):
-        spikeloom.run(ElasticBiSpike([1.0, 1.0, 1.0]), torch.zeros(4, 2))
+    for channels in (2, 3):  # also if it is the number of channels
+        with pytest.raises(ValueError, match="has 3 steps, the sequence has T=4"):
+            spikeloom.run(ElasticBiSpike([1.0, 1.0, 1.0]), torch.zeros(4, channels))
+
+
+def test_a_table_of_steps_has_one_dimension():
+    with pytest.raises(ValueError, match=r"must have shape \[T\], got \[1, 3\]"):
+        ElasticBiSpike(PerStep(torch.ones(1, 3)))
 
 
 @pytest.mark.parametrize("alpha", [0.5, [0.5, 1.0], torch.full((1, 3), 0.7)], ids=str)

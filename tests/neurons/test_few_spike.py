@@ -305,7 +305,7 @@ def test_a_few_spike_neuron_differentiates_like_its_loop():
         ({"normal": 2.0, "outlier": 9.0, "between": (1.0,)}, "between_0"),
         ({"normal": torch.tensor([1.0, 5.0]), "outlier": 4.0}, "got 4 above 1 to 5"),
         ({"between": (2.0,)}, "give outlier"),
-        ({"tie": "le"}, "tie must be one of 'gt', 'ge'"),
+        ({"tie": "le"}, "tie must be one of 'gt' or 'ge'"),
         ({"rounding": "up"}, "rounding must be one of"),
         ({"spikes": "bits"}, "spikes must be one of"),
     ],
@@ -320,10 +320,18 @@ def test_wrong_types_are_named():
         OAT(2.5)
     with pytest.raises(TypeError, match="normal must be a number"):
         OAT(4, "1.0")
+    for between in (2.0, torch.tensor([2.0, 3.0]), "23"):
+        with pytest.raises(TypeError, match="between must be a list or tuple of ranges, such as"):
+            OAT(4, 1.0, 8.0, between)
     with pytest.raises(TypeError, match="theta must be a sequence"):
         FewSpike("abc", [1.0], [1.0])
     with pytest.raises(ValueError, match="same length"):
         FewSpike([1.0, 2.0], [1.0], [1.0])
+
+
+def test_numbers_may_be_of_any_type():
+    given = OAT(np.int64(4), np.float32(1.5), np.float64(8.0), [np.float32(2.5)])
+    assert repr(given) == repr(OAT(4, 1.5, 8.0, (2.5,)))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 import norse.torch.functional.superspike as norse_superspike
+import numpy as np
 import pytest
 import snntorch.surrogate as snntorch_surrogate
 import torch
@@ -11,7 +12,7 @@ from spikingjelly.activation_based import surrogate as sj_surrogate
 
 import spikeloom
 from spikeloom.kernel.vocabulary import absolute, where
-from spikeloom.neurons import LIF, surrogate
+from spikeloom.neurons import HG, IF, LIF, OAT, FewSpike, Leaky, LIFBox, LinearHG, surrogate
 
 SPIKINGJELLY = [
     "Sigmoid",
@@ -106,7 +107,44 @@ def test_a_surrogate_of_ones_own_takes_a_few_lines():
     assert grad.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0]
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan, "2"])
+WITH_SURROGATE = [
+    LIF,
+    IF,
+    lambda **kw: Leaky(0.9, **kw),
+    LIFBox,
+    OAT,
+    lambda **kw: FewSpike([1.0], [1.0], [1.0], **kw),
+    lambda **kw: HG([], [FewSpike([1.0], [1.0], [1.0])], **kw),
+    lambda **kw: LinearHG([0.0, 1.0], [1.0], [0.0], **kw),
+]
+
+
+@pytest.mark.parametrize("make", WITH_SURROGATE)
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("atan", "got 'atan', which has no derivative"),
+        (torch.sigmoid, "got .*sigmoid.*, which has no derivative"),
+        (surrogate.ATan, r"got the class ATan; call it: ATan\(\)"),
+        (sj_surrogate.ATan(), r"got ATan\(.*, which has no derivative"),
+    ],
+)
+def test_what_is_no_surrogate_is_refused_at_once(make, given, message):
+    with pytest.raises(TypeError, match=rf"surrogate must be .*ATan\(alpha=2.0\), {message}"):
+        make(surrogate=given)
+
+
+@pytest.mark.parametrize("make", WITH_SURROGATE)
+def test_none_is_the_default_surrogate(make):
+    assert make(surrogate=None).surrogate == make().surrogate
+
+
+def test_a_parameter_may_be_a_number_of_any_type():
+    for number in (np.float32(3), np.int64(3), 3):
+        assert repr(surrogate.ATan(number)) == "ATan(alpha=3.0)"
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan, "2", True])
 def test_a_parameter_that_makes_no_sense_is_named(value):
     with pytest.raises(ValueError, match="ATan: alpha must be a positive finite number, got"):
         surrogate.ATan(value)

@@ -39,7 +39,15 @@ def test_decays_per_channel_broadcast_and_learn():
     assert decay.grad.shape == (3, 1, 1) and decay.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("form", [float, torch.tensor, lambda value: torch.tensor([0.5, value])])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
-def test_a_decay_outside_zero_and_one_is_refused(value):
-    with pytest.raises(ValueError, match="Trace: synaptic_decay must lie in"):
-        Trace(0.5, synaptic_decay=value)
+def test_a_decay_outside_zero_and_one_is_refused(value, form):
+    with pytest.raises(ValueError, match=r"Trace: synaptic_decay must lie in \[0, 1\], got"):
+        Trace(0.5, synaptic_decay=form(value))
+    with pytest.raises(ValueError, match=r"Trace: decay must lie in \[0, 1\], got"):
+        Trace(form(value))
+
+
+def test_a_decay_of_another_type_is_refused():
+    with pytest.raises(TypeError, match=r"Trace: decay must be a number or a tensor, got '0\.5'"):
+        Trace("0.5")

@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeloom.kernel.neuron import Neuron, Parameter, PerStep, tensor_of
+from spikeloom.kernel.neuron import Parameter, PerStep
 from spikeloom.kernel.vocabulary import absolute, clamp, detach, rint, where, with_grad
+from spikeloom.neurons.arguments import checked_choice, checked_number, checked_positive
+from spikeloom.neurons.described import Described
 
 __all__ = ["ElasticBiSpike"]
 
@@ -22,7 +24,7 @@ __all__ = ["ElasticBiSpike"]
 FLOOR = 1e-5
 
 
-class ElasticBiSpike(Neuron):
+class ElasticBiSpike(Described):
     r"""Ternary spikes times an amplitude, from a leaky membrane.
 
     .. math::
@@ -54,8 +56,12 @@ class ElasticBiSpike(Neuron):
     Args:
         alpha: Amplitude, positive: a number or 0-d tensor; one value a step as a sequence, a
             tensor ``[T]`` or :class:`~spikeloom.PerStep`; or, with two or more dimensions, one
-            per neuron, broadcast against ``x.shape[1:]`` (``[1, C]`` for the last axis). A
-            Parameter is learned.
+            per neuron, broadcast against ``x.shape[1:]``. A Parameter is learned.
+
+            **One dimension is time**, as in SpikeLM, where for every other neuron a tensor
+            ``[C]`` is one value per channel. Say ``alpha[None]``, of shape ``[1, C]``, for one
+            amplitude per channel. repr shows ``PerStep([T])`` where it is time, and another
+            number of steps is refused.
         decay: :math:`\lambda`, in [0, 1]. 0 is the stateless quantiser, which SpikeLM puts on
             keys and values.
         reset: ``"released"`` or ``"symmetric"``.
@@ -89,23 +95,15 @@ class ElasticBiSpike(Neuron):
         unit_spikes: bool = False,
         grad_scale: bool = True,
     ) -> None:
-        amplitude = _as_parameter(alpha)
-        _check_amplitude(amplitude)
-        if isinstance(decay, bool) or not isinstance(decay, (int, float)):
-            raise TypeError(f"ElasticBiSpike: decay must be a number, got {decay!r}")
-        if not 0.0 <= decay <= 1.0:
-            raise ValueError(f"ElasticBiSpike: decay must lie in [0, 1], got {decay}")
-        if reset not in ("released", "symmetric"):
-            raise ValueError(
-                f"ElasticBiSpike: reset must be 'released' or 'symmetric', got {reset!r}"
-            )
-        self.decay = float(decay)
-        self.reset = reset
+        self.decay = checked_number(
+            "ElasticBiSpike: decay", decay, "must lie in [0, 1]", lambda decay: 0.0 <= decay <= 1.0
+        )
+        resets = ("released", "symmetric")
+        self.reset = checked_choice("ElasticBiSpike: reset", reset, resets)
         self.unit_spikes = bool(unit_spikes)
         self.grad_scale = bool(grad_scale)
-        super().__init__(
-            self._step, state=("v",), params={"alpha": amplitude}, name="ElasticBiSpike"
-        )
+        params = {"alpha": _amplitude(alpha)}
+        super().__init__(self._step, state=("v",), params=params, name="ElasticBiSpike")
 
     def _step(self, x: Any, state: Any, p: Any) -> Any:
         (v,) = state
@@ -143,23 +141,13 @@ class ElasticBiSpike(Neuron):
         }
 
 
-def _as_parameter(alpha: Any) -> Parameter:
-    """One dimension is time; every other form means what it means for any neuron."""
+def _amplitude(alpha: Any) -> Parameter:
+    """The amplitude; one dimension is time, every other form means what it does for any neuron."""
     if isinstance(alpha, Sequence) and not isinstance(alpha, str):
         alpha = torch.tensor(alpha, dtype=torch.float32)
     if isinstance(alpha, Tensor) and alpha.dim() == 1:
-        return PerStep(alpha)
-    if isinstance(alpha, (Tensor, PerStep)):
+        alpha = PerStep(alpha)
+    if isinstance(alpha, PerStep):
+        checked_positive("ElasticBiSpike: alpha", alpha.values)
         return alpha
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
-        raise TypeError(f"ElasticBiSpike: alpha must be a number, a table or a tensor: {alpha!r}")
-    return float(alpha)
-
-
-def _check_amplitude(alpha: Parameter) -> None:
-    tensor = tensor_of(alpha)
-    values = torch.as_tensor(alpha) if tensor is None else tensor.detach()
-    if values.device.type == "meta" or bool((values.isfinite() & (values > 0)).all()):
-        return
-    found = f"{values:g}" if values.dim() == 0 else f"values from {values.min()} to {values.max()}"
-    raise ValueError(f"ElasticBiSpike: alpha must be positive and finite, got {found}")
+    return checked_positive("ElasticBiSpike: alpha", alpha)

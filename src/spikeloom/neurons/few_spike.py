@@ -28,16 +28,23 @@ from spikeloom.kernel.vocabulary import (
     where,
     with_grad,
 )
+from spikeloom.neurons.arguments import (
+    checked_choice,
+    checked_sequence,
+    checked_steps,
+    checked_surrogate,
+    checked_value,
+    span,
+)
+from spikeloom.neurons.described import Described
 from spikeloom.neurons.surrogate import StraightThrough, Triangle
 
 __all__ = ["OAT", "FewSpike"]
 
 TIES = ("gt", "ge")
-# The bits of a float32, which hold every code.
-MOST_STEPS = 24
 
 
-class FewSpike(Neuron):
+class FewSpike(Described):
     r"""A few-spike neuron: one threshold, reset and weight for each of its K steps.
 
     .. math::
@@ -75,7 +82,7 @@ class FewSpike(Neuron):
         h: Sequence[float] | Tensor,
         d: Sequence[float] | Tensor,
         tie: str = "gt",
-        surrogate: Surrogate | None = None,
+        surrogate: Surrogate | None = Triangle(),
     ) -> None:
         tables = {"theta": theta, "h": h, "d": d}
         rows = {name: row_of(f"FewSpike: {name}", value) for name, value in tables.items()}
@@ -83,7 +90,7 @@ class FewSpike(Neuron):
         if len(set(lengths.values())) > 1:
             raise ValueError(f"FewSpike: theta, h and d need the same length, got {lengths}")
         self.tie = checked_choice("FewSpike: tie", tie, TIES)
-        self.surrogate = Triangle() if surrogate is None else surrogate
+        self.surrogate = checked_surrogate("FewSpike", surrogate, Triangle())
         super().__init__(
             self._step,
             begin=_accumulate,
@@ -107,7 +114,7 @@ def _accumulate(x: Any, state: Any, p: Any) -> Any:
     return (v + x,)
 
 
-class OAT(Neuron):
+class OAT(Described):
     r"""Outlier-aware threshold neuron: sign and magnitude in K bits of the range it falls in.
 
     .. math::
@@ -174,22 +181,22 @@ class OAT(Neuron):
         tie: str = "gt",
         rounding: str = "truncate",
         spikes: str = "weighted",
-        surrogate: Surrogate | None = None,
+        surrogate: Surrogate | None = StraightThrough(),
     ) -> None:
         checked_choice("OAT: rounding", rounding, ("truncate", "nearest"))
         checked_choice("OAT: spikes", spikes, ("weighted", "unit", "code"))
-        if outlier is None and between:
+        further = checked_sequence("OAT: between", between, "ranges, such as (2.0,)")
+        if outlier is None and further:
             raise ValueError("OAT: between needs an outlier range above it; give outlier")
-        middle = {f"between_{i}": value for i, value in enumerate(between)}
-        ranges = {"normal": normal, **middle}
+        given = {"normal": normal, **{f"between_{i}": value for i, value in enumerate(further)}}
         if outlier is not None:
-            ranges["outlier"] = outlier
-        checked_ranges(ranges)
+            given["outlier"] = outlier
+        ranges = _checked_ranges(given)
         self.ranges = tuple(ranges)
         self.tie = checked_choice("OAT: tie", tie, TIES)
         self.rounding = rounding
         self.spikes = spikes
-        self.surrogate = StraightThrough() if surrogate is None else surrogate
+        self.surrogate = checked_surrogate("OAT", surrogate, StraightThrough())
         super().__init__(
             self._step,
             begin=self._begin,
@@ -339,45 +346,19 @@ def row_of(name: str, values: Any) -> Tensor:
     return row
 
 
-def checked_steps(neuron: str, steps: int) -> int:
-    """K, if it is in range."""
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise TypeError(f"{neuron}: steps must be an int, got {steps!r}")
-    if not 1 <= steps <= MOST_STEPS:
-        raise ValueError(
-            f"{neuron}: steps must be in 1..{MOST_STEPS}, the bits of a float32; got {steps}"
-        )
-    return steps
-
-
-def checked_choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """The value, if it is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-    return value
-
-
-def checked_ranges(ranges: dict[str, float | Tensor]) -> None:
-    """Raise unless every range is positive and larger than the one before it.
+def _checked_ranges(ranges: dict[str, Any]) -> dict[str, float | Tensor]:
+    """The ranges, if each is positive and larger than the one before it.
 
     Args:
         ranges: Name -> half-width, from the inside out.
     """
-    before: float | Tensor = 0.0
-    previous = "zero"
-    for name, reach in ranges.items():
-        if isinstance(reach, bool) or not isinstance(reach, (int, float, Tensor)):
-            raise TypeError(f"OAT: {name} must be a number or a tensor, got {reach!r}")
+    checked: dict[str, float | Tensor] = {}
+    lower, previous = torch.tensor(0.0), "zero"
+    for name, given in ranges.items():
+        rule = f"must be finite and larger than {previous} everywhere"
+        reach = checked_value(f"OAT: {name}", given, rule)
         values = torch.as_tensor(reach).detach()
-        lower = torch.as_tensor(before).detach().to(values.device)
-        if not bool((torch.isfinite(values) & (values > lower)).all()):
-            raise ValueError(
-                f"OAT: {name} must be finite and larger than {previous} everywhere, "
-                f"got {_span(values)} above {_span(lower)}"
-            )
-        before, previous = reach, name
-
-
-def _span(values: Tensor) -> str:
-    least, most = float(values.min()), float(values.max())
-    return f"{least:g}" if least == most else f"{least:g} to {most:g}"
+        if not bool((values > lower.to(values.device)).all()):
+            raise ValueError(f"OAT: {name} {rule}, got {span(values)} above {span(lower)}")
+        checked[name], lower, previous = reach, values, name
+    return checked

@@ -13,14 +13,9 @@ from torch import Tensor
 
 from spikeloom.kernel.neuron import Gated, Neuron
 from spikeloom.kernel.vocabulary import Surrogate, detach, fire, lookup, where, with_grad
-from spikeloom.neurons.few_spike import (
-    TIES,
-    FewSpike,
-    binary_code,
-    checked_choice,
-    checked_steps,
-    row_of,
-)
+from spikeloom.neurons.arguments import checked_choice, checked_steps, checked_surrogate
+from spikeloom.neurons.described import Described
+from spikeloom.neurons.few_spike import TIES, FewSpike, binary_code, row_of
 from spikeloom.neurons.surrogate import StraightThrough, Triangle
 
 __all__ = ["HG", "LinearHG"]
@@ -28,7 +23,7 @@ __all__ = ["HG", "LinearHG"]
 TABLE = ("theta", "h", "d")
 
 
-class HG(Neuron):
+class HG(Described):
     r"""Hierarchically gated neuron: the range of the value chooses the few-spike table.
 
     .. math::
@@ -79,7 +74,7 @@ class HG(Neuron):
         high: float | None = None,
         strict: bool = True,
         tie: str = "gt",
-        surrogate: Surrogate | None = None,
+        surrogate: Surrogate | None = Triangle(),
     ) -> None:
         if not tables:
             raise ValueError("HG: tables must hold at least one few-spike table")
@@ -88,7 +83,7 @@ class HG(Neuron):
         if len(set(lengths)) > 1:
             raise ValueError(f"HG: all tables need the same number of steps, got {lengths}")
         self._hold(boundaries, len(kept), low, high, strict, tie)
-        self.surrogate = Triangle() if surrogate is None else surrogate
+        self.surrogate = checked_surrogate("HG", surrogate, Triangle())
         params = {name: Gated(torch.stack([t[name] for t in kept])) for name in TABLE}
         for name, values in (("origins", origins), ("constants", constants)):
             row = torch.zeros(len(kept)) if values is None else row_of(f"HG: {name}", values)
@@ -243,7 +238,7 @@ class LinearHG(HG):
         strict: bool = True,
         tie: str = "gt",
         errors: Sequence[float] | None = None,
-        surrogate: Surrogate | None = None,
+        surrogate: Surrogate | None = StraightThrough(),
     ) -> None:
         ends = [float(edge) for edge in edges]
         if len(ends) < 2:
@@ -259,7 +254,7 @@ class LinearHG(HG):
         self.rises = tuple(_float32(value) for value in rises)
         self.constants = tuple(_float32(value) for value in constants)
         self.errors = None if errors is None else tuple(map(float, errors))
-        self.surrogate = StraightThrough() if surrogate is None else surrogate
+        self.surrogate = checked_surrogate("LinearHG", surrogate, StraightThrough())
         Neuron.__init__(
             self,
             self._step,
@@ -368,7 +363,7 @@ class LinearHG(HG):
 
 def _table(index: int, table: Any) -> dict[str, Tensor]:
     """Theta, h and d of a few-spike neuron or of any object that has them."""
-    rows = table.params if isinstance(table, FewSpike) else vars(table)
+    rows = table.params if isinstance(table, FewSpike) else getattr(table, "__dict__", {})
     missing = [name for name in TABLE if name not in rows]
     if missing:
         raise TypeError(

@@ -6,20 +6,26 @@ and of reset and output, so each framework's spikes are met bit for bit by its o
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.vocabulary import Surrogate, clamp, detach, fire
+from spikeloom.neurons.arguments import (
+    as_float,
+    checked_choice,
+    checked_number,
+    checked_positive,
+    checked_surrogate,
+    checked_value,
+)
+from spikeloom.neurons.described import Described
 from spikeloom.neurons.surrogate import ATan, Sigmoid, SuperSpike
 
 __all__ = ["IF", "LIF", "LIFBox", "Leaky"]
 
 
-class LIF(Neuron):
+class LIF(Described):
     r"""Leaky integrate-and-fire, as SpikingJelly computes it.
 
     .. math::
@@ -33,12 +39,16 @@ class LIF(Neuron):
 
     Args:
         tau: Membrane time constant in steps, at least 1; a tensor (a Parameter to learn it) is
-            shared when 0-d and per neuron otherwise; None for a neuron without leak.
+            shared when 0-d and per neuron otherwise; None for a neuron without leak. Training
+            may carry a learned tau below 1, where the potential grows without bound; see
+            :ref:`learned-time-constants` for what prevents it.
         v_threshold: Threshold, positive; a number or tensor like ``tau``.
-        v_reset: Potential after a hard reset, and at rest; None resets by subtraction.
+        v_reset: Potential after a hard reset, and at rest: a number, which is not learned; None
+            resets by subtraction.
         decay_input: Divide the input by tau too.
         detach_reset: Cut the gradient through the reset.
-        surrogate: The derivative of a spike, see :mod:`spikeloom.neurons.surrogate`.
+        surrogate: The derivative of a spike: one of :mod:`spikeloom.neurons.surrogate`, or any
+            object with ``derivative(u)``.
         fires_at_threshold: Fire at ``h >= v_threshold`` (SpikingJelly); False: only above
             (snnTorch, Norse, NIR).
 
@@ -65,24 +75,20 @@ class LIF(Neuron):
         v_reset: float | None = 0.0,
         decay_input: bool = True,
         detach_reset: bool = False,
-        surrogate: Surrogate | None = None,
+        surrogate: Surrogate | None = Sigmoid(),
         fires_at_threshold: bool = True,
     ) -> None:
-        if tau is not None:
-            _require("LIF: tau", tau, 1.0, "is in steps and must be at least 1")
-        _require_positive("LIF: v_threshold", v_threshold)
-        if v_reset is not None:
-            _require("LIF: v_reset", v_reset, -math.inf, "must be a finite number or None")
-        self.v_reset = None if v_reset is None else float(v_reset)
+        params = {} if tau is None else {"tau": _time_constant(tau)}
+        params["v_threshold"] = checked_positive("LIF: v_threshold", v_threshold)
+        self.v_reset = None if v_reset is None else _reset_potential(v_reset)
         self.decay_input = bool(decay_input)
         self.detach_reset = bool(detach_reset)
-        self.surrogate = Sigmoid() if surrogate is None else surrogate
+        self.surrogate = checked_surrogate("LIF", surrogate, Sigmoid())
         self.fires_at_threshold = bool(fires_at_threshold)
-        params = {} if tau is None else {"tau": tau}
         super().__init__(
             self._step,
             state={"v": self.v_reset or 0.0},
-            params={**params, "v_threshold": v_threshold},
+            params=params,
             name=type(self).__name__,
         )
 
@@ -126,7 +132,7 @@ class IF(LIF):
 
     Args:
         v_threshold: Threshold, positive.
-        v_reset: Potential after a hard reset; None resets by subtraction.
+        v_reset: Potential after a hard reset, a number; None resets by subtraction.
         detach_reset: Cut the gradient through the reset.
         surrogate: The derivative of a spike.
         fires_at_threshold: Fire at the threshold, not only above it.
@@ -145,7 +151,7 @@ class IF(LIF):
         v_threshold: float | Tensor = 1.0,
         v_reset: float | None = 0.0,
         detach_reset: bool = False,
-        surrogate: Surrogate | None = None,
+        surrogate: Surrogate | None = Sigmoid(),
         fires_at_threshold: bool = True,
     ) -> None:
         super().__init__(
@@ -158,7 +164,7 @@ class IF(LIF):
         return {name: value for name, value in super().settings().items() if name not in unused}
 
 
-class Leaky(Neuron):
+class Leaky(Described):
     r"""Leaky integrate-and-fire, as snnTorch computes it.
 
     The reset that a spike causes is applied at the next step, and its gradient is cut:
@@ -201,22 +207,17 @@ class Leaky(Neuron):
         threshold: float | Tensor = 1.0,
         reset_mechanism: str = "subtract",
         reset_delay: bool = True,
-        surrogate: Surrogate | None = None,
+        surrogate: Surrogate | None = ATan(),
         graded_spikes_factor: float | Tensor = 1.0,
     ) -> None:
-        _require_positive("Leaky: threshold", threshold)
-        if reset_mechanism not in ("subtract", "zero", "none"):
-            raise ValueError(
-                f"Leaky: reset_mechanism must be 'subtract', 'zero' or 'none', "
-                f"got {reset_mechanism!r}"
-            )
-        self.reset_mechanism = reset_mechanism
+        mechanisms = ("subtract", "zero", "none")
+        self.reset_mechanism = checked_choice("Leaky: reset_mechanism", reset_mechanism, mechanisms)
         self.reset_delay = bool(reset_delay)
-        self.surrogate = ATan() if surrogate is None else surrogate
+        self.surrogate = checked_surrogate("Leaky", surrogate, ATan())
         params = {
-            "beta": beta,
-            "threshold": threshold,
-            "graded_spikes_factor": graded_spikes_factor,
+            "beta": as_float(beta),
+            "threshold": checked_positive("Leaky: threshold", threshold),
+            "graded_spikes_factor": as_float(graded_spikes_factor),
         }
         super().__init__(self._step, state=("mem",), params=params, name="Leaky")
 
@@ -258,7 +259,7 @@ class Leaky(Neuron):
         }
 
 
-class LIFBox(Neuron):
+class LIFBox(Described):
     r"""Leaky integrate-and-fire without a synaptic current, as Norse computes it.
 
     .. math::
@@ -303,29 +304,23 @@ class LIFBox(Neuron):
         v_th: float | Tensor = 1.0,
         v_reset: float | Tensor = 0.0,
         reset_method: str = "value",
-        surrogate: Surrogate | None = None,
+        surrogate: Surrogate | None = SuperSpike(),
         dt: float = 0.001,
     ) -> None:
-        _require_positive("LIFBox: tau_mem_inv", tau_mem_inv)
-        _require("LIFBox: v_leak", v_leak, -math.inf, "must be finite")
-        _require_positive("LIFBox: dt", dt)
-        if reset_method not in ("value", "subtract"):
-            raise ValueError(
-                f"LIFBox: reset_method must be 'value' or 'subtract', got {reset_method!r}"
-            )
-        self.reset_method = reset_method
-        self.surrogate = SuperSpike() if surrogate is None else surrogate
+        methods = ("value", "subtract")
+        self.reset_method = checked_choice("LIFBox: reset_method", reset_method, methods)
+        self.surrogate = checked_surrogate("LIFBox", surrogate, SuperSpike())
         params = {
-            "tau_mem_inv": tau_mem_inv,
-            "v_leak": v_leak,
-            "v_th": v_th,
-            "v_reset": v_reset,
-            "dt": dt,
+            "tau_mem_inv": checked_positive("LIFBox: tau_mem_inv", tau_mem_inv),
+            "v_leak": checked_value("LIFBox: v_leak", v_leak),
+            "v_th": as_float(v_th),
+            "v_reset": as_float(v_reset),
+            "dt": checked_positive("LIFBox: dt", dt),
         }
         if isinstance(v_leak, Tensor):
             rest = 0.0 if v_leak.dim() else v_leak.item()
         else:
-            rest = v_leak
+            rest = float(v_leak)
         super().__init__(self._step, state={"v": rest}, params=params, name="LIFBox")
 
     def charge_and_fire(self, x: Any, state: Any, p: Any) -> tuple[Any, Any]:
@@ -352,19 +347,17 @@ class LIFBox(Neuron):
         }
 
 
-def _require(name: str, value: Any, least: float, rule: str) -> None:
-    """Check that a number, or every value of a tensor, is finite and at least ``least``."""
+def _time_constant(tau: Any) -> float | Tensor:
+    rule = "is in steps and must be at least 1"
+    return checked_value("LIF: tau", tau, rule, lambda tau: tau >= 1.0)
+
+
+def _reset_potential(value: Any) -> float:
+    """The reset potential of :class:`LIF`; it is also where the state begins, hence a number."""
     if isinstance(value, Tensor):
-        values = value.detach()
-        if not bool((torch.isfinite(values) & (values >= least)).all()):
-            raise ValueError(f"{name} {rule}, got values from {values.min()} to {values.max()}")
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number or a tensor, got {value!r}")
-    if not (math.isfinite(value) and value >= least):
-        raise ValueError(f"{name} {rule}, got {value}")
-
-
-def _require_positive(name: str, value: Any) -> None:
-    tiny = 5e-324 if not isinstance(value, Tensor) else torch.finfo(value.dtype).smallest_normal
-    _require(name, value, tiny, "must be positive and finite")
+        raise TypeError(
+            f"LIF: v_reset must be a number or None, because no gradient reaches it; got a "
+            f"{type(value).__name__} of shape {list(value.shape)}. Give float(v_reset), or take "
+            f"LIFBox, whose v_reset may be a tensor and learns"
+        )
+    return checked_number("LIF: v_reset", value, "must be a finite number or None")

@@ -87,7 +87,7 @@ class Reduced:
         """The weighted spikes ``[K, *]`` whose sum is the value."""
         mantissa, scale = self.parts(x)
         y, _ = run(self.neuron, mantissa.reshape(1, -1))
-        return (y.reshape(-1, *x.shape) * scale).to(x.dtype)
+        return (y.reshape(self.neuron.steps, *x.shape) * scale).to(x.dtype)
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The mantissa for the neuron, and the power of two that scales its spikes.

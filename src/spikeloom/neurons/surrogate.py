@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 from spikeloom.kernel.vocabulary import absolute, exp, maximum, sigmoid
@@ -46,9 +47,11 @@ class _Sharpness:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            number = float(value) if isinstance(value, Real) else math.nan
+            if isinstance(value, bool) or not 0 < number < math.inf:
                 name = f"{type(self).__name__}: {field.name}"
                 raise ValueError(f"{name} must be a positive finite number, got {value!r}")
+            object.__setattr__(self, field.name, number)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from spikeloom.files import whole_file
 from spikeloom.kernel.call import run
-from spikeloom.neurons.few_spike import checked_steps
+from spikeloom.neurons.arguments import checked_steps
 from spikeloom.neurons.gated import LinearHG
 
 __all__ = ["FUNCTIONS", "draw_hg", "fit_hg", "gelu_tanh"]

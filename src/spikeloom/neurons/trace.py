@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
 
-from spikeloom.kernel.neuron import Neuron
+from spikeloom.neurons.arguments import checked_value
+from spikeloom.neurons.described import Described
 
 __all__ = ["Trace"]
 
 
-class Trace(Neuron):
+class Trace(Described):
     r"""An exponential trace of its input: a neuron that never fires and never resets.
 
     .. math::
@@ -26,13 +26,13 @@ class Trace(Neuron):
     The output is the trace itself, so ``decay=0`` is the identity.
 
     Args:
-        decay: d, the share of the trace that a step keeps; a number in [0, 1], or a tensor
+        decay: d, the share of the trace that a step keeps, in [0, 1]: a number, or a tensor
             (0-d shared, otherwise per neuron; a Parameter is learned).
         synaptic_decay: The same for the first stage; None leaves it out.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a number lies outside [0, 1].
+        ValueError: If a value lies outside [0, 1].
 
     State: ``z``, and ``i`` with a synaptic stage.
 
@@ -44,12 +44,9 @@ class Trace(Neuron):
     """
 
     def __init__(self, decay: float | Tensor, synaptic_decay: float | Tensor | None = None) -> None:
-        params = {"decay": decay}
+        params = {"decay": _share("decay", decay)}
         if synaptic_decay is not None:
-            params["synaptic_decay"] = synaptic_decay
-        for name, value in params.items():
-            if isinstance(value, (int, float)) and not (math.isfinite(value) and 0 <= value <= 1):
-                raise ValueError(f"Trace: {name} must lie in [0, 1], got {value}")
+            params["synaptic_decay"] = _share("synaptic_decay", synaptic_decay)
         state = ("z",) if synaptic_decay is None else ("z", "i")
         super().__init__(self._step, state=state, params=params, name="Trace")
 
@@ -64,3 +61,8 @@ class Trace(Neuron):
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
         return {"decay": self.params["decay"], "synaptic_decay": self.params.get("synaptic_decay")}
+
+
+def _share(name: str, value: Any) -> float | Tensor:
+    rule = "must lie in [0, 1]"
+    return checked_value(f"Trace: {name}", value, rule, lambda d: (d >= 0.0) & (d <= 1.0))

@@ -1,0 +1,44 @@
+"""Functions by range reduction: no clamp, and the right values at the ends of the number line."""
+
+import math
+
+import pytest
+import torch
+
+from spikeloom.neurons import fit_reduced
+from spikeloom.neurons.tables import FUNCTIONS
+
+
+@pytest.mark.parametrize("name", ["exp", "exp2", "reciprocal", "rsqrt", "sqrt", "square"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_range_reduction_never_clamps(name, dtype):
+    function = fit_reduced(name, 8, segments=32)
+    exponential = name.startswith("exp")
+    x = torch.linspace(-60, 60, 999) if exponential else torch.logspace(-18, 18, 999)
+    x = x.to(dtype)
+    exact = FUNCTIONS[name](x)
+    assert ((function(x) - exact) / exact).abs().max() < 3.2e-4
+    torch.testing.assert_close(function.spikes(x).sum(0), function(x), rtol=1e-6, atol=0)
+
+
+def test_range_reduction_at_the_ends_of_the_number_line():
+    ends = torch.tensor([0.0, math.inf, math.nan])
+    assert fit_reduced("reciprocal")(ends).tolist()[:2] == [math.inf, 0.0]
+    assert fit_reduced("rsqrt")(ends)[0] == math.inf
+    assert fit_reduced("sqrt")(ends)[0] == 0
+    assert fit_reduced("square")(ends)[0] == 0
+    assert fit_reduced("exp")(torch.tensor([-1e9, 1e9, math.nan])).tolist()[:2] == [0.0, math.inf]
+    for name in ("exp", "reciprocal", "rsqrt", "sqrt", "square"):
+        assert fit_reduced(name)(ends)[2].isnan()
+    assert fit_reduced("reciprocal")(torch.tensor(-4.0)) == pytest.approx(-0.25, rel=1e-3)
+    assert fit_reduced("rsqrt")(torch.tensor(-4.0)).isnan()
+    with pytest.raises(ValueError, match="must be one of exp"):
+        fit_reduced("cosine")
+
+
+@pytest.mark.parametrize("name", ["exp", "exp2", "reciprocal", "rsqrt", "sqrt", "square"])
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 4)])
+def test_nothing_gives_no_spikes_in_any_shape(name, shape):
+    function = fit_reduced(name, 8, segments=32)
+    assert function(torch.zeros(shape)).shape == shape
+    assert function.spikes(torch.zeros(shape)).shape == (8, *shape)
