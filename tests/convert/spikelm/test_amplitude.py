@@ -1,6 +1,7 @@
 """Amplitudes from data: the published initialisation, and every rule around it."""
 
 import copy
+import functools
 import math
 import subprocess
 import sys
@@ -19,6 +20,16 @@ from spikeloom.neurons import ElasticBiSpike
 GOLDEN = Path(__file__).parents[2] / "golden"
 NEURON = np.load(GOLDEN / "spikelm_neuron.npz")
 QUANTISER = np.load(GOLDEN / "spikelm_quantizer.npz")
+
+MAKES = {
+    "spikingjelly": plugins.spikingjelly.make,
+    "snntorch": plugins.snntorch.make,
+    "snntorch, states kept": functools.partial(
+        plugins.snntorch.make, init_hidden=True, output=True
+    ),
+    "norse": plugins.norse.make,
+}
+MAKES = [pytest.param(make, id=name) for name, make in MAKES.items()]
 
 
 def table(steps):
@@ -67,6 +78,17 @@ def test_a_shared_amplitude_is_the_mean_over_all_steps_and_one_per_channel_over_
     torch.testing.assert_close(shared, 2 * x.abs().mean())
     channels = measure_amplitude(ElasticBiSpike(torch.ones(1, 1, 4)), x, k=3.0)
     torch.testing.assert_close(channels, 3 * x.abs().mean((0, 1, 2))[None, None])
+
+
+@pytest.mark.parametrize("alpha", [torch.ones(2), nn.Parameter(torch.ones(2))])
+def test_sites_made_of_one_description_have_amplitudes_of_their_own(alpha):
+    neuron = ElasticBiSpike(alpha)
+    first, second = BiSpikes(neuron), BiSpikes(neuron)
+    first(torch.randn(2, 8))
+    kept = first.amplitude.clone()
+    second(100 * torch.randn(2, 8))
+    assert torch.equal(first.amplitude, kept) and not torch.equal(second.amplitude, kept)
+    assert torch.equal(alpha, torch.ones(2))
 
 
 def test_the_first_batch_decides_for_good():
@@ -159,23 +181,20 @@ def test_a_loaded_or_copied_neuron_measures_nothing_again():
     torch.testing.assert_close(fresh.amplitude[0], 9 * site.amplitude[0])
 
 
-@pytest.mark.parametrize("host", ["spikingjelly", "snntorch", "norse"])
-def test_every_hosts_neurons_begin_at_rest_in_each_call(host):
-    plain = BiSpikes(table(3))
-    hosted = BiSpikes(table(3), make=MAKE[host])
+@pytest.mark.parametrize("make", MAKES)
+@pytest.mark.parametrize("alpha", [torch.ones(3), torch.tensor(1.0)], ids=["per step", "shared"])
+def test_every_hosts_neurons_take_sequences_and_begin_at_rest_in_each_call(make, alpha):
+    plain = BiSpikes(ElasticBiSpike(alpha.clone()))
+    hosted = BiSpikes(ElasticBiSpike(alpha.clone()), make=make)
     for _ in range(2):
         x = torch.randn(3, 2, 8)
         assert torch.equal(hosted(x), plain(x))
     assert torch.equal(hosted.amplitude, plain.amplitude)
 
 
-MAKE = {
-    "spikingjelly": plugins.spikingjelly.make,
-    "snntorch": lambda neuron: plugins.snntorch.make(
-        neuron, init_hidden=True, output=True, time_first=True
-    ),
-    "norse": plugins.norse.make,
-}
+def test_what_makes_no_module_is_refused():
+    with pytest.raises(TypeError, match=r"make: must be a function .* got 'norse'"):
+        BiSpikes(table(2), make="norse")
 
 
 class Waits(TorchDispatchMode):

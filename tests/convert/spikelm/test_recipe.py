@@ -1,6 +1,7 @@
 """SpikeLM on Hugging Face models made from small configurations."""
 
 import copy
+import dataclasses
 import functools
 import math
 import pickle
@@ -10,7 +11,6 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-import spikeloom
 from spikeloom import convert, plugins
 from spikeloom.convert import BiSpikes, SpikeLM
 from spikeloom.neurons import ElasticBiSpike
@@ -66,6 +66,7 @@ def bart():
     return transformers.BartForConditionalGeneration(config).eval()
 
 
+HOSTS = ("spikingjelly", "snntorch", "norse")
 ARCHITECTURES = [bert, roberta, gpt2, opt, bart]
 
 
@@ -283,18 +284,19 @@ def test_copies_and_pickles_are_whole():
         assert not set(map(id, twin.parameters())) & set(map(id, snn.parameters()))
 
 
-@pytest.mark.parametrize("host", ["spikingjelly", "snntorch", "norse"])
-def test_hosts_neurons_take_the_sites(host):
-    make = {
-        "spikingjelly": plugins.spikingjelly.make,
-        "snntorch": lambda neuron: plugins.snntorch.make(neuron, time_first=True),
-        "norse": plugins.norse.make,
-    }[host]
-    model = bert()
-    plain, hosted = SpikeLM(steps=3).apply(model), SpikeLM(steps=3, make=make).apply(model)
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("per_step", [True, False])
+def test_hosts_neurons_take_the_sites(host, per_step):
+    model, recipe = bert(), SpikeLM(steps=3, per_step=per_step)
+    make = getattr(plugins, host).make
+    plain, hosted = recipe.apply(model), dataclasses.replace(recipe, make=make).apply(model)
     for seed in range(2):
         ids = words(seed=seed)
         assert torch.equal(hosted(ids).logits, plain(ids).logits)
+    merged = convert.merge_amplitude(hosted)
+    assert torch.equal(merged(ids).logits, convert.merge_amplitude(plain)(ids).logits)
+    kinds = {type(site.node) for site in sites(merged).values()}
+    assert kinds == {type(make(ElasticBiSpike(1.0)))}
 
 
 def test_calibration_averages_over_batches():
@@ -311,6 +313,17 @@ def test_calibration_averages_over_batches():
     snn.train()
     snn(words(seed=9))
     assert torch.equal(found.amplitude, kept)
+
+
+def test_calibration_takes_names_from_dicts_only():
+    ids, mask = words(), torch.ones(2, 9, dtype=torch.long)
+    with pytest.raises(TypeError, match=r"calibration: a batch has 2 values, and Bert.*dicts of"):
+        SpikeLM(steps=1).apply(bert(), [(ids, mask)])
+    model = bert("BertModel")
+    found = [
+        SpikeLM(steps=2).apply(model, data)(ids) for data in ([(ids,)], ids, {"input_ids": ids})
+    ]
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][0], found[2][0])
 
 
 def test_an_interrupted_calibration_leaves_the_model_able_to_run():
@@ -410,6 +423,11 @@ def test_bad_settings_are_named(arguments, message):
         SpikeLM(**arguments)
 
 
+def test_what_makes_no_module_is_refused():
+    with pytest.raises(TypeError, match=r"make: must be a function .* got 'norse'"):
+        SpikeLM(make="norse").apply(bert())
+
+
 def test_models_it_cannot_convert_are_named():
     with pytest.raises(ValueError, match="SpikeLM knows bert, roberta, gpt2, opt, bart, got 'Lin"):
         SpikeLM().apply(nn.Linear(2, 2))
@@ -462,38 +480,28 @@ def is_unit(site, args, y):
     assert ((y == 0) | (y.abs() == 1)).all()
 
 
-@pytest.mark.parametrize(
-    "alpha",
-    [0.6, [0.6, 0.9, 1.2], torch.rand(1, 6) + 0.3],
-    ids=["shared", "per step", "per feature"],
-)
-@pytest.mark.parametrize("bias", [True, False])
-def test_neurons_before_linear_layers_in_a_sequence_merge(alpha, bias):
-    node = plugins.spikingjelly.ElasticBiSpikeNode(alpha, step_mode="m")
-    net = nn.Sequential(node, nn.Linear(6, 4, bias=bias), nn.ReLU())
-    x = torch.randn(3, 5, 6)
-    merged = convert.merge_amplitude(net, make=plugins.spikingjelly.make)
-    assert isinstance(merged[0], plugins.spikingjelly.SpikeloomNode)
-    merged[0].register_forward_hook(is_unit)
-    torch.testing.assert_close(merged(x), net(x))
+@pytest.mark.parametrize("per_step", [True, False])
+@pytest.mark.parametrize("make", [bert, gpt2], ids=lambda make: make.__name__)
+def test_merged_models_save_and_load(make, per_step, tmp_path):
+    snn = SpikeLM(steps=3, per_step=per_step, amplitude="moving_average").apply(make())
+    snn(input_ids=words())
+    merged = convert.merge_amplitude(snn)
+    merged.save_pretrained(tmp_path)
+    loaded = SpikeLM.from_pretrained(tmp_path)
+    expected = merged(input_ids=words(seed=1)).logits
+    assert torch.equal(loaded(input_ids=words(seed=1)).logits, expected)
+    assert {site.neuron.unit_spikes for site in sites(loaded).values() if site.feeds} == {True}
 
 
-def test_neurons_before_a_convolution_merge():
-    x = torch.randn(2, 3, 4, 8, 8)
-    for alpha in (0.7, [0.5, 0.9]):
-        spiking = spikeloom.SpikingLayer(ElasticBiSpike(alpha))
-        conv = nn.Conv2d(4, 5, 3)
-        merged = convert.merge_amplitude(nn.Sequential(spiking, conv))
-        y = conv(spiking(x).flatten(0, 1))
-        found = merged[1](merged[0](x).flatten(0, 1))
-        torch.testing.assert_close(found, y)
-
-
-def test_what_cannot_be_merged_is_named():
-    with pytest.raises(ValueError, match="no elastic bi-spiking neurons"):
-        convert.merge_amplitude(nn.Sequential(nn.ReLU(), nn.Linear(2, 2)))
+def test_a_model_is_merged_once_and_after_its_first_batch():
+    snn = SpikeLM(steps=1, per_step=False).apply(bert())
     with pytest.raises(ValueError, match=r"attention\.self\.spikes: has no amplitude yet"):
-        convert.merge_amplitude(SpikeLM(steps=1).apply(bert()))
-    channels = spikeloom.SpikingLayer(ElasticBiSpike(torch.ones(4, 1, 1)))
-    with pytest.raises(ValueError, match="0: a Conv2d cannot absorb"):
-        convert.merge_amplitude(nn.Sequential(channels, nn.Conv2d(4, 5, 3)))
+        convert.merge_amplitude(snn)
+    snn(words())
+    with pytest.raises(ValueError, match=r"attention\.self\.spikes: sends unit spikes already"):
+        convert.merge_amplitude(convert.merge_amplitude(snn))
+    snn.bert.encoder.layer[1].output.dense.weight = snn.bert.encoder.layer[0].output.dense.weight
+    with pytest.raises(
+        ValueError, match=r"0\.output\.dense: its weight is at '.*1\.output\.dense'"
+    ):
+        convert.merge_amplitude(snn)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
+from spikeloom.hosted import Make, made, spikes_from_rest
 from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.neuron import Neuron, Parameter, PerStep, kind, tensor_of
 from spikeloom.layer import SpikingLayer
@@ -106,18 +107,19 @@ class BiSpikes(nn.Module):
     Nothing waits for the device, except at the first batch and the first one after loading.
 
     Args:
-        neuron: The description; for rules other than ``"fixed"`` its ``alpha`` is a tensor, whose
-            values are placeholders.
+        neuron: The description, of which a copy is made; for rules other than ``"fixed"`` its
+            ``alpha`` is a tensor, whose values are placeholders.
         k: Amplitude per mean magnitude.
         rule: ``"first_batch"``, ``"moving_average"``, ``"learned"`` or ``"fixed"``.
         momentum: Weight of a new batch in the moving average.
-        make: Makes the module that runs the neuron, such as a host's ``make``; it begins at rest
-            in every call.
+        make: Makes the module that runs the neuron, such as ``plugins.<host>.make``; it takes
+            whole sequences and begins at rest in every call.
 
     Shape:
         - Input and output: ``[T, batch, *]``
 
     Raises:
+        TypeError: If ``make`` makes no module.
         ValueError: If an argument is out of range; when called, if the first batch is all padding,
             all zero or not finite.
 
@@ -140,15 +142,15 @@ class BiSpikes(nn.Module):
         k: float = 2.0,
         rule: str = "first_batch",
         momentum: float = 0.1,
-        make: Callable[[Neuron], nn.Module] = SpikingLayer,
+        make: Make = SpikingLayer,
     ) -> None:
         super().__init__()
         check_rule(k, rule, momentum)
-        self.node = make(neuron)
+        # Its own, because batches set the amplitude in place.
+        self.node = made(make, copy.deepcopy(neuron))
         self.k = float(k)
         self.rule = rule
         self.momentum = float(momentum)
-        self.make = make
         self.register_buffer("batches", torch.zeros((), dtype=torch.long))
         # Known without asking the device; None after loading.
         self._seen: bool | None = False
@@ -158,20 +160,23 @@ class BiSpikes(nn.Module):
     @property
     def neuron(self) -> Neuron:
         """The description that runs; its amplitude may have moved on, see :attr:`amplitude`."""
-        return self.node.neuron  # type: ignore[return-value]  # every host's modules have it
+        return self.node.neuron
 
     @property
     def amplitude(self) -> Any:
         """The amplitude now: a tensor, or the number that the neuron was made with."""
         return getattr(self.node, "alpha", self.neuron.params["alpha"])
 
+    @property
+    def is_set(self) -> bool:
+        """Whether there is an amplitude: from a batch, or the one it was made with."""
+        return self.rule == "fixed" or bool(self.batches > 0)
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Spikes for values; the mask says which of them set the amplitude."""
         if self.rule != "fixed":
             self._follow(x, mask)
-        _begin_at_rest(self.node)
-        y = self.node(x)
-        return y[0] if isinstance(y, tuple) else y
+        return spikes_from_rest(self.node, x)
 
     @torch.no_grad()
     def _follow(self, x: Tensor, mask: Tensor | None) -> None:
@@ -221,10 +226,3 @@ def check_rule(k: float, rule: str, momentum: float) -> None:
         raise ValueError(f"amplitude: must be a number or one of {RULES}, got {rule!r}")
     if not 0.0 < momentum <= 1.0:
         raise ValueError(f"momentum: must lie in (0, 1], got {momentum!r}")
-
-
-def _begin_at_rest(node: nn.Module) -> None:
-    """Forget the last sequence, in hosts whose modules remember it."""
-    for name in ("reset", "reset_mem"):
-        if callable(forget := getattr(node, name, None)):
-            forget()

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spikeloom.convert.spikelm.amplitude import BiSpikes
-from spikeloom.kernel.neuron import Neuron, kind, tensor_of
-from spikeloom.layer import SpikingLayer
+from spikeloom.kernel.neuron import kind, tensor_of
 from spikeloom.neurons.elastic import FLOOR, ElasticBiSpike
 
 __all__ = ["StepScale", "merge_amplitude"]
 
-Make = Callable[[Neuron], nn.Module]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -50,7 +49,7 @@ class StepScale(nn.Module):
         return scaled if self.bias is None else scaled + self.bias
 
 
-def merge_amplitude(model: nn.Module, make: Make = SpikingLayer) -> Any:
+def merge_amplitude(model: nn.Module) -> Any:
     r"""A copy of a model whose weight layers receive spikes of -1, 0 and 1 and nothing else.
 
     .. math:: W (\alpha s) = (\alpha W) s
@@ -58,19 +57,22 @@ def merge_amplitude(model: nn.Module, make: Make = SpikingLayer) -> Any:
     An amplitude that all steps share goes into the weights for good, also one per input feature
     of a linear layer; amplitudes per step become factors on the layer's output, before its bias
     (:class:`StepScale`), because one weight cannot hold them. The copy computes the same up to
-    rounding, for inference: its amplitudes no longer learn or follow the data. The quantisers of
-    keys and values feed no weight layer and keep their amplitudes.
+    rounding, for inference: its amplitudes no longer learn or follow the data. Every module keeps
+    its framework and its settings. A neuron that feeds no weight layer keeps its amplitude, as the
+    quantisers of keys and values do.
+
+    A ``forward`` that also calls a neuron or a layer apart from its ``nn.Sequential``, such as
+    ``self.net[0](x)``, cannot be seen from here: it computes something else in the copy.
 
     Args:
-        model: Converted by :class:`~spikeloom.convert.SpikeLM`, or with
-            :class:`~spikeloom.neurons.ElasticBiSpike` modules directly before linear or
-            convolutional layers in an ``nn.Sequential``.
-        make: Makes the modules that run unit-spike neurons in an ``nn.Sequential``: the host's
-            ``make``, say. Models from SpikeLM use their own.
+        model: Converted by :class:`~spikeloom.convert.SpikeLM`, or with modules of
+            :class:`~spikeloom.neurons.ElasticBiSpike`, of any framework, directly before linear
+            or convolutional layers in an ``nn.Sequential`` or a subclass that runs in order.
 
     Raises:
-        ValueError: If there is nothing to merge, an amplitude is not set yet, or a layer cannot
-            absorb it.
+        ValueError: If there is nothing to merge, or something cannot be merged, all of which is
+            listed: neurons that send unit spikes already or have no amplitude yet, layers that
+            cannot absorb theirs, neurons and weights that have a place elsewhere in the model too.
 
     Example:
         >>> import torch, spikeloom
@@ -84,106 +86,174 @@ def merge_amplitude(model: nn.Module, make: Make = SpikingLayer) -> Any:
         True
     """
     merged = copy.deepcopy(model)
-    pairs = [*_converted(merged), *_in_sequence(merged, make)]
-    if not pairs:
+    sites = _sites(merged)
+    if not sites:
         raise ValueError(
             "model: has no elastic bi-spiking neurons that feed weight layers; convert it with "
             "spikeloom.convert.SpikeLM, or put them directly before the layers in nn.Sequential"
         )
+    if found := list(_obstacles(merged, sites)):
+        raise ValueError("\n  ".join(["model: has amplitudes that cannot be merged", *found]))
     with torch.no_grad():
-        for pair in pairs:
-            pair.merge()
+        for site in sites:
+            site.merge()
+    config: Any = getattr(merged, "config", None)
+    if hasattr(config, "spikelm"):
+        config.spikelm = {**config.spikelm, "merged": True}  # for from_pretrained
     return merged
 
 
 @dataclass
-class _Pair:
-    """A neuron and the layers it feeds."""
+class _Site:
+    """A neuron and the layers it feeds, each under every name that leads to it."""
 
-    name: str
-    neuron: ElasticBiSpike
-    alpha: Any
-    layers: Sequence[nn.Module]
-    replace: Callable[[ElasticBiSpike], None]
+    module: nn.Module
+    names: set[str] = field(default_factory=set)
+    layers: dict[str, nn.Module] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return ", ".join(sorted(self.names))
+
+    @property
+    def node(self) -> Any:
+        """The module that runs the neuron."""
+        return self.module.node if isinstance(self.module, BiSpikes) else self.module
+
+    @property
+    def alpha(self) -> Tensor:
+        """The amplitude now."""
+        now = getattr(self.node, "alpha", self.node.neuron.params["alpha"])
+        own = tensor_of(now)
+        return torch.as_tensor(now if own is None else own).detach()
+
+    @property
+    def kind(self) -> str:
+        """How the amplitude is laid out: number, scalar, step or neuron."""
+        return kind(self.node.neuron.params["alpha"])
+
+    @property
+    def attributes(self) -> list[str]:
+        """Where the module keeps the description; frameworks have names of their own for it."""
+        return [name for name, value in vars(self.node).items() if value is self.node.neuron]
 
     def merge(self) -> None:
         """Take the amplitude out of the neuron and into the layers."""
-        settings = self.neuron.settings()
-        if isinstance(self.alpha, Tensor):
-            now = self.alpha.detach().clone()
-            settings["alpha"] = now
-        self.replace(ElasticBiSpike(**{**settings, "unit_spikes": True}))
-        for layer in self.layers:
-            self._absorb(layer)
+        alpha = self.alpha.clamp(min=FLOOR)
+        for layer in set(self.layers.values()):
+            self._absorb(layer, alpha)
+        self._send_units()
+        if isinstance(self.module, BiSpikes):
+            self.module.rule = "fixed"
 
-    def _absorb(self, layer: Any) -> None:
-        alpha = torch.as_tensor(self.alpha).detach().clamp(min=FLOOR)
-        form = kind(self.neuron.params["alpha"])
-        if form == "step":
+    def _send_units(self) -> None:
+        """Let the module run the same neuron with unit spikes and an amplitude that stays."""
+        node, neuron = self.node, self.node.neuron
+        settings = {**neuron.settings(), "unit_spikes": True}
+        if isinstance(getattr(node, "alpha", None), Tensor):
+            settings["alpha"] = self.alpha.clone()
+            del node.alpha
+            node.register_buffer("alpha", settings["alpha"])
+        for name in self.attributes:
+            vars(node)[name] = type(neuron)(**settings)
+
+    def _absorb(self, layer: Any, alpha: Tensor) -> None:
+        if self.kind == "step":
             _scale_output(layer, alpha)
-        elif form == "neuron":
-            layer.weight.mul_(self._per_feature(layer, alpha))
+        elif self.kind == "neuron":
+            layer.weight.mul_(alpha.reshape(-1).to(layer.weight))
         else:
             layer.weight.mul_(alpha.to(layer.weight))
 
-    def _per_feature(self, layer: Any, alpha: Tensor) -> Tensor:
-        if isinstance(layer, nn.Linear) and alpha.numel() in (1, alpha.shape[-1]):
-            return alpha.reshape(-1).to(layer.weight)
-        raise ValueError(
-            f"{self.name}: a {type(layer).__name__} cannot absorb amplitudes of shape "
-            f"{tuple(alpha.shape)}; only a Linear can, one per input feature"
-        )
+
+# --- Finding the sites ---------------------------------------------------------------------------
 
 
-def _converted(model: nn.Module) -> Iterator[_Pair]:
-    """The sites of a SpikeLM model that feed weight layers."""
-    for name, owner in model.named_modules():
+def _sites(model: nn.Module) -> list[_Site]:
+    found: dict[nn.Module, _Site] = {}
+    for name, module, layer_name, layer in (*_converted(model), *_in_sequence(model)):
+        site = found.setdefault(module, _Site(module))
+        site.names.add(name)
+        site.layers[layer_name] = layer
+    return list(found.values())
+
+
+Link = tuple[str, nn.Module, str, nn.Module]
+
+
+def _converted(model: nn.Module) -> Iterator[Link]:
+    """The sites of a SpikeLM model, with the weight layers that each feeds."""
+    for name, owner in model.named_modules(remove_duplicate=False):
         for place in ("spikes", "source_spikes"):
             site = owner._modules.get(place)
-            if not isinstance(site, BiSpikes) or not isinstance(site.neuron, ElasticBiSpike):
-                continue
-            _require_amplitude(f"{name}.{place}", site)
-            layers = [owner.get_submodule(fed) for fed in getattr(site, "feeds", ())]
-            replace = _replacing_node(site)
-            yield _Pair(f"{name}.{place}", site.neuron, site.amplitude, layers, replace)
+            if isinstance(site, BiSpikes) and isinstance(site.neuron, ElasticBiSpike):
+                for fed in getattr(site, "feeds", ()):
+                    layer = owner.get_submodule(fed)
+                    yield f"{name}.{place}".lstrip("."), site, f"{name}.{fed}".strip("."), layer
 
 
-def _in_sequence(model: nn.Module, make: Make) -> Iterator[_Pair]:
+def _in_sequence(model: nn.Module) -> Iterator[Link]:
     """Neurons directly before weight layers in an nn.Sequential."""
-    for name, parent in model.named_modules():
+    for name, parent in model.named_modules(remove_duplicate=False):
         if not isinstance(parent, nn.Sequential):
             continue
-        children = list(parent.named_children())
-        for (child, node), (_, layer) in itertools.pairwise(children):
-            neuron = getattr(node, "neuron", None)
+        for (child, module), (behind, layer) in itertools.pairwise(parent._modules.items()):
+            neuron = getattr(module, "neuron", None)
             weighs = isinstance(layer, (nn.Linear, *CONVOLUTIONS))
-            if not isinstance(neuron, ElasticBiSpike) or not weighs:
-                continue
-            where = f"{name}.{child}".lstrip(".")
-            if isinstance(node, BiSpikes):
-                _require_amplitude(where, node)
-                yield _Pair(where, neuron, node.amplitude, [layer], _replacing_node(node))
-            else:
-                alpha = getattr(node, "alpha", tensor_of(neuron.params["alpha"]))
-                alpha = neuron.params["alpha"] if alpha is None else alpha
-                yield _Pair(where, neuron, alpha, [layer], _replacing_child(parent, child, make))
+            if isinstance(neuron, ElasticBiSpike) and weighs:
+                prefix = f"{name}." if name else ""
+                yield f"{prefix}{child}", module, f"{prefix}{behind}", layer
 
 
-def _replacing_node(site: BiSpikes) -> Callable[[ElasticBiSpike], None]:
-    def replace(neuron: ElasticBiSpike) -> None:
-        site.node = site.make(neuron)
-        site.rule = "fixed"
-
-    return replace
+# --- What stands in the way ----------------------------------------------------------------------
 
 
-def _replacing_child(parent: nn.Module, child: str, make: Make) -> Callable[[Neuron], None]:
-    return lambda neuron: setattr(parent, child, make(neuron))
+def _obstacles(model: nn.Module, sites: Iterable[_Site]) -> Iterator[str]:
+    """A line for everything that cannot be merged."""
+    places: defaultdict[int, set[str]] = defaultdict(set)
+    for name, module in model.named_modules(remove_duplicate=False):
+        for part in (module, *module._parameters.values()):
+            places[id(part)].add(name)
+    for site in sites:
+        if not site.attributes:
+            yield f"{site}: {type(site.node).__name__} does not let its neuron be replaced"
+        if site.node.neuron.unit_spikes:
+            yield f"{site}: sends unit spikes already; merge the original, and once"
+        if isinstance(site.module, BiSpikes) and not site.module.is_set:
+            yield f"{site}: has no amplitude yet; call the model on a batch first"
+        if not bool((site.alpha > 0).all()):
+            yield f"{site}: has learned an amplitude that is not positive; clamp it first"
+        if others := places[id(site.module)] - site.names:
+            yield f"{site}: is at {_listed(others)} too, with no weight layer directly behind"
+        for name, layer in site.layers.items():
+            users = places[id(layer)] | places[id(layer.weight)]
+            if others := users - set(site.layers):
+                elsewhere = f"its weight is at {_listed(others)} too"
+                yield f"{name}: {elsewhere}, which neuron {site} does not feed"
+            elif reason := _refusal(site, layer):
+                yield f"{name}: {reason}"
 
 
-def _require_amplitude(name: str, site: BiSpikes) -> None:
-    if site.rule != "fixed" and not bool(site.batches > 0):
-        raise ValueError(f"{name}: has no amplitude yet; call the model on a batch first")
+def _refusal(site: _Site, layer: Any) -> str | None:
+    """Why a layer cannot absorb its neuron's amplitude."""
+    if site.kind == "step":
+        return None
+    if "weight" not in layer._parameters:
+        return "its weight is computed anew in each call; make it a plain parameter first"
+    if site.kind == "neuron":
+        shape = tuple(site.alpha.shape)
+        if not (isinstance(layer, nn.Linear) and site.alpha.numel() in (1, shape[-1])):
+            return (
+                f"a {type(layer).__name__} cannot absorb amplitudes of shape {shape}; only a "
+                f"Linear can, one per input feature"
+            )
+    return None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in sorted(names))
+
+
+# --- Amplitudes per step -------------------------------------------------------------------------
 
 
 def _scale_output(layer: Any, alpha: Tensor) -> None:
@@ -191,7 +261,8 @@ def _scale_output(layer: Any, alpha: Tensor) -> None:
     if layer.bias is not None:
         spatial = layer.weight.dim() - 2 if isinstance(layer, CONVOLUTIONS) else 0
         bias = layer.bias.detach().clone().reshape(-1, *(1,) * spatial)
-        layer.bias.zero_()
+        # A new one, because others may share it.
+        layer.bias = nn.Parameter(torch.zeros_like(layer.bias), layer.bias.requires_grad)
     layer.step_scale = StepScale(alpha.clone(), bias)
     # Before any quantiser of keys and values.
     layer.register_forward_hook(_scale, prepend=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,13 @@ from torch import nn
 from spikeloom.calibrate import batches
 from spikeloom.convert.spikelm.amplitude import BiSpikes, check_rule
 from spikeloom.convert.spikelm.blocks import ARCHITECTURES, Fold, FoldedSpikes, spike_stack
-from spikeloom.kernel.neuron import Neuron
+from spikeloom.convert.spikelm.merge import merge_amplitude
+from spikeloom.hosted import Make
 from spikeloom.layer import SpikingLayer
 from spikeloom.neurons.elastic import ElasticBiSpike
 from spikeloom.report import Report
 
 __all__ = ["SpikeLM"]
-
-Make = Callable[[Neuron], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class SpikeLM:
             :func:`~spikeloom.convert.merge_amplitude` can fold into the weights for good.
         momentum: Of the moving average.
         grad_scale: Scale the gradients of learned amplitudes, as published.
-        make: Makes the modules that run the neurons: a host's ``make``, say.
+        make: Makes the modules that run the neurons, such as ``plugins.<host>.make``.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -127,13 +125,15 @@ class SpikeLM:
 
         Args:
             model: A Hugging Face model of a supported architecture, with any head.
-            calibration: Batches (tensors, tuples or dicts) whose mean sets the amplitudes; without
-                them the first batch that the model sees does.
+            calibration: Batches whose mean sets the amplitudes: token numbers, or dicts as
+                tokenizers make them (:func:`spikeloom.calibrate.arguments_of`). Without them the
+                first batch that the model sees does.
 
         Returns:
             The copy, with the sites as its ``report``.
 
         Raises:
+            TypeError: If ``make`` makes no modules, or a batch is no batch.
             ValueError: If the architecture is not supported, skips blocks while training, is
                 spiking already, or has cross-attention outside BART; if calibration data are all
                 padding or all zero.
@@ -162,7 +162,7 @@ class SpikeLM:
 
     @classmethod
     def from_pretrained(cls, directory: str | os.PathLike[str], make: Make = SpikingLayer) -> Any:
-        """Load a spiking model that ``save_pretrained`` has written.
+        """Load a spiking model that ``save_pretrained`` has written, also a merged one.
 
         Args:
             directory: Where it was saved.
@@ -175,11 +175,13 @@ class SpikeLM:
         from safetensors.torch import load_model
 
         config = transformers.AutoConfig.from_pretrained(directory)
-        settings = getattr(config, "spikelm", None)
-        if settings is None:
+        if not (settings := dict(getattr(config, "spikelm", ()))):
             raise ValueError(f"directory: {directory} holds no model that SpikeLM has converted")
+        is_merged = settings.pop("merged", False)
         (name,) = config.architectures
         snn = cls(**settings, make=make).apply(getattr(transformers, name)(config))
+        if is_merged:
+            snn = merge_amplitude(_as_if_set(snn))
         load_model(snn, Path(directory) / "model.safetensors")
         return snn.eval()
 
@@ -204,6 +206,14 @@ def _stacks(model: nn.Module) -> Any:
                 f"those where time begins and ends; set it to 0"
             )
     return ARCHITECTURES[kind]
+
+
+def _as_if_set(snn: nn.Module) -> nn.Module:
+    """A model whose amplitudes are about to be loaded."""
+    for module in snn.modules():
+        if isinstance(module, BiSpikes):
+            module.batches.fill_(1)
+    return snn
 
 
 @torch.no_grad()

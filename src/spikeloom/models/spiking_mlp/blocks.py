@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from spikeloom.models.spiking_mlp.parts import Parts, each_step, each_token, join, spikes_of
+from spikeloom.hosted import output_of
+from spikeloom.models.spiking_mlp.parts import Parts, each_step, each_token, join
 from spikeloom.models.spiking_mlp.sizes import Size
 
 __all__ = ["Block", "ChannelBlock", "Stage", "TokenBlock"]
@@ -57,12 +58,12 @@ class TokenBlock(nn.Module):
         # [T, B, C, H, W] <-> [T, axis, the rest]: the mixed axis as the channels of a Conv1d.
         columns = x.permute(0, 4, 1, 3, 2)
         along_width = self.along_width(columns.flatten(2)).unflatten(2, columns.shape[2:])
-        x_w = spikes_of(self.width_neuron(along_width.permute(0, 2, 4, 3, 1)))
+        x_w = output_of(self.width_neuron(along_width.permute(0, 2, 4, 3, 1)))
         rows = x.permute(0, 3, 1, 4, 2)
         along_height = self.along_height(rows.flatten(2)).unflatten(2, rows.shape[2:])
-        x_h = spikes_of(self.height_neuron(along_height.permute(0, 2, 4, 1, 3)))
+        x_h = output_of(self.height_neuron(along_height.permute(0, 2, 4, 1, 3)))
         if self.fresh_identity:
-            x = spikes_of(self.identity_neuron(each_step(self.identity, x)))
+            x = output_of(self.identity_neuron(each_step(self.identity, x)))
         return each_token(self.fuse, join((x, x_h, x_w)))
 
 
@@ -97,7 +98,7 @@ class ChannelBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The channel current."""
-        return each_token(self.down, spikes_of(self.neuron_up(each_token(self.up, x))))
+        return each_token(self.down, output_of(self.neuron_up(each_token(self.up, x))))
 
 
 class Block(nn.Module):
@@ -131,8 +132,8 @@ class Block(nn.Module):
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
         """Spikes in, spikes out; the anchor is read, not changed."""
         current = h + self.token(x)
-        x = spikes_of(self.token_neuron(current))
-        return spikes_of(self.channel_neuron(current + self.channel(x)))
+        x = output_of(self.token_neuron(current))
+        return output_of(self.channel_neuron(current + self.channel(x)))
 
 
 class Stage(nn.Module):

@@ -8,13 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikeloom.hosted import Make
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import SpikingLayer
 from spikeloom.models.spiking_mlp.blocks import Block, Stage
-from spikeloom.models.spiking_mlp.parts import Make, Parts, each_step
+from spikeloom.models.spiking_mlp.parts import Parts, each_step
 from spikeloom.models.spiking_mlp.patches import PatchEmbedding, PatchEncoding, PatchMerging
 from spikeloom.models.spiking_mlp.published import infer, load
-from spikeloom.models.spiking_mlp.sizes import Size, check_count, check_option, pair, stage_sizes
+from spikeloom.models.spiking_mlp.sizes import (
+    Size,
+    check_count,
+    check_depths,
+    check_option,
+    pair,
+    stage_sizes,
+)
 
 __all__ = ["CONFIGURATIONS", "SpikingMLP"]
 
@@ -84,14 +92,13 @@ class SpikingMLP(nn.Module):
         make: Make = SpikingLayer,
     ) -> None:
         super().__init__()
+        check_depths(depths)
         counts = {"in_channels": in_channels, "num_classes": num_classes, "dim": dim}
         counts |= {"steps": steps, "expansion": expansion}
         counts |= {f"depths[{i}]": depth for i, depth in enumerate(depths)}
         for name, value in counts.items():
             check_count(name, value)
         check_option("patch_encoding", patch_encoding, ("spiking", "conv"))
-        if not depths:
-            raise ValueError("depths: needs one number of blocks for each stage, got none")
         self.image_size = pair("image_size", image_size)
         self.patch_size = pair("patch_size", patch_size)
         self.in_channels, self.num_classes, self.dim = in_channels, num_classes, dim

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from spikeloom.hosted import Make, made
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import SpikingLayer
 from spikeloom.models.spiking_mlp.norms import NORMS, TokenBatchNorm, make_norm
 from spikeloom.models.spiking_mlp.sizes import Size, check_option
 from spikeloom.neurons.lif import LIF
 
-__all__ = ["Make", "Parts", "each_step", "each_token", "join", "spikes_of", "thirds"]
-
-Make = Callable[[Neuron], nn.Module]
+__all__ = ["Parts", "each_step", "each_token", "join", "thirds"]
 
 
 class Parts:
@@ -54,11 +52,8 @@ class Parts:
         self._norm, self._axis, self._steps = norm, bn_axis, steps
 
     def spiking(self) -> nn.Module:
-        """A neuron of its own for one place, set to whole sequences where a host steps."""
-        module: Any = self._make(copy.deepcopy(self._neuron))
-        if getattr(module, "time_first", None) is False:
-            module.time_first = True
-        return module
+        """A neuron of its own for one place, which takes whole sequences."""
+        return made(self._make, copy.deepcopy(self._neuron))
 
     def convolution(self, weight: nn.Conv1d | nn.Conv2d, groups: int = 1) -> nn.Sequential:
         """A convolution and its norm: spikes in, current out."""
@@ -74,11 +69,6 @@ class Parts:
     def norm(self, norm: nn.BatchNorm1d | nn.BatchNorm2d, groups: int = 1) -> list[nn.Module]:
         """The modules that make up a norm."""
         return make_norm(self._norm, norm, self._steps, groups)
-
-
-def spikes_of(y: Any) -> Any:
-    """What a neuron module emits; some hosts return its state beside it."""
-    return y[0] if isinstance(y, tuple) else y
 
 
 def each_step(module: nn.Module, x: Tensor) -> Tensor:

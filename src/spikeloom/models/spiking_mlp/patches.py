@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from spikeloom.hosted import output_of
 from spikeloom.models.spiking_mlp.norms import StepScale
-from spikeloom.models.spiking_mlp.parts import Parts, each_step, join, spikes_of, thirds
+from spikeloom.models.spiking_mlp.parts import Parts, each_step, join, thirds
 from spikeloom.models.spiking_mlp.sizes import Size
 
 __all__ = ["PatchEmbedding", "PatchEncoding", "PatchMerging"]
@@ -49,7 +50,7 @@ class PatchEmbedding(nn.Module):
         if self.training or any(isinstance(norm, StepScale) for norm in self.norm):
             h, distinct = h.repeat(steps // distinct, 1, 1, 1), steps
         h = self.norm(h).unflatten(0, (distinct, x.shape[1])).expand(steps, -1, -1, -1, -1)
-        return h, spikes_of(self.neuron_out(h))
+        return h, output_of(self.neuron_out(h))
 
 
 class PatchEncoding(nn.Module):
@@ -98,11 +99,11 @@ class PatchEncoding(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The encoding's current and its spikes."""
         n1, n2, n3 = thirds(each_step(self.groups, x))
-        s1 = spikes_of(self.neuron_1(n1))
+        s1 = output_of(self.neuron_1(n1))
         n2 = n2 + each_step(self.link_1, s1)
-        s2 = spikes_of(self.neuron_2(n2))
+        s2 = output_of(self.neuron_2(n2))
         n3 = n3 + n1 + each_step(self.link_2, s2)
-        s3 = spikes_of(self.neuron_3(n3))
+        s3 = output_of(self.neuron_3(n3))
         return join((n1, n2, n3)), join((s1, s2, s3))
 
 
@@ -128,7 +129,7 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The encoding's current and its spikes."""
         h = each_step(self.merge, x)
-        return h, spikes_of(self.neuron_out(h))
+        return h, output_of(self.neuron_out(h))
 
 
 # torch.fx records this as it is, because it looks at the shape of its input.

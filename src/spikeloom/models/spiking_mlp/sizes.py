@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Size", "check_count", "check_option", "pair", "stage_sizes"]
+__all__ = ["Size", "check_count", "check_depths", "check_option", "pair", "stage_sizes"]
 
 Size = tuple[int, int]
 
@@ -17,6 +18,16 @@ def check_count(name: str, value: Any) -> None:
         raise ValueError(f"{name}: must be at least 1, got {value}")
 
 
+def check_depths(depths: Any) -> None:
+    """Raise unless there is a sequence with a depth for each stage."""
+    if not isinstance(depths, Sequence):
+        raise TypeError(
+            f"depths: needs one number of blocks for each stage, such as (2, 2), got {depths!r}"
+        )
+    if not depths:
+        raise ValueError("depths: needs one number of blocks for each stage, got none")
+
+
 def check_option(name: str, value: str, options: tuple[str, ...]) -> None:
     """Raise unless an argument is one of a few words."""
     if value not in options:
@@ -25,8 +36,8 @@ def check_option(name: str, value: str, options: tuple[str, ...]) -> None:
 
 def pair(name: str, value: int | Size) -> Size:
     """Height and width of an argument that may give both or one number for both."""
-    sides = (value, value) if isinstance(value, int) else tuple(value)
-    if len(sides) != 2:
+    sides = (value, value) if isinstance(value, int) else value
+    if not isinstance(sides, Sequence) or len(sides) != 2:
         raise ValueError(f"{name}: must be an int or (height, width), got {value!r}")
     for side in sides:
         check_count(name, side)
