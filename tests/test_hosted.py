@@ -62,3 +62,13 @@ def test_what_makes_no_module_is_refused():
         made("norse", neurons.LIF())
     with pytest.raises(TypeError, match=r"make: must return a torch.nn.Module, got tuple"):
         made(lambda neuron: (neuron,), neurons.LIF())
+
+
+def test_a_node_of_single_steps_is_set_to_sequences():
+    node = made(lambda neuron: plugins.spikingjelly.LIFNode(step_mode="s"), neurons.LIF())
+    assert node.step_mode == "m"
+
+
+def test_a_cell_cannot_take_the_place_of_a_sequence():
+    with pytest.raises(TypeError, match=r"make: returns a .*Cell, which takes one step at each"):
+        made(plugins.norse.make_cell, neurons.LIF())

@@ -117,7 +117,10 @@ class SpikeloomCell(_SpikeloomModule):
         tensor([1., 1.])
     """
 
-    time_first: ClassVar[bool] = False
+    @property
+    def time_first(self) -> bool:
+        """False, and cannot be set: a cell has no sequences."""
+        return False
 
     def __init__(self, *args: Any, implementation: str = "auto", **settings: Any) -> None:
         super().__init__(*args, implementation=implementation, **settings)

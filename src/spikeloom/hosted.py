@@ -27,7 +27,8 @@ def made(make: Make, neuron: Neuron) -> Any:
         neuron: The description.
 
     Raises:
-        TypeError: If ``make`` is no function, or returns something else than a module.
+        TypeError: If ``make`` is no function, or returns something else than a module that takes
+            sequences.
 
     Example:
         >>> import spikeloom
@@ -37,13 +38,19 @@ def made(make: Make, neuron: Neuron) -> Any:
     if not callable(make):
         raise TypeError(f"make: must be a function such as plugins.<host>.make, got {make!r}")
     module: Any = make(neuron)
-    if not isinstance(module, nn.Module):
-        raise TypeError(
-            f"make: must return a torch.nn.Module, got {type(module).__name__}; pass "
-            f"plugins.<host>.make"
-        )
+    kind = type(module).__name__
+    if not issubclass(type(module), nn.Module):
+        raise TypeError(f"make: must return a torch.nn.Module, got {kind}; use plugins.<host>.make")
+    if getattr(module, "step_mode", None) == "s":
+        module.step_mode = "m"
     if getattr(module, "time_first", None) is False:
-        module.time_first = True
+        try:
+            module.time_first = True
+        except AttributeError:
+            raise TypeError(
+                f"make: returns a {kind}, which takes one step at each call, where whole "
+                f"sequences are needed; use plugins.<host>.make"
+            ) from None
     return module
 
 
