@@ -163,6 +163,13 @@ class Describing:
         """Why no kernel runs this module where its tensors are; empty if one does."""
         return self._chosen()[1]
 
+    def _shown_neuron(self) -> str:
+        """For repr: the neuron, only its arguments if the module bears its name."""
+        name, shown = self.neuron.name, repr(self.neuron)
+        if type(self).__name__.removesuffix("Cell") != name or not shown.startswith(f"{name}("):
+            return shown
+        return shown[len(name) + 1 : -1]
+
     def _shown_implementation(self) -> str:
         """For repr: what was asked for, and what runs."""
         name, reason = self._chosen()

@@ -62,7 +62,7 @@ class _SpikeloomModule(Describing, nn.Module):
 
     def extra_repr(self) -> str:
         """The neuron and its implementation."""
-        return f"{self.neuron}, {self._shown_implementation()}"
+        return ", ".join(filter(None, (self._shown_neuron(), self._shown_implementation())))
 
 
 class SpikeloomCell(_SpikeloomModule):

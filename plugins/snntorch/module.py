@@ -275,9 +275,8 @@ class SpikingModule(Describing, nn.Module):
     def extra_repr(self) -> str:
         """The neuron, how it is called and how it runs."""
         flags = [name for name in ("init_hidden", "output", "time_first") if getattr(self, name)]
-        shown = [repr(self.neuron), *(f"{name}=True" for name in flags)]
-        shown.append(self._shown_implementation())
-        return ", ".join(shown)
+        shown = [self._shown_neuron(), *(f"{name}=True" for name in flags)]
+        return ", ".join(filter(None, (*shown, self._shown_implementation())))
 
 
 def make(neuron: Neuron, **kw: Any) -> SpikingModule:
