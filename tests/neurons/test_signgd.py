@@ -357,6 +357,24 @@ def test_nan_input_gives_no_number():
         spikeloom.run(SignGD("relu"), arriving)
 
 
+@pytest.mark.parametrize("function", ["identity", "relu", "gelu"])
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_a_tracker_makes_no_number_of_nan_and_infinity(function, odd):
+    tracker, x = SignTracker([1.0, 0.5], 2, function=function), torch.zeros(2, 3)
+    x[0, 1] = odd
+    with pytest.raises(ValueError, match="NaN"):
+        spikeloom.run(tracker, x)
+    y, _ = spikeloom.run(tracker, x, implementation="eager")
+    assert torch.isnan(y).tolist() == [[False, True, False]] * 2
+
+
+def test_an_undefined_target_is_looked_for_above_where_it_may_be():
+    tracker = SignTracker([1.0, 0.5, 0.25], 3, undefined=True)
+    x = torch.tensor([[math.nan], [math.nan], [1.0]])
+    assert spikeloom.run(tracker, x)[0].flatten().tolist() == [1.0, 1.5, 1.25]
+    assert SignTracker(**tracker.settings()).undefined
+
+
 def test_a_tracker_of_a_function_is_a_tracker_of_its_values():
     x = torch.randn(12, 3, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
     schedule = Exponential(0.5, 0.8)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep
-from spikeloom.kernel.vocabulary import lookup, minimum, where, with_grad
+from spikeloom.kernel.vocabulary import detach, lookup, minimum, where, with_grad
 from spikeloom.neurons.schedules import Exponential, Schedule, as_schedule
 from spikeloom.neurons.signgd_functions import Function, as_function
 
@@ -253,6 +253,9 @@ class SignTracker(Neuron):
         strict: On a tie move up if strict, else down.
         function: f, a function of one operand as for :class:`SignGD`; its own tie rule does not
             count.
+        undefined: True: a target may be NaN for some steps, as the square root of an estimate that
+            is still negative, and the estimate then moves up. False: a target that is NaN or
+            infinite makes the estimate NaN.
         negative_slope: Of leaky_relu, 0.01 by default.
         alpha: Of elu, 1 by default.
         beta: Of softplus, 1 by default.
@@ -260,7 +263,7 @@ class SignTracker(Neuron):
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If a value is out of range, the schedule has fewer steps, or the function has
-            two operands.
+            two operands. When run: if a target is NaN or infinite, unless it may be.
 
     State: ``y``.
 
@@ -281,11 +284,13 @@ class SignTracker(Neuron):
         strict: bool = True,
         function: str | Callable[..., Any] | Function = "identity",
         *,
+        undefined: bool = False,
         negative_slope: float | None = None,
         alpha: float | None = None,
         beta: float | None = None,
     ) -> None:
         self.schedule, self.length, self.strict = as_schedule(schedule), steps, bool(strict)
+        self.undefined = bool(undefined)
         self.constants = _given(negative_slope=negative_slope, alpha=alpha, beta=beta)
         self.function = as_function(function, **self.constants)
         if self.function.operands != 1:
@@ -304,6 +309,8 @@ class SignTracker(Neuron):
         target = self.function.value(x)
         step = p.scale * p.eta
         after = y + where(y > target if self.strict else y >= target, -step, step)
+        if not self.undefined:
+            after = after + 0.0 * detach(target)  # a comparison alone would take NaN for a number
         after = with_grad(after, (target, 1.0))
         return after, (after,)
 
@@ -314,6 +321,7 @@ class SignTracker(Neuron):
             "steps": self.length,
             "scale": self.params["scale"],
             "strict": self.strict,
+            "undefined": self.undefined,
             "function": self.function.name,
             **self.constants,
         }

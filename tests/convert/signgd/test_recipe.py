@@ -163,6 +163,15 @@ def test_anytime_outputs_are_those_of_the_steps():
     assert torch.equal(late, snn(x)) and not torch.equal(early, late)
 
 
+def test_a_single_step_gives_a_single_output():
+    model, x = built("styles", 6)
+    snn = SignGD(12, QUICK, margin=1.2).apply(model, x)
+    assert torch.equal(snn(x, at=5), snn(x, at=[5])[0])
+    assert len(snn(x, at=(t for t in (3, 5)))) == 2 and snn(x, at=[]) == []
+    with pytest.raises(ValueError, match="at: steps go from 1 to 12, got 13"):
+        snn(x, at=13)
+
+
 def test_one_sample_and_another_batch_size_are_welcome():
     model, x = built("attention with weights")
     snn = SignGD(32).apply(model, x)
@@ -185,7 +194,8 @@ def test_leaky_relu_keeps_its_slope():
         *(nn.Sigmoid(), nn.Tanh(), nn.PReLU(), nn.LogSigmoid(), nn.Softmax(-1), nn.LayerNorm(8)),
         *(nn.GLU(), nn.RMSNorm(8), nn.LogSoftmax(-1)),
         *(torch.abs, torch.square, torch.exp, torch.erf, torch.sin, lambda x: x**3),
-        *(lambda x: x.clamp(-1, 1), lambda x: x.amax(-1, keepdim=True) - x),
+        *(lambda x: x.clamp(-1, 1), lambda x: torch.clip(x, -1, 1)),
+        *(lambda x: x.clip(min=0), lambda x: x.amax(-1, keepdim=True) - x),
         *(lambda x: torch.maximum(x, x.flip(-1)), lambda x: torch.minimum(x, 0.5 * x)),
         *(lambda x: x @ x.mT, lambda x: torch.einsum("bij,j->bi", x, torch.arange(8.0)).relu()),
         *(lambda x: torch.einsum("bij,bkj->bik", x, x), lambda x: torch.baddbmm(x @ x.mT, x, x.mT)),
@@ -464,6 +474,12 @@ def test_values_beyond_reach_are_warned_of():
     assert all("leave out scale and margin" in text for text in texts)
 
 
+def test_a_quantile_that_cuts_much_is_warned_of():
+    model, x = built("cnn gelu")
+    with pytest.warns(UserWarning, match="lie beyond the node's reach.* a larger quantile"):
+        SignGD(8, QUICK, quantile=0.3).apply(model, x)
+
+
 def test_a_fitted_conversion_does_not_warn():
     model, x = built("cnn gelu")
     with warnings.catch_warnings():
@@ -492,6 +508,8 @@ def test_other_inputs_than_in_calibration_are_refused():
         snn(torch.randn(2, 1, 9, 9))
     with pytest.raises(TypeError, match=r"inputs of torch.float32, got torch.float64"):
         snn(x.double())
+    with pytest.raises(TypeError, match=r"float64, got torch.float32; use x.to\(torch.float64\)"):
+        snn.double()(x)
     with pytest.raises(TypeError, match="got 2 and none"):
         snn(x, x)
 
@@ -505,6 +523,7 @@ def test_other_inputs_than_in_calibration_are_refused():
         ({"schedule": "fast"}, ValueError, "schedule: must be 'auto'"),
         ({"schedule": 3}, TypeError, "schedule: must be"),
         ({"per": "layer"}, ValueError, "per: must be"),
+        ({"make": "norse"}, TypeError, "make: must be a function such as .*, got 'norse'"),
         ({"quantile": 0.0}, ValueError, "quantile: must lie"),
         ({"margin": -1.0}, ValueError, "margin: must be positive"),
         ({"scale": float("nan")}, ValueError, "scale: must be positive"),
@@ -514,6 +533,18 @@ def test_other_inputs_than_in_calibration_are_refused():
 def test_bad_settings_are_refused(settings, error, message):
     with pytest.raises(error, match=message):
         SignGD(**settings)
+
+
+def test_a_function_is_no_model():
+    with pytest.raises(TypeError, match=r"model: must be a torch\.nn\.Module"):
+        SignGD().apply(torch.relu, torch.randn(4, 4))
+
+
+def test_a_recipe_shows_what_is_not_the_default():
+    assert repr(SignGD()) == "SignGD()"
+    assert repr(SignGD(24, [0.5, 0.25], per="node")) == (
+        "SignGD(steps=24, schedule=Table(values=(0.5, 0.25)), per='node')"
+    )
 
 
 def test_the_list_of_tracked_operators_holds_only_operators_of_torch():

@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from torch.utils import _pytree as pytree
 
 from spikeloom.calibrate import Batch
+from spikeloom.convert.signgd.storage import Operators
 
 __all__ = ["Captured", "capture", "name_of", "names", "note_values", "place_of"]
 
@@ -65,6 +66,21 @@ class Captured:
         module = copy.deepcopy(self.module, memo)
         return Captured(module, self.arguments, self.results, self.example)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Structures as values that have them."""
+        places = list(range(self.results.num_leaves))
+        return {
+            "module": self.module,
+            "example": self.example,
+            "arguments": self.arguments.unflatten(self.example),
+            "results": self.results.unflatten(places),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.module, self.example = state["module"], state["example"]
+        self.arguments = pytree.tree_structure(state["arguments"])
+        self.results = pytree.tree_structure(state["results"])
+
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The arguments of a call as a flat list, checked against the example.
 
@@ -97,7 +113,10 @@ def _check_argument(value: Any, seen: Any) -> None:
         return
     if not isinstance(value, Tensor) or value.dtype != seen.dtype:
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"forward: converted for inputs of {seen.dtype}, got {got}")
+        raise TypeError(
+            f"forward: converted for inputs of {seen.dtype}, got {got}; use x.to({seen.dtype}), or "
+            f"move the network by its own .to(dtype)"
+        )
     if value.dim() != seen.dim() or value.shape[1:] != seen.shape[1:]:
         raise ValueError(
             f"forward: converted for inputs of shape [batch, {_dims(seen)}], "
@@ -142,10 +161,12 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     _fold_batch_norms(module)
     _reshape_instead_of_view(graph)
     graph.eliminate_dead_code()
+    _equal_windows(graph)
     for node in graph.nodes:
         node.meta = {"nn_module_stack": node.meta.get("nn_module_stack")}
-    graph.set_codegen(fx.graph.CodeGen())
-    module = fx.GraphModule(module, graph)  # holds what the graph reads, and nothing else
+    own_graph = fx.Graph()  # without what torch.export would have called before and after it
+    own_graph.output(own_graph.graph_copy(graph, {}))
+    module = Operators(module, own_graph)  # holds what the graph reads, and nothing else
     note_values(module, flat)
     return Captured(module, structure, program.call_spec.out_spec, flat)
 
@@ -311,6 +332,25 @@ def _reshape_instead_of_view(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.target is torch.ops.aten.view.default:
             node.target = torch.ops.aten.reshape.default
+
+
+def _equal_windows(graph: fx.Graph) -> None:
+    """An adaptive max-pool as a max-pool, if all its windows are equal and no index is read."""
+    for node in list(graph.nodes):
+        found = re.fullmatch(r"adaptive_(max_pool([123])d)", name_of(node))
+        if node.op != "call_function" or not found:
+            continue
+        sizes, wanted = node.args[0].meta["val"].shape[-int(found[2]) :], node.args[1]
+        parts = list(node.users)
+        if any(size % count for size, count in zip(sizes, wanted, strict=True)) or not all(
+            name_of(part) == "getitem" and part.args[1] == 0 for part in parts
+        ):
+            continue
+        kernel = [int(size) // count for size, count in zip(sizes, wanted, strict=True)]
+        node.target, node.args = getattr(torch.ops.aten, found[1]).default, (node.args[0], kernel)
+        for part in parts:
+            part.replace_all_uses_with(node)
+            graph.erase_node(part)
 
 
 def _fold_batch_norms(module: fx.GraphModule) -> None:

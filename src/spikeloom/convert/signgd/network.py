@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from spikeloom.convert.signgd.entry import Entry
 from spikeloom.convert.signgd.graph import Captured
 from spikeloom.convert.signgd.layers import layers_of
 from spikeloom.convert.signgd.operators import Plan, Site
@@ -16,17 +18,18 @@ from spikeloom.convert.signgd.pooling import count, tiles_of
 from spikeloom.convert.signgd.portions import joined, portions
 from spikeloom.convert.signgd.time import Machine
 from spikeloom.convert.signgd.tracker import MaxTracker, Tracker
-from spikeloom.kernel.neuron import Neuron
+from spikeloom.hosted import Make, made, spikes_from_rest
 from spikeloom.neurons.schedules import Schedule
 from spikeloom.neurons.signgd import SignGD, SignTracker
 from spikeloom.neurons.signgd_functions import FUNCTIONS, Function
 from spikeloom.report import Report
 
-__all__ = ["Make", "SignGDNetwork", "neuron_of"]
+__all__ = ["SignGDNetwork", "neuron_of"]
 
-Make = Callable[[Neuron], nn.Module]
 # Elements of a window, and inputs of one neuron, above which joining them would not pay.
 MANY = 9
+# Functions that are the same to the bit wherever they are computed.
+EXACT = frozenset({"relu", "leaky_relu", "abs"})
 # Sees a site and the estimates that it sends, [T, batch, *].
 Observe = Callable[[Site, Tensor], None]
 
@@ -50,6 +53,7 @@ class SignGDNetwork(nn.Module):
         plan: Which of them are nodes.
         captured: How arguments and results are laid out.
         portion: How many samples are run at once on a CPU; None for all.
+        entry: What looks at the arguments of a call; None for nothing.
     """
 
     def __init__(
@@ -61,36 +65,41 @@ class SignGDNetwork(nn.Module):
         scales: dict[str, float | Tensor],
         make: Make | None = None,
         portion: int | None = None,
+        entry: Entry | None = None,
     ) -> None:
         super().__init__()
         self.steps, self.schedules, self.scales = steps, schedules, scales
-        self.portion = portion
+        self.portion, self.entry = portion, entry
         self.report = Report("signGD conversion", ("node",))
         self.graph = captured.module
         self.nodes = nn.ModuleDict()
         self.captured, self.plan = captured, plan
+        trackers: dict[str, SignTracker] = {}
         for site in plan.sites:
-            schedule, scale = schedules[site.name], scales[site.name]
-            self.nodes[site.name] = (
-                Tracker(SignTracker(schedule, steps, scale, site.strict), steps)
-                if make is None
-                else _Increments(site, schedule, scale, make)
-            )
+            if make is None:
+                trackers[site.name] = self._tracker(site, _own_function(site))
+                self.nodes[site.name] = Tracker(trackers[site.name], steps)
+            else:
+                schedule, scale = schedules[site.name], scales[site.name]
+                self.nodes[site.name] = _Increments(site, schedule, steps, scale, make)
         self._machine = Machine(self.graph, plan, over_time=True)
         # Max-pools of nodes with a constant target, by their own name; and where those lead to.
         self.pools, self.pooled = nn.ModuleDict(), dict[str, str]()
-        if make is None:
-            self._join_pools()
+        self._join_pools(trackers)
 
-    def _join_pools(self) -> None:
+    def _join_pools(self, trackers: dict[str, SignTracker]) -> None:
         """Let one kernel track a max-pool and what only it reads, where the target is constant."""
         for node in self.graph.graph.nodes:
-            tiles = tiles_of(node) if node.name in self.nodes else None
-            source = node.all_input_nodes[0] if tiles else None
-            if source is None or source.name not in self.nodes or len(source.users) > 1:
+            tiles = tiles_of(node) if node.name in trackers else None
+            if tiles is None or count(tiles) > MANY:
                 continue
-            if tiles and count(tiles) <= MANY and not self._machine.reads_time(source.name):
-                pooled, own = (self.nodes[name].neuron for name in (source.name, node.name))
+            (source,) = node.all_input_nodes
+            if (
+                source.name in trackers
+                and len(source.users) == 1
+                and not self._machine.reads_time(source.name)
+            ):
+                pooled, own = trackers[source.name], trackers[node.name]
                 self.pools[node.name] = MaxTracker(pooled, own, tiles)
                 self.pooled[source.name] = node.name
 
@@ -102,27 +111,50 @@ class SignGDNetwork(nn.Module):
         super().__setstate__(state)
         self._machine = Machine(self.graph, self.plan, over_time=True)
 
-    def forward(self, *args: Any, at: Sequence[int] | None = None, **kwargs: Any) -> Any:
-        """The decoded output after the last step, or after several.
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SignGDNetwork:
+        """Moves and conversions reach what is no parameter: scales, and what inputs look like."""
+        super()._apply(fn, recurse)
+        example = pytree.tree_map_only(Tensor, fn, self.captured.example)
+        self.captured = replace(self.captured, example=example)
+        self.scales = pytree.tree_map_only(Tensor, fn, self.scales)
+        return self
+
+    def forward(self, *args: Any, at: int | Iterable[int] | None = None, **kwargs: Any) -> Any:
+        """The decoded output after the last step, after another one, or after several.
 
         Args:
             args: As for the original model.
-            at: Steps, from 1 to ``steps``; a list of outputs comes back, one for each.
+            at: A step, from 1 to ``steps``; or several, and a list of outputs comes back, one for
+                each.
             kwargs: As for the original model.
 
         Raises:
             TypeError: If an argument has another type or dtype than in the calibration batches.
-            ValueError: If one has another shape, or a step does not exist.
+            ValueError: If one has another shape, holds NaN, or infinity where calibration had
+                none; or if a step does not exist.
+
+        Warns:
+            UserWarning: Once, if an argument exceeds what calibration showed by a quarter.
         """
-        for t in at or ():
+        steps = self._moments(at)
+        flat = self.captured.flatten(args, kwargs)
+        if self.entry is not None:
+            self.entry.check(flat)
+        moments = self.decode(flat, steps)
+        results = [pytree.tree_unflatten(leaves, self.captured.results) for leaves in moments]
+        return results if isinstance(at, Iterable) else results[0]
+
+    def _moments(self, at: int | Iterable[int] | None) -> list[int]:
+        """The steps whose outputs are asked for."""
+        if at is None:
+            return [self.steps]
+        steps = list(at) if isinstance(at, Iterable) else [at]
+        for t in steps:
             if isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= self.steps:
                 raise ValueError(
                     f"at: steps go from 1 to {self.steps}, got {t!r}; convert with more steps"
                 )
-        flat = self.captured.flatten(args, kwargs)
-        moments = self.decode(flat, [self.steps] if at is None else at)
-        results = [pytree.tree_unflatten(leaves, self.captured.results) for leaves in moments]
-        return results[0] if at is None else results
+        return steps
 
     def decode(self, inputs: Sequence[Any], at: Sequence[int]) -> list[list[Any]]:
         """The flat outputs after each of some steps; a large batch is run in portions.
@@ -147,12 +179,12 @@ class SignGDNetwork(nn.Module):
         """
 
         def at_site(site: Site, operands: tuple[Any, ...], compute: Callable[[], Tensor]) -> Tensor:
-            if observe is None and site.name in self.pooled:
-                return compute()
             if observe is None and site.name in self.pools:
                 return self.pools[site.name](operands[0])
             node = self.nodes[site.name]
-            drive = operands[0] if _reads_operand(node) else compute()
+            drive = operands[0] if node.reads_operand else compute()
+            if observe is None and site.name in self.pooled:
+                return drive  # tracked by the max-pool that reads it
             if not self._machine.reads_time(site.name):
                 drive = drive.expand(self.steps, *drive.shape)
             sent = node(drive)
@@ -190,15 +222,30 @@ class SignGDNetwork(nn.Module):
             if isinstance(scale, Tensor):
                 # Of one sample, without the axes of the batch.
                 scale = scale.reshape([n for i, n in enumerate(scale.shape) if i not in site.batch])
-            constants = {} if function == "identity" else site.constants
-            schedule = self.schedules[site.name]
-            return SignTracker(schedule, self.steps, scale, site.strict, function, **constants)
+            return self._tracker(site, function, scale)
 
         return layers_of(self.captured, self.plan, tracker)
 
     def timed_outputs(self) -> list[bool]:
         """For each flat output, whether it changes with time."""
         return self._machine.timed_outputs()
+
+    def _tracker(
+        self, site: Site, function: str, scale: float | Tensor | None = None
+    ) -> SignTracker:
+        """What tracks a site, given the function that it computes of its input."""
+        scale = self.scales[site.name] if scale is None else scale
+        constants = {} if function == "identity" else site.constants
+        schedule = self.schedules[site.name]
+        return SignTracker(
+            schedule,
+            self.steps,
+            scale,
+            site.strict,
+            function,
+            undefined=site.is_partial,
+            **constants,
+        )
 
     def _at(self, outputs: list[Any], steps: Sequence[int]) -> list[list[Any]]:
         """The flat outputs as they are after each of these steps."""
@@ -231,28 +278,24 @@ def neuron_of(site: Site, schedule: Schedule, scale: float | Tensor) -> tuple[Si
 class _Increments(nn.Module):
     """A host's neuron, which speaks in increments, between values that are their sums."""
 
-    def __init__(self, site: Site, schedule: Schedule, scale: float | Tensor, make: Make) -> None:
+    def __init__(
+        self, site: Site, schedule: Schedule, steps: int, scale: float | Tensor, make: Make
+    ) -> None:
         super().__init__()
         neuron, self.reads_operand = neuron_of(site, schedule, scale)
-        self.node = make(neuron)
+        self.node = made(make, neuron)
+        # Beyond any estimate, where a target that is undefined is looked for.
+        most = 2.0 * float(torch.as_tensor(scale).max()) * schedule.reach(steps)
+        self.beyond = most if site.is_partial and not self.reads_operand else None
 
     def forward(self, drive: Tensor) -> Tensor:
         """Sums in, sums out; from rest."""
-        _reset(self.node)
-        moves = self.node(torch.diff(drive, dim=0, prepend=torch.zeros_like(drive[:1])))
-        return (moves[0] if isinstance(moves, tuple) else moves).cumsum(0)
+        if self.beyond is not None:
+            drive = drive.nan_to_num(self.beyond, self.beyond, -self.beyond)
+        increments = torch.diff(drive, dim=0, prepend=torch.zeros_like(drive[:1]))
+        return spikes_from_rest(self.node, increments).cumsum(0)
 
 
-def _reads_operand(node: nn.Module) -> bool:
-    return isinstance(node, _Increments) and node.reads_operand
-
-
-def _reset(node: nn.Module) -> None:
-    """Put a host's neuron at rest, in the words of the hosts that keep states in modules."""
-    for module in node.modules():
-        for name in ("reset", "reset_mem"):
-            getattr(module, name, _nothing)()
-
-
-def _nothing() -> None:
-    """For neurons that keep no state."""
+def _own_function(site: Site) -> str:
+    """The function that a tracker computes itself; what rounds would round apart from torch's."""
+    return site.function if site.function in EXACT else "identity"

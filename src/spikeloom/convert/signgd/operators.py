@@ -61,11 +61,14 @@ NEURONS = {
 TRACKED = names(
     """
     relu6 hardtanh hardswish hardsigmoid selu celu mish log_sigmoid clamp clamp_min clamp_max
-    minimum log log1p expm1 erf sin cos rsqrt prelu glu max_pool1d max_pool2d max_pool3d
+    clip minimum log log1p expm1 erf sin cos rsqrt prelu glu max_pool1d max_pool2d max_pool3d
     layer_norm group_norm rms_norm instance_norm softmax log_softmax amax amin logsumexp var
     std norm linalg_vector_norm scaled_dot_product_attention einsum addmm baddbmm
     """
 )
+# Nodes whose value may be undefined or infinite until the estimates that they read have settled:
+# a negative variance, a sum of zero below a fraction.
+PARTIAL = names("div truediv pow sqrt rsqrt reciprocal mul_inverse_sqrt log log1p exp expm1")
 # On a tie these send 1, as their published nodes do.
 LOOSE = frozenset({"relu", "square", "exp", "mul", "multiply", "matmul", "bmm", "mm"})
 
@@ -94,6 +97,11 @@ class Site:
     strict: bool
     depth: int
     batch: tuple[int, ...]
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the operator is undefined on some estimates."""
+        return self.operator in PARTIAL
 
 
 @dataclass(frozen=True)

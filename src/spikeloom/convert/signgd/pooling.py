@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,16 @@ from torch import Tensor, fx
 
 from spikeloom.convert.signgd.graph import name_of
 
-__all__ = ["MAX_POOLS", "AxisWindow", "count", "elements", "max_pool", "maxima", "tiles_of", "windows_of"]
+__all__ = [
+    "MAX_POOLS",
+    "AxisWindow",
+    "count",
+    "elements",
+    "max_pool",
+    "maxima",
+    "tiles_of",
+    "windows_of",
+]
 
 # How many of the last axes each pools.
 MAX_POOLS = {"max_pool1d": 1, "max_pool2d": 2, "max_pool3d": 3}
@@ -101,8 +110,8 @@ def tiles_of(node: fx.Node) -> list[AxisWindow] | None:
     name = name_of(node)
     if node.op != "call_function" or name not in MAX_POOLS:
         return None
-    sizes = node.args[0].meta["val"].shape[-MAX_POOLS[name] :]  # type: ignore[union-attr]  # a node
-    windows = windows_of(sizes, *node.args[1:], **node.kwargs)
+    x, *settings = cast("list[Any]", node.args)
+    windows = windows_of(x.meta["val"].shape[-MAX_POOLS[name] :], *settings)
     return windows if all(w.is_apart and not w.is_padded for w in windows) else None
 
 
@@ -114,15 +123,22 @@ def maxima(x: Any, windows: Sequence[AxisWindow], outside: float = -math.inf) ->
         windows: Along each of them.
         outside: What stands beyond the ends.
     """
-    if any(window.is_padded for window in windows):
-        ends = [end for window in reversed(windows) for end in (window.before, window.after)]
-        x = F.pad(x, ends, value=outside)
     for axis, window in enumerate(windows, start=-len(windows)):
-        first, *others = window.parts(x, axis)
+        if window.is_padded:
+            # One axis at a time: no row or column lies outside as a whole.
+            inner = [0, 0] * (-1 - axis)
+            x = F.pad(x, [*inner, window.before, window.after], value=outside)
+        first, *others = _from_the_middle(window.parts(x, axis))
         x = first
         for part in others:
             x = torch.maximum(x, part)
     return x
+
+
+def _from_the_middle(parts: list[Any]) -> list[Any]:
+    """The elements of a window, those at its ends last: of the first two, one lies inside."""
+    middle = (len(parts) - 1) / 2
+    return [part for _, part in sorted(enumerate(parts), key=lambda pair: abs(pair[0] - middle))]
 
 
 def count(windows: Sequence[AxisWindow]) -> int:

@@ -1,7 +1,8 @@
-"""A batch in portions: all steps of a few samples fit into a core's cache, those of many do not.
+"""A batch in portions, so that what all their steps need stays in memory that is used again.
 
-Running all steps of a layer at once makes its values T times as large. A large batch is therefore
-run in portions, one after another, if its samples do not see each other.
+Running all steps of a layer at once makes its values T times as large. Beyond some size the
+allocator returns such memory to the system, which clears it anew for every operator. A large batch
+is therefore run in portions, one after another, if its samples do not see each other.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from spikeloom.convert.signgd.operators import Plan
 
 __all__ = ["are_independent", "joined", "portion_size", "portions"]
 
-# Bytes of the largest value of a portion, over all steps; chosen by measurement.
-CACHED = 1 << 22
+# Bytes of a portion's largest value, over all steps; chosen by measurement.
+LARGEST = 1 << 23
 
 
 def portion_size(graph: fx.Graph, plan: Plan, steps: int) -> int:
-    """How many samples fit into the cache, with all their steps.
+    """How many samples to run at once, with all their steps.
 
     Args:
         graph: As captured, with an outline of each value.
@@ -30,7 +31,7 @@ def portion_size(graph: fx.Graph, plan: Plan, steps: int) -> int:
     """
     values = [node.meta["val"] for node in graph.nodes if node.name in plan.timed]
     most = max((v.nbytes // len(v) for v in values if isinstance(v, Tensor) and len(v)), default=1)
-    return max(1, CACHED // (steps * most))
+    return max(1, LARGEST // (steps * most))
 
 
 def portions(inputs: Sequence[Any], size: int | None) -> list[list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,11 +16,13 @@ from tqdm import tqdm
 
 from spikeloom.calibrate import Batch, batch_quantile, batches
 from spikeloom.convert.signgd.decompose import decompose_operators
+from spikeloom.convert.signgd.entry import Entry
 from spikeloom.convert.signgd.graph import Captured, capture
-from spikeloom.convert.signgd.network import Make, SignGDNetwork
+from spikeloom.convert.signgd.network import SignGDNetwork
 from spikeloom.convert.signgd.operators import Plan, Site, classify
-from spikeloom.convert.signgd.portions import are_independent, portion_size
+from spikeloom.convert.signgd.portions import are_independent, joined, portion_size, portions
 from spikeloom.convert.signgd.time import Machine
+from spikeloom.hosted import Make
 from spikeloom.neurons.schedules import Exponential, Schedule, as_schedule
 from spikeloom.report import Report
 
@@ -109,6 +112,10 @@ class SignGD:
             raise ValueError(f"per: must be 'neuron' or 'node', got {per!r}")
         if not 0 < quantile <= 1:
             raise ValueError(f"quantile: must lie in (0, 1], got {quantile}")
+        if make is not None and not callable(make):
+            raise TypeError(
+                f"make: must be a function such as plugins.<host>.make, or None, got {make!r}"
+            )
         for name, value in (("margin", margin), ("scale", scale)):
             if value is not None and value != "published" and not _is_positive(value):
                 raise ValueError(f"{name}: must be positive and finite, got {value!r}")
@@ -116,6 +123,16 @@ class SignGD:
         self.samples = samples
         self.schedule = None if isinstance(schedule, str) else as_schedule(schedule)
         self.quantile, self.margin, self.per, self.scale = quantile, margin, per, scale
+
+    def __repr__(self) -> str:
+        """The arguments that are not the defaults."""
+        own = {**vars(self), "schedule": "auto" if self.schedule is None else self.schedule}
+        given = [
+            f"{name}={own[name]!r}"
+            for name, argument in inspect.signature(type(self)).parameters.items()
+            if own[name] != argument.default
+        ]
+        return f"SignGD({', '.join(given)})"
 
     def apply(self, model: nn.Module, calibration: Any) -> SignGDNetwork:
         """The converted network; the model is left as it is.
@@ -128,13 +145,19 @@ class SignGD:
 
         Raises:
             NotImplementedError: If an operator is neither affine nor has a node; names every one.
-            TypeError: If the control flow depends on values, or a batch is no batch.
+            TypeError: If the model is no module, its control flow depends on values, or a batch
+                is no batch.
             ValueError: If there is no batch, the model yields NaN, or it is affine throughout.
 
         Warns:
-            UserWarning: If a given margin or scale leaves more than 1 % of a node's calibration
-                values beyond its reach.
+            UserWarning: If a given quantile, margin or scale leaves more than 1 % of a node's
+                calibration values beyond its reach.
         """
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model: must be a torch.nn.Module, got {model!r}; call functions in the forward "
+                f"of a module"
+            )
         calls = [call for call in batches(model, calibration) if _length(call) != 0]
         if not calls:
             raise ValueError("calibration: its batches hold no sample; give at least one")
@@ -178,7 +201,11 @@ class _Fit:
         self.portion = self._portion()
         self.deepest = max(1, *(site.depth for site in plan.sites))
         self.reaches = self._reaches()
-        self.is_fitted = recipe.margin is None and recipe.scale is None
+        nodes = captured.module.graph.nodes
+        names = [str(node.target) for node in nodes if node.op == "placeholder"]
+        self.entry = Entry(names, inputs)
+        self.fits_margin = recipe.margin is None and recipe.scale is None
+        self.is_fitted = self.fits_margin and recipe.quantile == 1.0
 
     def _head(self, value: Tensor) -> Tensor:
         return value[: self.recipe.samples] if value.dim() else value
@@ -219,7 +246,14 @@ class _Fit:
         schedules = {site.name: self._schedule(site, setting) for site in self.plan.sites}
         scales = {site.name: self._scale(site, setting) for site in self.plan.sites}
         return SignGDNetwork(
-            self.captured, self.plan, schedules, recipe.steps, scales, recipe.make, self.portion
+            self.captured,
+            self.plan,
+            schedules,
+            recipe.steps,
+            scales,
+            recipe.make,
+            self.portion,
+            self.entry,
         )
 
     def _scale(self, site: Site, setting: _Setting) -> float | Tensor:
@@ -244,7 +278,7 @@ class _Fit:
         open_to: dict[str, tuple[float, ...]] = {}
         if recipe.schedule is None:
             open_to |= {"hold": HOLDS, "decay": DECAYS}
-        if self.is_fitted:
+        if self.fits_margin:
             open_to["margin"] = MARGINS
         tried: dict[_Setting, float] = {}
 
@@ -271,27 +305,32 @@ class _Fit:
         """What became of every node, measured on calibration data."""
         report = Report("signGD conversion", COLUMNS)
         samples = _length(Batch(tuple(self.checked), {})) or 1
+        last: dict[str, list[Tensor]] = {site.name: [] for site in self.plan.sites}
+        spikes = dict.fromkeys(last, 0)
 
         def note(site: Site, sent: Tensor) -> None:
-            exact = self.exact[site.name]
+            last[site.name].append(sent[-1].clone())
+            spikes[site.name] += int((sent[0] < 0).sum() + (sent[1:] < sent[:-1]).sum())
+
+        for part in portions(self.checked, self.portion):
+            network.run(part, note)
+        for site in self.plan.sites:
+            exact, found = self.exact[site.name], joined(last[site.name])
             total = network.schedules[site.name].reach(network.steps)
             reach = torch.as_tensor(network.scales[site.name]) * total
             saturated = float((exact.abs() > reach).float().mean())
-            ones = torch.diff(sent, dim=0, prepend=torch.zeros_like(sent[:1])) < 0
             report.add(
                 site.place,
                 site.operator,
                 site.function or "tracked whole",
                 float(reach.max()),
                 saturated,
-                _relative_error(sent[-1], exact),
-                float(ones.float().mean()),
-                int(ones.sum()) / samples,
+                _relative_error(found, exact),
+                spikes[site.name] / max(1, network.steps * found.numel()),
+                spikes[site.name] / samples,
             )
             if saturated > 0.01 and not self.is_fitted:
                 _warn_of_saturation(site, saturated)
-
-        network.run(self.checked, note)
         error = self._error(network)
         bits = sum(self.exact[site.name].numel() for site in self.plan.sites) // samples
         report.notes += [
@@ -312,8 +351,8 @@ def _computed(site: Site, operands: Any, compute: Callable[[], Tensor]) -> Tenso
 def _warn_of_saturation(site: Site, saturated: float) -> None:
     warnings.warn(
         f"signGD: {saturated:.1%} of the values of {site.operator} at {site.place} lie beyond the "
-        f"node's reach and are cut; leave out scale and margin so that they are fitted, or use "
-        f"more steps or a schedule with a larger sum",
+        f"node's reach and are cut; leave out scale and margin so that they are fitted, use "
+        f"a larger quantile, more steps, or a schedule with a larger sum",
         stacklevel=4,
     )
 

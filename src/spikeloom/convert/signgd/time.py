@@ -30,7 +30,7 @@ Instruction = Callable[[list[Any], AtSite], Any]
 POINTWISE = names(
     """
     relu silu sigmoid tanh abs square exp sqrt rsqrt reciprocal gelu leaky_relu elu softplus
-    neg pow hardtanh relu6 hardswish hardsigmoid mish log erf clamp add sub mul div maximum
+    neg pow hardtanh relu6 hardswish hardsigmoid mish log erf clamp clip add sub mul div maximum
     minimum clone contiguous alias to mul_inverse_sqrt
     """
 )
@@ -133,6 +133,8 @@ class Machine:
         readers = [_reader(arg, self.slots) for arg in node.args]
         named = {name: _reader(arg, self.slots) for name, arg in node.kwargs.items()}
         site = self.sites.get(node.name)
+        if node.name not in self.timed and any(user.name in self.timed for user in node.users):
+            operator = _dense(operator)
 
         def run(values: list[Any], at_site: AtSite) -> Any:
             args = tuple([read(values) for read in readers])
@@ -142,6 +144,16 @@ class Machine:
             return at_site(site, args, lambda: operator(*args, **kwargs))
 
         return run
+
+
+def _dense(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """A constant that enters a computation over time: its layout becomes that of all steps."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        value = operator(*args, **kwargs)
+        return value.contiguous() if isinstance(value, Tensor) else value
+
+    return run
 
 
 def _reader(arg: Any, slots: dict[fx.Node, int]) -> Callable[[list[Any]], Any]:

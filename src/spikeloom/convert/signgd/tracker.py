@@ -12,13 +12,14 @@ from torch import Tensor
 
 from spikeloom.convert.signgd.pooling import AxisWindow, count, elements
 from spikeloom.kernel.choose import choose
-from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.neuron import Neuron, kind
 from spikeloom.kernel.scan import Call, scan
 from spikeloom.kernel.vocabulary import maximum
 from spikeloom.layer import SpikingLayer
 from spikeloom.neurons.signgd import SignTracker
 
 __all__ = ["MaxTracker", "Tracker"]
+
 
 class Tracker(SpikingLayer):
     """A neuron that always runs as many steps, from rest.
@@ -37,21 +38,27 @@ class Tracker(SpikingLayer):
 
     def __init__(self, neuron: Neuron, steps: int) -> None:
         super().__init__(neuron)
-        kinds, self.steps = neuron.kinds, steps
-        numbers = [float(neuron.params[name]) for name in kinds if kinds[name] == "number"]  # type: ignore[arg-type]
-        self._tensors = [(name, kind) for name, kind in kinds.items() if kind != "number"]
+        self.steps = steps
+        kinds = [(name, kind(value)) for name, value in neuron.params.items()]
+        self._tensors = [(name, each) for name, each in kinds if each != "number"]
+        numbers = tuple(v for v in neuron.params.values() if isinstance(v, (int, float)))
         counts = (neuron.inputs, len(neuron.rest), len(self._tensors), neuron.outputs)
         text = "" if neuron.reason else neuron.variant(None, False)
-        self._call = Call(text, steps, tuple(numbers), *counts)
+        self._call = Call(text, steps, numbers, *counts)
         self._rest = torch.zeros(())
+
+    @property
+    def reads_operand(self) -> bool:
+        """Whether it computes a function of its input, instead of following it."""
+        return isinstance(self.neuron, SignTracker) and self.neuron.function.name != "identity"
 
     def forward(self, *x: Tensor) -> Tensor:
         """The estimates after every step."""
         if not self._is_usual(x[0]):
             return super().forward(x)  # type: ignore[arg-type]  # several inputs come as a tuple
         shape = x[0].shape[1:]
-        held = [(getattr(self, name), kind) for name, kind in self._tensors]
-        params = [value.expand(shape) if kind == "neuron" else value for value, kind in held]
+        held = [(getattr(self, name), each) for name, each in self._tensors]
+        params = [value.expand(shape) if each == "neuron" else value for value, each in held]
         rest = [self._rest.expand(shape)] * self._call.states
         return scan(self._call, (*x, *rest, *params))[0]
 
@@ -92,7 +99,7 @@ class MaxTracker(Tracker):
             scales: list[Any] = elements(whole, windows)
         else:
             scales = [scale] * count(windows)
-        super().__init__(_max_tracker(pooled, own, scales), own.length)
+        super().__init__(_Maximum(pooled, own, scales), own.length)
 
     def forward(self, *x: Tensor) -> Tensor:
         """The estimates of the maxima."""
@@ -101,24 +108,26 @@ class MaxTracker(Tracker):
         return super().forward(*(part.expand(self.steps, *part.shape) for part in parts))
 
 
-def _max_tracker(pooled: SignTracker, own: SignTracker, scales: Sequence[Any]) -> Neuron:
-    """A neuron with an estimate of each element of a window, and of their maximum."""
+class _Maximum(Neuron):
+    """An estimate of each element of a window, and one of their maximum, which is the output."""
 
-    def step(x: Any, state: Any, p: Any) -> Any:
+    def __init__(self, pooled: SignTracker, own: SignTracker, scales: Sequence[Any]) -> None:
+        self.pooled, self.own = pooled, own
+        etas = {"eta": own.params["eta"], "pooled_eta": pooled.params["eta"]}
+        numbered = {f"scale_{i}": scale for i, scale in enumerate(scales)}
+        super().__init__(
+            self._step,
+            state=(*(f"y_{i}" for i in range(len(scales))), "y"),
+            params={**etas, "scale": own.params["scale"], **numbered},
+            inputs=len(scales),
+            name="MaxTracker",
+        )
+
+    def _step(self, x: Any, state: Any, p: Any) -> Any:
         *estimates, y = state
-        moved = []
+        moved: list[Any] = []
         for i, (target, estimate) in enumerate(zip(x, estimates, strict=True)):
             part = SimpleNamespace(eta=p.pooled_eta, scale=getattr(p, f"scale_{i}"))
-            moved += pooled.step(target, (estimate,), part)[1]
-        after, (y,) = own.step(reduce(maximum, moved), (y,), p)
+            moved += self.pooled.step(target, (estimate,), part)[1]
+        after, (y,) = self.own.step(reduce(maximum, moved), (y,), p)
         return after, (*moved, y)
-
-    numbered = {f"scale_{i}": scale for i, scale in enumerate(scales)}
-    etas = {"eta": own.params["eta"], "pooled_eta": pooled.params["eta"]}
-    return Neuron(
-        step,
-        state=(*(f"y_{i}" for i in range(len(scales))), "y"),
-        params={**etas, "scale": own.params["scale"], **numbered},
-        inputs=len(scales),
-        name="MaxTracker",
-    )
