@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spikeloom import convert, run
-from spikeloom.convert.las import operators
+from spikeloom.convert.las.layers import Linear
 from spikeloom.neurons import OAT
 from spikeloom.report import Report
 
@@ -66,7 +66,7 @@ def encoding() -> tuple[float, float, float]:
 def linear_layer(steps: int = 8) -> tuple[float, float]:
     """Seconds of K float passes of a linear layer, and of its step-by-step spike form."""
     torch.manual_seed(0)
-    layer = operators.Linear(*torch.nn.Linear(384, 1536).parameters())
+    layer = Linear(*torch.nn.Linear(384, 1536).parameters())
     x = torch.randn(1472, 384)
     layer.site(x)
     layer.site.fit(steps, 1, "nearest", 1.25)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from spikeloom.convert import LAS, set_form
-from spikeloom.convert.las.operators import LayerNorm, RMSNorm, Softmax
+from spikeloom.convert.las.attention import Softmax
+from spikeloom.convert.las.norms import LayerNorm, RMSNorm
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytest.importorskip("transformers")

@@ -112,10 +112,29 @@ def test_a_loaded_network_fires_through_a_host_s_modules(converted, tmp_path):
     assert torch.equal(again(**inputs("bert"))[0], network(**inputs("bert"))[0])
 
 
-def test_modules_that_take_one_step_are_refused(block):
-    loom = host("spikingjelly")
+@torch.no_grad()
+@in_every_host
+def test_a_host_s_modules_fire_from_rest_every_time(name, block):
+    x = torch.randn(5, 4)
+    set_form(block, "spikes")
+    expected = block(x)
+    set_form(block, "spikes", host(name).make)
+    assert torch.equal(block(x), expected)
+    assert torch.equal(block(x[:3]), expected[:3])
+
+
+@torch.no_grad()
+def test_a_module_set_to_one_step_is_given_the_whole_sequence(block):
+    loom, x = host("spikingjelly"), torch.randn(5, 4)
+    set_form(block, "spikes")
+    expected = block(x)
     set_form(block, "spikes", lambda neuron: loom.make(neuron, step_mode="s"))
-    with pytest.raises(ValueError, match=r"make: SpikeloomNode yields .* not 8 spikes for each"):
+    assert torch.equal(block(x), expected)
+
+
+def test_modules_that_yield_no_spikes_of_the_neuron_are_refused(block):
+    set_form(block, "spikes", lambda neuron: nn.Identity())
+    with pytest.raises(ValueError, match=r"make: Identity yields .* not 8 spikes for each"):
         block(torch.randn(2, 4))
     with pytest.raises(ValueError, match="make needs the form 'spikes', got 'decoded'"):
-        set_form(block, "decoded", loom.make)
+        set_form(block, "decoded", lambda neuron: nn.Identity())

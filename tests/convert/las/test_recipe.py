@@ -13,7 +13,7 @@ from torch import nn
 from spikeloom import convert
 from spikeloom.convert import LAS, set_form
 from spikeloom.convert.las import saturation
-from spikeloom.convert.las.operators import Activation, Linear
+from spikeloom.convert.las.layers import Activation, Linear
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
@@ -150,8 +150,31 @@ def test_a_target_chooses_the_steps():
     report = recipe.apply(build("bert"), [inputs("bert")]).report
     assert min(report.column("SQNR dB")) >= 40.0
     assert set(report.column("steps")) <= set(range(3, 10))
+    assert "not reached" not in str(report)
     fewer = LAS(target_sqnr=25.0, progress=False).apply(build("bert"), [inputs("bert")]).report
     assert sum(fewer.column("steps")) < sum(report.column("steps"))
+
+
+def test_what_misses_the_target_is_reported():
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), torch.randn(64, 4)
+    recipe = LAS(target_sqnr=140.0, site_steps={r"^0\.": 5}, progress=False)
+    report = recipe.apply(model, [x]).report
+    steps, sqnr = report.column("steps"), report.column("SQNR dB")
+    assert steps[0] == 5
+    (note,) = [note for note in report.notes if "target_sqnr" in note]
+    assert f"140 dB not reached, {sqnr[0]:.1f} at the least: '0.site'" in note
+
+
+def test_what_has_no_noise_reaches_every_target():
+    recipe = LAS(target_sqnr=100.0, progress=False)
+    report = recipe.apply(nn.Linear(2, 2), [torch.zeros(4, 2)]).report
+    assert report.column("SQNR dB") == [None] and report.column("steps") == [1]
+
+
+def test_norms_get_the_extra_steps_whatever_their_name():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    network = LAS(steps=6, extra_steps=3, progress=False).apply(model, [torch.randn(16, 4)])
+    assert network.report.column("steps") == [6, 9, 9] and network[1].steps == 9
 
 
 def test_two_ranges_and_truncation_are_choices():
@@ -257,19 +280,57 @@ def test_values_beyond_the_range_are_counted_and_warned_of_once():
     assert rows == [{"site": "0.site", "values": 48, "saturated": 16, "rate": 1 / 3}]
 
 
-def test_an_empty_calibration_is_refused():
-    with pytest.raises(ValueError, match="holds no batch"):
-        LAS(progress=False).apply(plain(), [])
+@pytest.mark.parametrize(
+    "calibration, message",
+    [
+        ([], "calibration: holds no batch"),
+        ([torch.zeros(0, 4)], r"calibration: a batch holds no sample, its shape is \(0, 4\)"),
+        ([torch.zeros(4)], r"calibration: .* axis for its samples in front, got shape \(4,\)"),
+        (torch.zeros(4), r"calibration: .* axis for its samples in front, got shape \(4,\)"),
+    ],
+)
+def test_a_calibration_without_samples_is_refused(calibration, message):
+    with pytest.raises(ValueError, match=message):
+        LAS(progress=False).apply(plain(), calibration)
+
+
+@pytest.mark.parametrize("model", [torch.relu, nn.Linear, None])
+def test_what_is_no_module_is_refused(model):
+    with pytest.raises(TypeError, match=r"model: must be a torch\.nn\.Module, got \w+"):
+        LAS(progress=False).apply(model, [torch.randn(2, 4)])
+
+
+def test_a_make_that_makes_no_module_is_refused_before_the_work():
+    def batches():
+        pytest.fail("read the calibration")
+        yield
+
+    for make, found in ((lambda neuron: neuron, "OAT"), ("norse", "'norse'")):
+        with pytest.raises(TypeError, match=f"make: must .*{found}"):
+            LAS(progress=False, make=make).apply(plain(), batches())
+
+
+def test_a_pattern_that_fits_no_site_is_refused():
+    recipe = LAS(site_steps={"site": 4, "nope": 3}, progress=False)
+    with pytest.raises(ValueError, match=r"site_steps: 'nope' fits no site's name; .* '0\.site'"):
+        recipe.apply(plain(), [torch.randn(8, 4)])
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
         ({"steps": 0}, "steps must be in 1..24"),
-        ({"steps": 23, "extra_steps": 2}, "extra_steps must be in 1..24|steps must be in 1..24"),
+        ({"steps": 23, "extra_steps": 2}, "steps must be in 1..24"),
+        ({"site_steps": {"p": 25}}, r"site_steps\['p'\]: steps must be in 1..24"),
+        ({"site_steps": {"(": 8}}, r"pattern '\(', which is no regular expression: missing"),
         ({"ranges": 4}, "ranges must be 2 or 3"),
         ({"rounding": "up"}, "rounding must be one of"),
         ({"headroom": 0.5}, "headroom must be at least 1"),
+        ({"headroom": float("inf")}, "headroom must be at least 1, got inf"),
+        ({"segments": 0}, "segments must be at least 1, got 0"),
+        ({"target_sqnr": -5}, "target_sqnr must be in dB, above 0 and at most 144, .* got -5"),
+        ({"target_sqnr": 500}, "target_sqnr must be in dB, above 0 and at most 144, .* got 500"),
+        ({"target_sqnr": float("nan")}, "target_sqnr must be in dB, .* got nan"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
@@ -280,6 +341,8 @@ def test_bad_settings_are_named(settings, message):
 def test_a_name_alone_is_no_list_of_names():
     with pytest.raises(TypeError, match="exclude must be a list of names"):
         LAS(exclude="pooler")
+    with pytest.raises(TypeError, match="site_steps must be a dict, got 6"):
+        LAS(site_steps=6)
     with pytest.raises(ValueError, match="form must be one of"):
         convert.set_form(plain(), "fast")
 

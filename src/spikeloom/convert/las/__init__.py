@@ -1,6 +1,8 @@
 """LAS: every operator of a trained transformer becomes spikes, and decodes to the same value."""
 
-from spikeloom.convert.las.recipe import LAS, LASReport, saturation, set_form
+from spikeloom.convert.las.forms import set_form
+from spikeloom.convert.las.recipe import LAS
+from spikeloom.convert.las.report import LASReport, saturation
 from spikeloom.convert.las.storage import load_las
 
 __all__ = ["LAS", "LASReport", "load_las", "saturation", "set_form"]

@@ -19,7 +19,8 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from spikeloom.convert.las.operators import Attention, Spiking
+from spikeloom.convert.las.attention import Attention
+from spikeloom.convert.las.layers import Spiking
 from spikeloom.convert.las.rules import is_float_place, is_kept, is_under
 
 __all__ = ["check_same", "nothing_in_float"]

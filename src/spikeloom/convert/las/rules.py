@@ -6,15 +6,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
-from spikeloom.convert.las.operators import (
-    Activation,
-    GatedMLP,
-    LayerNorm,
-    Linear,
-    RMSNorm,
-)
+from spikeloom.convert.las.layers import Activation, GatedMLP, Linear
+from spikeloom.convert.las.norms import LayerNorm, RMSNorm
 from spikeloom.convert.las.torch_layers import EncoderLayer, MultiheadAttention
 
 __all__ = ["FAMILIES", "is_float_place", "is_kept", "is_under", "replace_layers"]
@@ -40,26 +36,69 @@ ACTIVATIONS = {
     "Sigmoid": "sigmoid",
     "Tanh": "tanh",
 }
+FUNCTION_NAMES = {
+    nn.functional.gelu: "gelu",
+    nn.functional.relu: "relu",
+    nn.functional.silu: "silu",
+    torch.relu: "relu",
+    torch.sigmoid: "sigmoid",
+    torch.tanh: "tanh",
+}
 # Nothing to convert: lookups, losses, and what does nothing at inference.
 KEPT = (nn.Embedding, nn.Dropout, nn.Identity, nn.Flatten, nn.modules.loss._Loss)
 KEPT_NAMES = re.compile(r"RotaryEmbedding$|^LinearActivation$")
 # The embedding, its norm and a patch embedding work on pixels and tokens, not on spikes.
 FLOAT_PLACES = re.compile(r"(^|\.)(\w*embeddings|embed_tokens|embed_positions)(\.|$)")
+ITSELF = "'', the model itself"
 GATED = ("gate_proj", "up_proj", "down_proj", "act_fn")
 
 
-def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> None:
+def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> nn.Module:
     """Put spiking layers in the place of a model's own, in place.
 
     Args:
         model: A copy that may be changed.
-        exclude: Names of modules to leave as they are, with all they contain.
+        exclude: Names of modules to leave as they are, with all they contain; ``""`` is the
+            model's own forward.
+
+    Returns:
+        The model, or its spiking layer if there is a rule for the model itself.
 
     Raises:
         TypeError: If a module is not known, all of them listed.
         ValueError: If the architecture is not known, or an excluded name does not exist.
     """
-    names = dict(model.named_modules())
+    _check_names(model, exclude)
+    root = nn.ModuleDict({"model": model})
+    unknown: list[str] = []
+    made: dict[nn.Module, nn.Module] = {}
+    done: list[str] = []
+    for name, module, parent, attribute in list(_places(root)):
+        if is_under(name, [*exclude, *done]) or is_float_place(name):
+            continue
+        # A module that two places share stays shared.
+        new = made.get(module) or _spiking(module)
+        if new is not None:
+            made[module] = new
+            done.append(name)
+            parent._modules[attribute] = new
+        elif isinstance(module, nn.TransformerEncoderLayer):
+            function = getattr(module.activation, "__name__", module.activation)
+            unknown.append(f"{name or ITSELF} (TransformerEncoderLayer with {function})")
+        elif _is_leaf(module) and not is_kept(module):
+            unknown.append(f"{name or ITSELF} ({type(module).__name__})")
+    if unknown:
+        raise TypeError(
+            f"model: no rule converts {', '.join(unknown)}; leave them as they are by naming them "
+            f"in exclude"
+        )
+    _gather_gates(root)
+    return root["model"]
+
+
+def _check_names(model: nn.Module, exclude: Sequence[str]) -> None:
+    """Refuse to exclude what is not there, and models of transformers that are not known."""
+    names = dict(model.named_modules(remove_duplicate=False))
     for name in exclude:
         if name not in names:
             raise ValueError(f"exclude: the model has no module {name!r}")
@@ -71,33 +110,15 @@ def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> None:
                 f"model: architecture {family!r}{place} is not supported; there are "
                 f"{', '.join(FAMILIES)}"
             )
-    unknown: list[str] = []
-    made: dict[int, nn.Module] = {}
-    done: list[str] = []
-    for name, module, parent, attribute in list(_places(model)):
-        if is_under(name, [*exclude, *done]) or is_float_place(name):
-            continue
-        # A module that two places share stays shared.
-        new = made.get(id(module)) or _spiking(module)
-        if new is not None:
-            made[id(module)] = new
-            done.append(name)
-            setattr(parent, attribute, new)
-        elif _is_leaf(module) and not is_kept(module):
-            unknown.append(f"{name} ({type(module).__name__})")
-    if unknown:
-        raise TypeError(
-            f"model: no rule converts {', '.join(unknown)}; leave them as they are by naming them "
-            f"in exclude"
-        )
-    _gather_gates(model)
 
 
-def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module, str]]:
-    """Every submodule with its name, its parent and its attribute there."""
-    for prefix, parent in model.named_modules():
-        for attribute, module in parent.named_children():
-            yield f"{prefix}.{attribute}".lstrip("."), module, parent, attribute
+def _places(root: nn.ModuleDict) -> Iterator[tuple[str, nn.Module, nn.Module, str]]:
+    """The model and every module within, with its name, its parent and its attribute there."""
+    yield "", root["model"], root, "model"
+    for prefix, parent in root["model"].named_modules():
+        for attribute, module in parent._modules.items():
+            if module is not None:
+                yield f"{prefix}.{attribute}".lstrip("."), module, parent, attribute
 
 
 def is_under(name: str, names: Sequence[str]) -> bool:
@@ -125,7 +146,8 @@ def _spiking(module: nn.Module) -> nn.Module | None:
     """The spiking layer for a module; None if there is none."""
     name = type(module).__name__
     if isinstance(module, nn.TransformerEncoderLayer):
-        return EncoderLayer(module, _function_name(module.activation))
+        function = _function_name(module.activation)
+        return None if function is None else EncoderLayer(module, function)
     if isinstance(module, nn.MultiheadAttention):
         return MultiheadAttention(module)
     if isinstance(module, nn.Linear):
@@ -137,23 +159,22 @@ def _spiking(module: nn.Module) -> nn.Module | None:
     if name.endswith("RMSNorm"):
         eps = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None) or 1e-6
         return RMSNorm(module.weight, None, float(eps))  # type: ignore[arg-type]  # a parameter
-    if isinstance(module, nn.GELU) or name in ACTIVATIONS:
-        return Activation(_function_name(module))
-    return None
+    function = _function_name(module)
+    return None if function is None else Activation(function)
 
 
-def _function_name(activation: Any) -> str:
-    """The name of an activation, a module or a function of torch."""
+def _function_name(activation: Any) -> str | None:
+    """The name of an activation, a module or a function of torch; None if it has no table."""
     if isinstance(activation, nn.GELU):
         return "gelu_tanh" if activation.approximate == "tanh" else "gelu"
     if isinstance(activation, nn.Module):
-        return ACTIVATIONS[type(activation).__name__]
-    return {"gelu": "gelu", "relu": "relu", "silu": "silu"}[activation.__name__]
+        return ACTIVATIONS.get(type(activation).__name__)
+    return FUNCTION_NAMES.get(activation)
 
 
-def _gather_gates(model: nn.Module) -> None:
+def _gather_gates(root: nn.ModuleDict) -> None:
     """A gated MLP becomes one layer, because its product is one of spike trains."""
-    for _, module, parent, attribute in list(_places(model)):
+    for _, module, parent, attribute in list(_places(root)):
         parts = [getattr(module, name, None) for name in GATED]
         if all(isinstance(part, (Linear, Activation)) for part in parts):
-            setattr(parent, attribute, GatedMLP(*parts))  # type: ignore[arg-type]  # as checked
+            parent._modules[attribute] = GatedMLP(*parts)  # type: ignore[arg-type]  # as checked

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from spikeloom.convert.las.operators import Activation, Attention, Linear, Norm, Softmax, Spiking
+from spikeloom.convert.las.attention import Attention, Softmax
+from spikeloom.convert.las.layers import Activation, Linear, Spiking
+from spikeloom.convert.las.norms import Norm
 from spikeloom.convert.las.rules import replace_layers
 from spikeloom.convert.las.sites import SharedSite, Site
 
@@ -51,7 +53,6 @@ def load_las(folder: str | os.PathLike[str], model_class: type | None = None) ->
         ValueError: If the folder holds no converted model.
     """
     import transformers
-    from safetensors.torch import load_file
 
     from spikeloom.convert.las.hugging_face import check_call
 
@@ -64,11 +65,20 @@ def load_las(folder: str | os.PathLike[str], model_class: type | None = None) ->
     _rebuild(network, plan)
     if config.dtype is not None:
         network.to(config.dtype)
+    _load_weights(network, Path(folder))
+    network.register_forward_pre_hook(check_call, with_kwargs=True)
+    return network
+
+
+def _load_weights(network: nn.Module, folder: Path) -> None:
+    """Fill a converted model; refuse weights that are not all of its own."""
+    from safetensors.torch import load_file
+
     # One file, or several with the parts' numbers in their names.
-    parts = sorted(Path(folder).glob("model*.safetensors"))
+    parts = sorted(folder.glob("model*.safetensors"))
     weights = {name: value for part in parts for name, value in load_file(part).items()}
     missing, unexpected = network.load_state_dict(weights, strict=False)
-    network.tie_weights()
+    network.tie_weights()  # type: ignore[operator]  # transformers' own
     tied = set(getattr(network, "_tied_weights_keys", None) or ())
     if unexpected or not set(missing) <= tied:
         lost = sorted({*unexpected, *missing} - tied)
@@ -76,8 +86,6 @@ def load_las(folder: str | os.PathLike[str], model_class: type | None = None) ->
             f"folder: the weights do not fit the layers at {', '.join(lost[:3])}; if transformers "
             f"renamed them, save with save_pretrained(..., save_original_format=False)"
         )
-    network.register_forward_pre_hook(check_call, with_kwargs=True)
-    return network
 
 
 def _rebuild(network: nn.Module, plan: dict[str, Any]) -> None:

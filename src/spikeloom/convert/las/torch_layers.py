@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.convert.las.operators import Activation, Attention, LayerNorm, Linear
+from spikeloom.convert.las.attention import Attention
+from spikeloom.convert.las.layers import Activation, Linear
+from spikeloom.convert.las.norms import LayerNorm
 
 __all__ = ["EncoderLayer", "MultiheadAttention"]
 
@@ -43,7 +45,16 @@ class MultiheadAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """The context and, if asked for, the attention weights."""
+        """The context and, if asked for, the attention weights.
+
+        Raises:
+            ValueError: If there is no axis for the batch, or no mask for causal attention.
+        """
+        if query.dim() != 3:
+            axes = "[batch, length, features]" if self.batch_first else "[length, batch, features]"
+            raise ValueError(f"query: must be {axes}, got shape {tuple(query.shape)}")
+        if is_causal and attn_mask is None:
+            raise ValueError("is_causal: give attn_mask as well; it alone says what is not seen")
         if not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         q, k, v = self._split(self.q_proj(query)), self.k_proj(key), self.v_proj(value)
@@ -114,14 +125,18 @@ class EncoderLayer(nn.Module):
         is_causal: bool = False,
     ) -> Tensor:
         """The layer's output."""
-        masks = {"attn_mask": src_mask, "key_padding_mask": src_key_padding_mask}
+        masks = {
+            "attn_mask": src_mask,
+            "key_padding_mask": src_key_padding_mask,
+            "is_causal": is_causal,
+        }
         if self.norm_first:
             x = src + self._attend(self.norm1(src), masks)
             return x + self._feed(self.norm2(x))
         x = self.norm1(src + self._attend(src, masks))
         return self.norm2(x + self._feed(x))
 
-    def _attend(self, x: Tensor, masks: dict[str, Tensor | None]) -> Tensor:
+    def _attend(self, x: Tensor, masks: dict[str, Any]) -> Tensor:
         return self.self_attn(x, x, x, need_weights=False, **masks)[0]
 
     def _feed(self, x: Tensor) -> Tensor:

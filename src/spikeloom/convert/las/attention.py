@@ -1,0 +1,107 @@
+"""Spiking attention: queries, keys, values and the probabilities of a softmax by spikes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from spikeloom.convert.las.layers import wide
+from spikeloom.convert.las.sites import Site
+from spikeloom.convert.las.trains import matrix_product, product, same_steps
+from spikeloom.neurons import fit_reduced
+
+__all__ = ["Attention", "Softmax"]
+
+
+class Softmax(nn.Module):
+    """Softmax over the last axis: exponential, reciprocal and product of spikes.
+
+    The maximum is subtracted first, so the largest exponential is one and the sum at least one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.install(8, 32)
+
+    def install(self, steps: int, segments: int) -> None:
+        """Take tables of K steps."""
+        self.steps, self.segments = steps, segments
+        self.power = fit_reduced("exp2", steps, segments=segments)
+        self.reciprocal = fit_reduced("reciprocal", steps, segments=segments)
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """The probabilities."""
+        e = self.power(_octaves_below_maximum(wide(x)))
+        return (e * self.reciprocal(e.sum(-1, keepdim=True))).to(x.dtype)
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """The spikes ``[K, *]`` that add up to the probabilities; float32 for half precision."""
+        e = self.power.spikes(_octaves_below_maximum(wide(x)))
+        total = e.sum(0).sum(-1, keepdim=True)
+        return product(e, self.reciprocal.spikes(total))
+
+
+def _octaves_below_maximum(x: Tensor) -> Tensor:
+    return (x - x.amax(-1, keepdim=True)) * math.log2(math.e)
+
+
+class Attention(nn.Module):
+    """The sites and tables of one attention: queries, keys, values, probabilities."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.form = "decoded"
+        self.observing = True
+        self.q, self.k, self.v = (Site((-3, -1)) for _ in range(3))
+        # A token alone attends to itself with one, which calibration may not have seen.
+        self.p = Site((), bound=1.0)
+        self.softmax = Softmax()
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float
+    ) -> tuple[Tensor, Tensor]:
+        """Scaled dot-product attention.
+
+        Args:
+            q: ``[batch, heads, queries, features]``.
+            k: ``[batch, heads or groups, keys, features]``; likewise ``v``.
+            v: Values.
+            mask: Added to the scores; broadcasts to ``[batch, heads, queries, keys]``.
+            scaling: Times the scores.
+
+        Returns:
+            The context ``[batch, heads, queries, features]`` and the probabilities.
+        """
+        if self.form == "spikes" and not self.observing:
+            return self._spikes(q, k, v, mask, scaling)
+        q, k, v = self.q(q), _repeated(self.k(k), q), _repeated(self.v(v), q)
+        scores = _masked(q @ k.transpose(-2, -1) * scaling, mask)
+        exact = self.observing
+        p = self.p(scores.softmax(-1) if exact else self.softmax.decoded(scores))
+        return p @ v, p
+
+    def _spikes(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float
+    ) -> tuple[Tensor, Tensor]:
+        sq, sk, sv = self.q.spikes(q), self.k.spikes(k), self.v.spikes(v)
+        sk, sv = (torch.stack([_repeated(step, q) for step in s]) for s in (sk, sv))
+        scores = matrix_product(*same_steps(sq, sk.transpose(-2, -1))).sum(0)
+        probabilities = self.softmax.spikes(_masked(scores * scaling, mask)).sum(0).to(q.dtype)
+        sp = self.p.spikes(probabilities)
+        return matrix_product(*same_steps(sp, sv)).sum(0), sp.sum(0)
+
+
+def _repeated(x: Tensor, q: Tensor) -> Tensor:
+    """Keys or values of a group of heads, once for each head."""
+    groups = q.shape[1] // x.shape[1]
+    return x if groups == 1 else x.repeat_interleave(groups, 1)
+
+
+def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is None:
+        return scores
+    if mask.dtype == torch.bool:
+        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores + mask[..., : scores.shape[-1]]

@@ -1,0 +1,212 @@
+"""Spiking layers: linear, activation, gated feed-forward.
+
+Each has two forms that agree: *spikes*, in which K weighted spikes enter and leave step by step,
+and *decoded*, which computes with their sums and is fast.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikeloom.convert.las.nodes import fired, node_for
+from spikeloom.convert.las.sites import SharedSite, Site
+from spikeloom.convert.las.trains import linear, product, same_steps
+from spikeloom.hosted import Make
+from spikeloom.kernel.call import COMPUTED, run
+from spikeloom.kernel.neuron import Neuron
+from spikeloom.neurons import LinearHG, fit_hg
+from spikeloom.neurons.tables import FUNCTIONS
+
+__all__ = ["Activation", "GatedMLP", "Linear", "Spiking", "wide"]
+
+
+class Spiking(nn.Module):
+    """A layer in two forms.
+
+    Attributes:
+        form: ``"decoded"``: fast; ``"spikes"``: step by step, the same result.
+        observing: During calibration the layer computes what the original did.
+    """
+
+    form = "decoded"
+    observing = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's value."""
+        if self.observing:
+            return self.exact(x)
+        if self.form == "spikes":
+            return self.spikes(x).sum(0)
+        return self.decoded(x)
+
+    def exact(self, x: Tensor) -> Tensor:
+        """What the original layer computes, its sites observing."""
+        return self.decoded(x)
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """The value, computed with decoded spikes."""
+        raise NotImplementedError
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """The spikes ``[K, *]`` that add up to the value."""
+        raise NotImplementedError
+
+
+class Linear(Spiking):
+    """A linear layer whose input is spikes.
+
+    Args:
+        weight: ``[out, in]``, or ``[in, out]`` when transposed.
+        bias: ``[out]`` or None.
+        transposed: The weight is GPT-2's ``Conv1D``'s.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, transposed: bool = False) -> None:
+        super().__init__()
+        self.weight, self.bias = weight, bias
+        self.transposed = transposed
+        # Named as those of the layer it replaces, for code that asks.
+        self.out_features, self.in_features = self._matrix().shape
+        self.site: Site | SharedSite = Site()
+
+    def _matrix(self) -> Tensor:
+        return self.weight.T if self.transposed else self.weight
+
+    def share(self, site: Site) -> None:
+        """Read the spikes of another layer's site."""
+        # A plain attribute may not take the place of a module.
+        del self.site
+        self.site = SharedSite(site)
+
+    @property
+    def source(self) -> Site:
+        """The site that encodes the input, its own or another layer's."""
+        return self.site.site if isinstance(self.site, SharedSite) else self.site
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """``W x + b`` of the decoded input."""
+        return nn.functional.linear(self.site(x), self._matrix(), self.bias)
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """``W`` times each spike."""
+        return linear(self.site.spikes(x), self._matrix(), self.bias)
+
+    def extra_repr(self) -> str:
+        """Its sizes."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+@lru_cache(maxsize=256)
+def activation_neuron(
+    function: str, low: float, high: float, steps: int, segments: int
+) -> tuple[LinearHG, Neuron]:
+    """An activation on a range, with the tails that it has; and its closed form."""
+    reach = {"gelu": 6.0, "gelu_tanh": 6.0, "quick_gelu": 8.0, "silu": 16.0, "relu": 2.0**-10}
+    if function in reach:
+        core = reach[function]
+        tails: dict[str, Any] = {"zero_below": -core, "identity_above": core}
+        # Two pieces an octave beyond the core come on top.
+        segments += 2 * max(0, math.ceil(math.log2(high / core))) + 1
+    else:
+        low, high, tails = max(low, -9.0), min(high, 9.0), {}
+    neuron = fit_hg(function, low, high, steps, segments=segments, strict=False, **tails)
+    return neuron, neuron.decoder()
+
+
+class Activation(Spiking):
+    """A scalar function by a gated few-spike neuron.
+
+    Args:
+        function: A name in :data:`spikeloom.neurons.tables.FUNCTIONS`.
+    """
+
+    def __init__(self, function: str) -> None:
+        super().__init__()
+        self.function = function
+        self.name = ""
+        self.node: nn.Module | None = None
+        self.low = self.high = 0.0
+
+    def exact(self, x: Tensor) -> Tensor:
+        """The function itself; its range is observed."""
+        if x.numel():
+            least, most = (float(value) for value in torch.aminmax(x.detach()))
+            if not math.isfinite(least + most):
+                raise ValueError(
+                    f"calibration: the input of {self.name or 'the model'} holds NaN or infinity"
+                )
+            self.low, self.high = min(self.low, least), max(self.high, most)
+        return FUNCTIONS[self.function](x)
+
+    def fit(self, steps: int, segments: int, headroom: float) -> None:
+        """Generate the table for what was observed."""
+        # A power of two, so that layers share tables; at least two octaves beyond the core.
+        reach = max(abs(self.low), self.high, 16.0) * headroom
+        reach = 2.0 ** math.ceil(math.log2(reach))
+        self.install(steps, segments, reach)
+
+    def install(self, steps: int, segments: int, reach: float) -> None:
+        """Take the table for magnitudes up to ``reach``."""
+        self.steps, self.segments, self.reach = steps, segments, max(reach, 32.0)
+        self.neuron, self._decoder = activation_neuron(
+            self.function, -self.reach, self.reach, steps, segments
+        )
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """The function of every element."""
+        y, _ = run(self._decoder, x.reshape(1, -1))
+        return y.view(x.shape)
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """The weighted spikes of the function of every element."""
+        if self.node is not None:
+            return fired(self.node, x, self.neuron.steps)
+        y, _ = run(self.neuron, x[None])
+        return y
+
+    def fire_through(self, make: Make | None) -> None:
+        """Let a host's module fire the spikes, or again the layer itself."""
+        self.node = None if make is None else node_for(make, self.neuron)
+
+    def extra_repr(self) -> str:
+        """The function."""
+        return self.function
+
+
+class GatedMLP(Spiking):
+    """``down(act(gate x) * up x)``, the product one of spike trains.
+
+    Args:
+        gate_proj: A spiking linear layer; named as in the network that it comes from.
+        up_proj: A spiking linear layer.
+        down_proj: A spiking linear layer.
+        act_fn: A spiking activation.
+    """
+
+    def __init__(
+        self, gate_proj: Linear, up_proj: Linear, down_proj: Linear, act_fn: Activation
+    ) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = gate_proj, up_proj, down_proj
+        self.act_fn = act_fn
+        self.factor = Site()
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """The block of decoded spikes."""
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.factor(self.up_proj(x)))
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """The block, step by step."""
+        gate = self.act_fn.spikes(self.gate_proj.spikes(x).sum(0))
+        up = self.factor.spikes(self.up_proj.spikes(x).sum(0))
+        return self.down_proj.spikes(product(*same_steps(gate, up)).sum(0))
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least: squares and sums overflow in half precision, as torch's own know."""
+    return x.to(COMPUTED[x.dtype])

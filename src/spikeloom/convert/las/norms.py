@@ -1,0 +1,79 @@
+"""Spiking norms of the last axis: LayerNorm and RMSNorm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spikeloom.convert.las.layers import Spiking, wide
+from spikeloom.convert.las.sites import Site
+from spikeloom.convert.las.trains import add_once, product, same_steps
+from spikeloom.neurons import Reduced, fit_reduced
+
+__all__ = ["LayerNorm", "Norm", "RMSNorm"]
+
+
+class Norm(Spiking):
+    """What LayerNorm and RMSNorm share: x / sqrt(mean x^2 + eps), encoded before and after."""
+
+    def __init__(self, weight: nn.Parameter | None, bias: nn.Parameter | None, eps: float) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = weight, bias, eps
+        self.before, self.after = Site(), Site()
+        self.install(8, 32)
+
+    def install(self, steps: int, segments: int) -> None:
+        """Take tables of K steps."""
+        self.steps, self.segments = steps, segments
+        self.square: Reduced = fit_reduced("square", steps, segments=segments)
+        self.rsqrt: Reduced = fit_reduced("rsqrt", steps, segments=segments)
+
+    def _centred(self, x: Tensor) -> Tensor:
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The norm, computed in float32 at least."""
+        return super().forward(wide(x)).to(x.dtype)
+
+    def exact(self, x: Tensor) -> Tensor:
+        """The norm itself; its sites observe."""
+        x = self.before(self._centred(x))
+        scale = torch.rsqrt(self._variance(x.square()))
+        return self._scaled(self.after(x * scale))
+
+    def decoded(self, x: Tensor) -> Tensor:
+        """The norm of decoded spikes."""
+        x = self.before(self._centred(x))
+        scale = self.rsqrt(self._variance(self.square(x)))
+        return self._scaled(self.after(x * scale))
+
+    def spikes(self, x: Tensor) -> Tensor:
+        """The norm, step by step."""
+        s = self.before.spikes(self._centred(x))
+        scale = self.rsqrt.spikes(self._variance(self.square.spikes(s.sum(0)).sum(0)))
+        y = self.after.spikes(product(*same_steps(s, scale)).sum(0))
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else add_once(y, self.bias)
+
+    def _variance(self, squares: Tensor) -> Tensor:
+        return squares.mean(-1, keepdim=True) + self.eps
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            return x
+        return x * self.weight if self.bias is None else torch.addcmul(self.bias, x, self.weight)
+
+    def extra_repr(self) -> str:
+        """Its eps."""
+        return f"eps={self.eps}"
+
+
+class LayerNorm(Norm):
+    """Layer normalisation of the last axis, its eps honoured."""
+
+    def _centred(self, x: Tensor) -> Tensor:
+        return x - x.mean(-1, keepdim=True)
+
+
+class RMSNorm(Norm):
+    """Root-mean-square normalisation of the last axis, its eps honoured."""
