@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import spikeloom
-from spikeloom.export.dynamics import neuron_of
+from spikeloom.export.graph.dynamics import neuron_of
 
 DT = 1e-4
 

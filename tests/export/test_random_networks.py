@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spikeloom import Neuron, SpikingLayer, neurons
 from spikeloom.export import NotExpressible, Verdict, read, run_nir, to_nir
-from spikeloom.export.modules import describes
+from spikeloom.export.observation.modules import describes
 
 T = 12
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spikeloom import Neuron, PerStep, SpikingLayer, neurons
+from spikeloom import Neuron, PerStep, SpikingLayer, convert, neurons
 from spikeloom.export import NotExpressible, Verdict, read, run_nir, to_nir
-from spikeloom.export.forms import candidates
-from spikeloom.export.pieces import Layer
-from spikeloom.export.weights import Refused
+from spikeloom.export.forms.pieces import Layer
+from spikeloom.export.forms.table import candidates
+from spikeloom.export.refuse import Refused
 from tests.export.readers import HOST_READERS, READERS
 
 T = 50
@@ -327,7 +327,7 @@ def test_spikes_may_be_written_into_a_buffer_but_not_into_a_part_of_it():
     x = sample(6)
     graph, _ = to_nir(IntoBuffer(), x)
     assert torch.equal(run_nir(graph, x), NET(x))
-    with pytest.raises(NotExpressible, match="writes into a part of a tensor"):
+    with pytest.raises(NotExpressible, match="come from nowhere, by the function __setitem__"):
         to_nir(IntoBuffer(slice(2)), x)
 
 
@@ -399,7 +399,7 @@ def test_a_readout_over_time_is_left_to_the_reader(readout):
         (Wrapped(after=lambda y: y[..., :3]), "NIR cannot move axes"),
         (Wrapped(after=lambda y: torch.cat([y, y], 2)), "NIR cannot move axes"),
         (Wrapped(after=lambda y: torch.cat([y[:5], torch.ones(T - 5, 4, 6)])), "joins different"),
-        (Wrapped(before=lambda x: x[::2]), "sees 25 steps of an input of 50"),
+        (Wrapped(before=lambda x: x[::2]), "does not hold every sample at consecutive"),
         (Wrapped(before=lambda x: x - x.mean(0)), "the function sub"),
     ],
 )
@@ -411,7 +411,7 @@ def test_what_happens_between_modules_must_be_movement_or_addition(wrapped, obst
 def test_a_module_used_twice_is_refused():
     shared = nn.Linear(6, 6)
     net = nn.Sequential(shared, SpikingLayer(neurons.LIF()), shared, SpikingLayer(neurons.LIF()))
-    with pytest.raises(NotExpressible, match=r"0 \(Linear\) .* sees 100 steps"):
+    with pytest.raises(NotExpressible, match=r"0 \(Linear\) .* again after all 50 steps.*own"):
         to_nir(net, sample(6))
 
 
@@ -595,6 +595,31 @@ def test_a_subclass_of_a_neuron_must_behave_like_it():
     net[1] = SpikingLayer(GraySpike(tau=2.0))
     with pytest.raises(NotExpressible, match="a LIF that computes something else"):
         to_nir(net, sample(6))
+
+
+def test_a_network_converted_by_las_is_refused_before_it_runs():
+    ann = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
+    ann.add_module("classes", nn.Sequential(nn.GELU()))
+    network = convert.LAS(steps=4).apply(ann, [torch.randn(32, 6)])
+    with pytest.raises(NotExpressible, match=r"converted by LAS.*neurons\.OAT") as caught:
+        to_nir(network, sample(6))
+    assert [offence.module for offence in caught.value.offences] == ["0", "1", "2", "classes.0"]
+    assert len(str(caught.value)) < 2000
+
+
+def test_a_module_used_twice_in_a_circle_is_refused_by_its_name():
+    class Circle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.spike = nn.Linear(6, 6), SpikingLayer(neurons.LIF())
+            self.again = SpikingLayer(neurons.LIF())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.again(self.fc(self.again(self.spike(self.fc(x)))))
+
+    with pytest.raises(NotExpressible, match="give each place a module of its own") as caught:
+        to_nir(Circle(), sample(6))
+    assert [offence.module for offence in caught.value.offences] == ["fc", "again"]
 
 
 # --- arguments ------------------------------------------------------------------------------

@@ -11,11 +11,12 @@ try:
 except ImportError as error:
     raise ImportError('spikeloom.export needs nir: pip install "spikeloom[nir]"') from error
 
-from spikeloom.export.exporter import ExportReport, to_nir
-from spikeloom.export.network import Network, from_nir, run_nir
-from spikeloom.export.profiles import PROFILES
+from spikeloom.export.exporter import to_nir
+from spikeloom.export.graph.network import Network, from_nir, run_nir
+from spikeloom.export.graph.storage import read, write
 from spikeloom.export.refuse import NotExpressible, Offence, Verdict
-from spikeloom.export.storage import read, write
+from spikeloom.export.report import ExportReport
+from spikeloom.export.targets.profiles import PROFILES
 
 __all__ = [
     "PROFILES",

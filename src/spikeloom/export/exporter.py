@@ -5,75 +5,50 @@ from __future__ import annotations
 import copy
 import math
 import os
-import tempfile
 from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import nir
 import torch
 from torch import Tensor, nn
 
-from spikeloom.export.compose import (
-    ALLOWED,
-    FLAGS,
-    Composer,
+from spikeloom.export.composition.comparison import (
     differing,
     differing_readers,
-    output_of,
     signals_of,
+    silence,
+    through_a_file,
 )
-from spikeloom.export.dense import matrices_for_moves
-from spikeloom.export.modules import to_rest
-from spikeloom.export.network import Network
-from spikeloom.export.observe import INPUT, observe
-from spikeloom.export.profiles import PROFILES, judged
-from spikeloom.export.reexport import changed_nodes, graph_again, kinds_in, refused
+from spikeloom.export.composition.composer import ALLOWED, Composer
+from spikeloom.export.graph.network import DT, Network
+from spikeloom.export.observation.flow import INPUT, Observation
+from spikeloom.export.observation.matrices import matrices_for_moves
+from spikeloom.export.observation.run import observe
+from spikeloom.export.observation.values import BY_VALUE, by_value, decoded, has_few_spikes
+from spikeloom.export.reexport import written_again
 from spikeloom.export.refuse import NotExpressible, Offence, Verdict
-from spikeloom.export.values import BY_VALUE, by_value, decoded, has_few_spikes
-from spikeloom.export.weights import Refused
-from spikeloom.files import whole_file
-from spikeloom.report import Report
+from spikeloom.export.report import ExportReport
+from spikeloom.export.targets.profiles import PROFILES
+from spikeloom.hosted import to_rest
 
-__all__ = ["ExportReport", "to_nir"]
+__all__ = ["to_nir"]
 
-
-COLUMNS = ("module", "kind", "verdict", "nodes", "mismatch", "note")
-
-
-@dataclass
-class ExportReport(Report):
-    """What was written for each module, and how it compares.
-
-    Attributes:
-        mismatch: Share of the output's entries on the sample in which the model differs from the
-            file as it was read back.
-        readers: The same share for each framework's reader, computed in its arithmetic.
-        target: For whom it was written.
-        dt: Time step in seconds.
-    """
-
-    mismatch: float = math.nan
-    readers: dict[str, float] = field(default_factory=dict)
-    target: str = ""
-    dt: float = math.nan
-
-    def as_dict(self) -> dict[str, Any]:
-        """The table, and the numbers that concern the whole model."""
-        return {
-            **super().as_dict(),
-            "target": self.target,
-            "dt": self.dt,
-            "mismatch": self.mismatch,
-            "readers": self.readers,
-        }
+# Converted networks that compute in a way of their own, by where their modules are defined.
+CONVERTED = {
+    "spikeloom.convert.las": (
+        "a module of a network converted by LAS, which computes with complete values in an order "
+        "that no torch layer has",
+        "build it of torch layers and neurons.OAT or neurons.HG, or convert a network of ReLUs by "
+        "convert.SignGD",
+    )
+}
 
 
 def to_nir(
     model: nn.Module,
     sample: Tensor,
-    dt: float = 1e-4,
+    dt: float | None = None,
     on_inexact: str = "raise",
     target: str = "portable",
     path: str | os.PathLike[str] | None = None,
@@ -92,7 +67,8 @@ def to_nir(
             written through its ``as_layers()``.
         sample: Input of shape ``[T, batch, *]``. For a model with few-spike neurons each step is
             a complete value, and so is each step of the file.
-        dt: Time step in seconds that one step of the model becomes.
+        dt: Time step in seconds that one step of the model becomes; None: 1e-4, or that of an
+            imported network.
         on_inexact: ``"raise"``; ``"subgraph"`` allows neurons that are exact as several nodes;
             ``"approximate"`` allows the nearest single node, its error measured;
             ``"extension"`` allows nodes that only spikeloom reads.
@@ -123,107 +99,32 @@ def to_nir(
     """
     _check_arguments(model, sample, dt, on_inexact, target)
     if isinstance(model, Network):
-        return _written_again(model, sample, float(dt), on_inexact, target, path)
+        dt = model.dt if dt is None else float(dt)
+        return written_again(model, sample, dt, on_inexact, target, path)
+    dt = DT if dt is None else float(dt)
     layers = _layers(model)
     observed = observe(lambda: _ready(layers, sample), sample)
+    _check_readout(type(model).__name__, layers, observed)
     observation = matrices_for_moves(observed, dense_token_mixing)
-    composer = Composer(observation, float(dt), on_inexact, target)
+    composer = Composer(observation, dt, on_inexact, target)
     graph = composer.graph()
     signals = signals_of(graph, sample, dt)
-    mismatch = differing(signals["output"], observation.spikes)
-    if has_few_spikes(layers):
-        composer.notes.append(BY_VALUE)
-        # The sum over a value's own time is what the file gives.
-        observation.notes[:] = [note for note in observation.notes if "sum over time" not in note]
-        own = decoded(_at_rest(layers), sample)
-        mismatch = max(mismatch, differing(signals["output"], own))
+    mismatch = _mismatch(layers, sample, observation, signals["output"])
     errors = composer.errors(signals)
     _refuse_if_different(composer, mismatch, errors)
     graph.metadata["mismatch"] = mismatch
-    graph = _through_a_file(graph, path, sample, dt, signals["output"])
-    report = ExportReport(
-        f"{type(model).__name__} as NIR for {target}",
-        COLUMNS,
-        mismatch=mismatch,
-        readers=differing_readers(graph, sample, observation.spikes, target, float(dt)),
-        target=target,
-        dt=float(dt),
-    )
-    for name, entry in composer.entries.items():
-        if name == INPUT:
-            continue
-        kinds = Counter(type(graph.nodes[node]).__name__ for node in entry.nodes)
-        nodes = ", ".join(kind if n == 1 else f"{n} {kind}" for kind, n in kinds.items())
-        verdict = entry.piece.verdict
-        report.add(name, entry.site.kind, verdict, nodes, errors.get(name), entry.note)
+    graph = through_a_file(graph, path, sample, dt, signals["output"])
+    readers = differing_readers(graph, sample, observation.spikes, target, dt)
+    report = ExportReport.about(type(model).__name__, target, dt, mismatch, readers)
+    _add_rows(report, composer, graph, errors)
+    outputs = ((site.name, y) for site in observation.neurons() for y in site.outputs)
     report.notes += [
+        *silence(outputs),
         f"{mismatch:.2%} of the output differs on the sample of shape {list(sample.shape)}.",
-        f"Target {target}, {PROFILES[target].checked}.",
-        *(
-            f"{reader} rounds differently: {share:.2%} of the output differs there; a time "
-            f"constant of a power of two steps is rounded alike everywhere."
-            for reader, share in report.readers.items()
-            if share
-        ),
+        *report.general_notes(),
+        *_readout_note(layers, observation),
         *observation.notes,
         *composer.notes,
-    ]
-    return graph, report
-
-
-def _written_again(
-    network: Network,
-    sample: Tensor,
-    dt: float,
-    on_inexact: str,
-    target: str,
-    path: str | os.PathLike[str] | None,
-) -> tuple[nir.NIRGraph, ExportReport]:
-    """An imported network: its graph with the weights of today."""
-    if dt != network.dt:
-        raise ValueError(f"dt: the network was imported with dt={network.dt:g} s, got {dt:g}")
-    try:
-        graph = graph_again(network)
-    except Refused as refusal:
-        raise NotExpressible([refused(network, refusal)]) from refusal
-    kinds = kinds_in(network)
-    offences = [
-        Offence(name, kind, Verdict.EXTENSION, "only spikeloom reads it", FLAGS[Verdict.EXTENSION])
-        for name, kind in kinds.items()
-        if isinstance(graph.nodes[name], nir.NIRGraph) and on_inexact != "extension"
-    ]
-    stops, notes = judged(target, graph.nodes, graph.edges, dt)
-    offences += [
-        Offence(f.node, kinds.get(f.node, f.kind), Verdict.UNSUPPORTED, *f.refusal) for f in stops
-    ]
-    x = sample.detach().to("cpu", torch.float32)
-    with torch.no_grad():
-        signals = copy.deepcopy(network).to("cpu", torch.float32).eval().signals(x)
-    again = signals_of(graph, sample, dt)
-    offences += changed_nodes(network, signals, again)
-    if offences:
-        raise NotExpressible(offences)
-    expected = signals[network.plan.output]
-    graph.metadata |= {"target": target, "mismatch": 0.0}
-    graph = _through_a_file(graph, path, sample, dt, expected)
-    report = ExportReport(
-        f"{type(network).__name__} as NIR for {target}",
-        COLUMNS,
-        mismatch=0.0,
-        readers=differing_readers(graph, sample, expected, target, dt),
-        target=target,
-        dt=dt,
-    )
-    for name, kind in kinds.items():
-        verdict = Verdict.EXACT
-        if isinstance(graph.nodes[name], nir.NIRGraph):
-            verdict = Verdict.EXTENSION
-        report.add(name, kind, verdict, type(graph.nodes[name]).__name__, 0.0, "")
-    report.notes += [
-        f"The graph it was imported from, with its present weights; on the sample of shape "
-        f"{list(sample.shape)} every node gives out what its module does.",
-        f"Target {target}, {PROFILES[target].checked}.",
-        *notes,
     ]
     return graph, report
 
@@ -241,7 +142,8 @@ def _check_arguments(model: Any, sample: Any, dt: Any, on_inexact: str, target: 
         )
     if not bool(torch.isfinite(sample).all()):
         raise ValueError("sample: must be finite, it holds NaN or infinity")
-    if isinstance(dt, bool) or not isinstance(dt, (int, float)) or not 0 < dt < math.inf:
+    number = isinstance(dt, (int, float)) and not isinstance(dt, bool)
+    if dt is not None and not (number and 0 < dt < math.inf):
         raise ValueError(f"dt: must be a positive number of seconds, got {dt!r}")
     if on_inexact not in ALLOWED:
         raise ValueError(f"on_inexact: must be one of {', '.join(ALLOWED)}, got {on_inexact!r}")
@@ -251,8 +153,31 @@ def _check_arguments(model: Any, sample: Any, dt: Any, on_inexact: str, target: 
 
 def _layers(model: nn.Module) -> nn.Module:
     """The model, or the layers that a converted network says it consists of."""
+    offences = [*_converted("", model)]
+    if offences:
+        raise NotExpressible(offences)
     as_layers = getattr(model, "as_layers", None)
-    return as_layers() if callable(as_layers) else model
+    if not callable(as_layers):
+        return model
+    try:
+        layers: nn.Module = as_layers()
+    except ValueError as error:
+        kind, reason = type(model).__name__, str(error).removeprefix("model: ")
+        remedy = "convert and export the parts that take one tensor and return one"
+        offence = Offence(kind, kind, Verdict.UNSUPPORTED, reason, remedy)
+        raise NotExpressible([offence]) from error
+    return layers
+
+
+def _converted(name: str, module: nn.Module) -> Iterator[Offence]:
+    """The outermost modules that compute in a way of their own."""
+    kind = type(module).__name__
+    for home, why in CONVERTED.items():
+        if type(module).__module__.startswith(home):
+            yield Offence(name or kind, kind, Verdict.UNSUPPORTED, *why)
+            return
+    for child, inner in module.named_children():
+        yield from _converted(f"{name}.{child}" if name else child, inner)
 
 
 def _ready(model: nn.Module, sample: Tensor) -> nn.Module:
@@ -294,20 +219,38 @@ def _refuse_if_different(composer: Composer, mismatch: float, errors: dict[str, 
     )
 
 
-def _through_a_file(
-    graph: nir.NIRGraph,
-    path: str | os.PathLike[str] | None,
-    sample: Tensor,
-    dt: float,
-    expected: Tensor,
-) -> nir.NIRGraph:
-    """Write the graph, read it back and compare, before the file takes its place."""
-    if path is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return _through_a_file(graph, Path(folder, "graph.nir"), sample, dt, expected)
-    with whole_file(path) as temporary:
-        nir.write(temporary, graph)
-        again = nir.read(temporary)
-        if not torch.equal(output_of(again, sample, dt), expected):
-            raise RuntimeError(f"path: {path} does not read back as it was written")
-    return again
+def _check_readout(name: str, layers: nn.Module, observation: Observation) -> None:
+    """The file sums the spikes of a value; a model that takes their mean gives something else."""
+    if observation.readout.startswith("mean") and has_few_spikes(layers):
+        reason = "ends in a mean over the K spikes of a value, of which the file gives the sum"
+        remedy = "use .sum(0), and divide what the file gives by K"
+        raise NotExpressible([Offence(name, name, Verdict.UNSUPPORTED, reason, remedy)])
+
+
+def _readout_note(layers: nn.Module, observation: Observation) -> list[str]:
+    # With few-spike neurons the sum over a value's own time is what the file gives.
+    if has_few_spikes(layers):
+        return [BY_VALUE]
+    if observation.readout:
+        return [f"The {observation.readout} of the output is left to the reader."]
+    return []
+
+
+def _mismatch(layers: nn.Module, sample: Tensor, observation: Observation, output: Tensor) -> float:
+    """The share of the output that the graph gets wrong."""
+    mismatch = differing(output, observation.spikes)
+    if has_few_spikes(layers):
+        mismatch = max(mismatch, differing(output, decoded(_at_rest(layers), sample)))
+    return mismatch
+
+
+def _add_rows(
+    report: ExportReport, composer: Composer, graph: nir.NIRGraph, errors: dict[str, float]
+) -> None:
+    """A row for each module: what was written for it, and how true that is."""
+    for name, entry in composer.entries.items():
+        if name != INPUT:
+            kinds = Counter(type(graph.nodes[node]).__name__ for node in entry.nodes)
+            nodes = ", ".join(kind if n == 1 else f"{n} {kind}" for kind, n in kinds.items())
+            verdict = entry.piece.verdict
+            report.add(name, entry.site.kind, verdict, nodes, errors.get(name), entry.note)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom import neurons
-from spikeloom.export import dynamics
-from spikeloom.export.exporter import ExportReport, to_nir
-from spikeloom.export.profiles import PROFILES
+from spikeloom.export.exporter import to_nir
+from spikeloom.export.graph import dynamics
 from spikeloom.export.refuse import NotExpressible
+from spikeloom.export.report import ExportReport
+from spikeloom.export.targets.profiles import PROFILES
 from spikeloom.files import whole_file
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import SpikingLayer
@@ -91,6 +92,14 @@ print(report)
 spikes = export.run_nir(export.read("net.nir"), sample)        # the reference interpreter
 other = export.from_nir(graph, make=plugins.norse.make)        # a model that trains, in any host
 ```
+
+What happens between modules is followed element by element and step by step, so it does not depend
+on the numbers in the sample whether a permutation, a late signal or a reset is noticed. The
+comparison at the end shows as much as the sample makes the model do: a layer that fires no spike on
+it is named in the report's first note.
+
+The time step `dt` stands in the graph's metadata. `run_nir` and `from_nir` take it from there;
+a `dt` given to them wins, and without either it is 1e-4 s.
 
 ## Neurons
 

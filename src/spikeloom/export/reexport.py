@@ -9,19 +9,104 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from collections.abc import Iterator
 
 import nir
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from spikeloom.export.draft import Draft
-from spikeloom.export.grids import MARKS
-from spikeloom.export.network import Network
-from spikeloom.export.refuse import Offence, Verdict
-from spikeloom.export.weights import Refused, Transparent
+from spikeloom.export.composition.comparison import (
+    differing_readers,
+    signals_of,
+    silence,
+    through_a_file,
+)
+from spikeloom.export.composition.composer import FLAGS
+from spikeloom.export.composition.draft import Draft
+from spikeloom.export.forms.layers import Transparent
+from spikeloom.export.graph.grids import MARKS
+from spikeloom.export.graph.network import Network
+from spikeloom.export.refuse import NotExpressible, Offence, Refused, Verdict
+from spikeloom.export.report import ExportReport
+from spikeloom.export.targets.judgement import judged
 
-__all__ = ["changed_nodes", "graph_again", "kinds_in", "refused"]
+__all__ = ["graph_again", "written_again"]
+
+
+def written_again(
+    network: Network,
+    sample: Tensor,
+    dt: float,
+    on_inexact: str,
+    target: str,
+    path: str | os.PathLike[str] | None,
+) -> tuple[nir.NIRGraph, ExportReport]:
+    """An imported network as a file: its graph with the weights of today.
+
+    Args:
+        network: The network.
+        sample: As for :func:`spikeloom.export.to_nir`.
+        dt: As there.
+        on_inexact: As there.
+        target: As there.
+        path: As there.
+
+    Raises:
+        NotExpressible: If a module is no longer its node, or the target does not read one.
+        ValueError: If the network was imported with another time step.
+    """
+    if dt != network.dt:
+        raise ValueError(f"dt: the network was imported with dt={network.dt:g} s, got {dt:g}")
+    try:
+        graph = graph_again(network)
+    except Refused as refusal:
+        kind = type(network).__name__
+        offence = Offence(kind, kind, Verdict.UNSUPPORTED, refusal.reason, refusal.remedy)
+        raise NotExpressible([offence]) from refusal
+    x = sample.detach().to("cpu", torch.float32)
+    with torch.no_grad():
+        signals = copy.deepcopy(network).to("cpu", torch.float32).eval().signals(x)
+    offences, notes = _offences(network, graph, on_inexact, target)
+    offences += _changed_nodes(network, signals, signals_of(graph, sample, dt))
+    if offences:
+        raise NotExpressible(offences)
+    expected = signals[network.plan.output]
+    graph.metadata |= {"target": target, "mismatch": 0.0}
+    graph = through_a_file(graph, path, sample, dt, expected)
+    readers = differing_readers(graph, sample, expected, target, dt)
+    report = ExportReport.about(type(network).__name__, target, dt, 0.0, readers)
+    for name, kind in _kinds(network).items():
+        node = graph.nodes[name]
+        verdict = Verdict.EXTENSION if isinstance(node, nir.NIRGraph) else Verdict.EXACT
+        report.add(name, kind, verdict, type(node).__name__, 0.0, "")
+    neurons = [name for name in _kinds(network) if hasattr(network.part(name), "neuron")]
+    report.notes += [
+        *silence((name, signals[name]) for name in neurons),
+        f"The graph it was imported from, with its present weights; on the sample of shape "
+        f"{list(sample.shape)} every node gives out what its module does.",
+        *report.general_notes(),
+        *notes,
+    ]
+    return graph, report
+
+
+def _offences(
+    network: Network, graph: nir.NIRGraph, on_inexact: str, target: str
+) -> tuple[list[Offence], list[str]]:
+    """What the flag or the target forbids, and what to say about other readers."""
+    kinds = _kinds(network)
+    offences = [
+        Offence(name, kind, Verdict.EXTENSION, "only spikeloom reads it", FLAGS[Verdict.EXTENSION])
+        for name, kind in kinds.items()
+        if isinstance(graph.nodes[name], nir.NIRGraph) and on_inexact != "extension"
+    ]
+    stops, notes = judged(target, graph.nodes, graph.edges, network.dt)
+    offences += [
+        Offence(f.node, kinds.get(f.node, f.kind), Verdict.UNSUPPORTED, *f.refusal) for f in stops
+    ]
+    return offences, notes
 
 
 def graph_again(network: Network) -> nir.NIRGraph:
@@ -70,18 +155,14 @@ def _updated(node: nir.NIRNode, part: nn.Module) -> nir.NIRNode:
     return node
 
 
-def kinds_in(network: Network) -> dict[str, str]:
-    """The class of each node's module, Input and Output left out.
-
-    Args:
-        network: The network.
-    """
+def _kinds(network: Network) -> dict[str, str]:
+    """The class of each node's module, Input and Output left out."""
     ends = (nir.Input, nir.Output)
     nodes = network.plan.nodes.items()
     return {n: type(network.part(n)).__name__ for n, node in nodes if not isinstance(node, ends)}
 
 
-def changed_nodes(
+def _changed_nodes(
     network: Network, signals: dict[str, Tensor], again: dict[str, Tensor]
 ) -> Iterator[Offence]:
     """The nodes whose modules compute something else, all their sources being alike until then.
@@ -93,7 +174,7 @@ def changed_nodes(
     """
     delayed = {edge for group in network.plan.groups for edge in group.delayed}
     first = {name: _first_step(signals[name], again[name]) for name in signals if name in again}
-    for name, kind in kinds_in(network).items():
+    for name, kind in _kinds(network).items():
         causes = [
             first[source] + ((source, name) in delayed)
             for source in network.plan.sources[name]
@@ -115,14 +196,3 @@ def _first_step(x: Tensor, y: Tensor) -> float:
     """The first step in which two signals differ."""
     steps = (x != y).flatten(1).any(1).nonzero()
     return float(steps[0]) if len(steps) else math.inf
-
-
-def refused(network: Network, refusal: Refused) -> Offence:
-    """What it is in the whole network that cannot be written.
-
-    Args:
-        network: The network.
-        refusal: Why.
-    """
-    kind = type(network).__name__
-    return Offence(kind, kind, Verdict.UNSUPPORTED, refusal.reason, refusal.remedy)

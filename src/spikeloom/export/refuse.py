@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["NotExpressible", "Offence", "Verdict"]
+__all__ = ["NotExpressible", "Offence", "Refused", "Verdict"]
 
 
 class Verdict:
@@ -16,6 +16,19 @@ class Verdict:
     APPROXIMATE = "APPROXIMATE"
     EXTENSION = "EXTENSION"
     UNSUPPORTED = "UNSUPPORTED"
+
+
+class Refused(Exception):
+    """A module that cannot be written as it is.
+
+    Args:
+        reason: Why.
+        remedy: What to do instead.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,31 @@ def test_a_function_that_nir_cannot_state_can_be_an_extension():
     torch.testing.assert_close(run_nir(graph, steps)[-1], snn(x), rtol=1e-5, atol=1e-5)
 
 
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor):
+        h = torch.relu(self.a(x))
+        return h, torch.relu(self.b(h))
+
+
+class TwoInputs(TwoOutputs):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.relu(self.a(x) + self.b(y))
+
+
+@pytest.mark.parametrize(
+    ("model", "count", "reason"),
+    [(TwoOutputs, 1, "returns 2 tensors"), (TwoInputs, 2, "takes 2 tensors")],
+)
+def test_a_converted_network_of_several_ends_is_refused_like_any_other(model, count, reason):
+    network = convert.SignGD(steps=4).apply(model(), [tuple(torch.rand(count, 5, 3))])
+    with pytest.raises(NotExpressible, match=f"{reason}.*parts that take one tensor"):
+        to_nir(network, torch.rand(4, 5, 3))
+
+
 def test_a_sample_of_another_length_is_named():
     snn, x = converted(perceptron)
     with pytest.raises(ValueError, match="has 16 steps, the sequence has T=5"):

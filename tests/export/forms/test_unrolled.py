@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from spikeloom import SpikingLayer, neurons, run
 from spikeloom.export import NotExpressible, Verdict, read, run_nir, to_nir
-from spikeloom.export.compose import signals_of
-from spikeloom.export.forms import candidates
-from spikeloom.export.pieces import Layer
+from spikeloom.export.composition.comparison import signals_of
+from spikeloom.export.forms.pieces import Layer
+from spikeloom.export.forms.table import candidates
 from spikeloom.kernel.neuron import Neuron
 from tests.export.readers import with_nirtorch
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from spikeloom import SpikingLayer, compress, neurons
 from spikeloom.export import NotExpressible, read, run_nir, to_nir
-from spikeloom.export.grids import bits_of_rows
+from spikeloom.export.graph.grids import bits_of_rows
 from tests.export.test_hosts import NETS, Seeded, sample, spikes_of
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from spikeloom import SpikingLayer
 from spikeloom.export import from_nir, run_nir
-from spikeloom.export.structure import first_out_of_order
+from spikeloom.export.graph.structure import first_out_of_order
 from tests.export.readers import HOST_READERS
 
 DT = 1e-4
@@ -500,3 +500,18 @@ def test_feedback_that_is_read_late_is_in_order():
     assert first_out_of_order(edges, "input", "output") is None
     edges = [("input", "a"), ("a", "output"), ("a", "back"), ("back", "a")]
     assert first_out_of_order(edges, "input", "output") == "output"
+
+
+def test_an_input_that_is_no_tensor_is_named_with_a_way_out():
+    graph = chain(nir.Threshold(threshold=np.ones(5, F)))
+    with pytest.raises(TypeError, match=r"x: must be a torch\.Tensor .* got ndarray; .*from_numpy"):
+        run_nir(graph, SIGNAL.numpy())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [("norse", "make: must be a function"), (lambda neuron: neuron, "make: must return")],
+)
+def test_a_make_that_makes_no_module_is_named(make, message):
+    with pytest.raises(TypeError, match=message):
+        from_nir(chain(nir.LIF(tau=TAU, r=R, v_leak=LEAK, v_threshold=THR)), make=make)

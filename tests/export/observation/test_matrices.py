@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from spikeloom import SpikingLayer, neurons, plugins
-from spikeloom.export import NotExpressible, dense, from_nir, read, run_nir, to_nir
+from spikeloom.export import NotExpressible, from_nir, read, run_nir, to_nir
+from spikeloom.export.observation.matrices import shown_bytes
 from spikeloom.models import SpikingMLP
 from spikeloom.verify import fold_norms
 from tests.export.readers import HOST_READERS
@@ -125,7 +126,7 @@ def test_the_report_states_the_size_of_the_matrices():
     assert mixed[-1] == "one matrix over all axes, 590 kB"
     matrices = [row[0] for row in report.rows if "over all axes" in row[-1]]
     total = sum(graph.nodes[name].weight.nbytes for name in matrices)
-    assert any(f"dense matrices of {dense.shown_bytes(total)}" in note for note in report.notes)
+    assert any(f"dense matrices of {shown_bytes(total)}" in note for note in report.notes)
 
 
 def test_moved_axes_are_refused_by_default_with_the_size_and_the_flag():

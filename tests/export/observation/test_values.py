@@ -78,7 +78,7 @@ def test_a_model_may_sum_its_spikes_itself():
 
 
 def test_a_mean_of_spikes_is_not_what_the_file_gives_and_is_refused():
-    with pytest.raises(NotExpressible, match="does not compute what the model computes"):
+    with pytest.raises(NotExpressible, match=r"a mean over the K spikes.*use \.sum\(0\)"):
         to_nir(Summed("mean"), X, on_inexact="subgraph")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -12,41 +12,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikeloom.export.draft import Draft
-from spikeloom.export.dynamics import neuron_of
-from spikeloom.export.forms import candidates
-from spikeloom.export.grids import tell_of_grid
-from spikeloom.export.modules import current, describes
-from spikeloom.export.network import Network
-from spikeloom.export.observe import CONSEQUENCE, INPUT, Observation, Site
-from spikeloom.export.pieces import Layer, Piece
-from spikeloom.export.profiles import (
-    findings,
-    fires_at_threshold,
-    judged,
-    needs_one_threshold,
-    readers,
-)
-from spikeloom.export.refuse import NotExpressible, Offence, Verdict
-from spikeloom.export.weights import (
+from spikeloom.export.composition.comparison import differing, signals_of
+from spikeloom.export.composition.draft import Draft
+from spikeloom.export.forms.layers import (
     Norm,
-    Refused,
     Transparent,
     flatten_node,
     require_counterpart,
     translate_layer,
 )
-from spikeloom.kernel.neuron import Neuron, Parameter
+from spikeloom.export.forms.pieces import Layer, Piece
+from spikeloom.export.forms.table import candidates
+from spikeloom.export.graph.grids import tell_of_grid
+from spikeloom.export.graph.structure import delayed_edges
+from spikeloom.export.observation.flow import CONSEQUENCE, INPUT, Observation, Site
+from spikeloom.export.observation.modules import current, describes
+from spikeloom.export.refuse import NotExpressible, Offence, Refused, Verdict
+from spikeloom.export.targets.judgement import fires_at_threshold, judged, needs_one_threshold
+from spikeloom.kernel.neuron import Parameter
 
 __all__ = [
     "ALLOWED",
     "FLAGS",
     "Composer",
     "Entry",
-    "differing",
-    "differing_readers",
-    "output_of",
-    "signals_of",
 ]
 
 # What a caller may allow beyond exact nodes, in the order of preference.
@@ -61,32 +50,6 @@ FLAGS = {
     Verdict.APPROXIMATE: 'allow it with on_inexact="approximate"',
     Verdict.EXTENSION: 'allow it with on_inexact="extension"',
 }
-# Two outputs are equal if they differ by less than this share of the largest.
-TOLERANCE = 1e-4
-
-
-def signals_of(
-    graph: nir.NIRGraph, x: Tensor, dt: float, describe: Callable[..., Neuron] = neuron_of
-) -> dict[str, Tensor]:
-    """The output of every node on an input, in float32."""
-    with torch.no_grad():
-        network = Network(graph, dt, describe=describe)
-        return network.signals(x.detach().to("cpu", torch.float32))
-
-
-def output_of(
-    graph: nir.NIRGraph, x: Tensor, dt: float, describe: Callable[..., Neuron] = neuron_of
-) -> Tensor:
-    """The output of a graph on an input, in float32."""
-    with torch.no_grad():
-        return Network(graph, dt, describe=describe)(x.detach().to("cpu", torch.float32))
-
-
-def differing(y: Tensor, reference: Tensor) -> float:
-    """The share of entries in which two outputs differ."""
-    expected = reference.detach().to("cpu", torch.float32)
-    scale = max(1.0, float(expected.abs().max()))
-    return float(((y - expected).abs() > TOLERANCE * scale).float().mean())
 
 
 @dataclass
@@ -142,7 +105,8 @@ class Composer:
         Raises:
             NotExpressible: If anything is in its way; all offences of a stage are listed.
         """
-        for stage in (self._write, self._connect, self._simplify, self._check_target):
+        stages = (self._write, self._connect, self._check_steps, self._simplify, self._check_target)
+        for stage in stages:
             stage()
             if self._offences:
                 raise NotExpressible(self._offences)
@@ -226,7 +190,7 @@ class Composer:
         draft = self._draft
         for entry in list(self.entries.values()):
             for source in sorted(entry.site.sources):
-                draft.edges.append((self._outlet(source), entry.node(entry.piece.inlet)))
+                draft.edges.append(self._edge(source, entry))
         shape = tuple(self.observation.spikes.shape[2:])
         ends = [self._outlet(source) for source in self.observation.output]
         if len(ends) > 1:
@@ -236,6 +200,34 @@ class Composer:
             ends = ["sum"]
         draft.nodes["output"] = nir.Output(output_type=np.array(shape))
         draft.edges.append((ends[0], "output"))
+
+    def _edge(self, source: str, entry: Entry) -> tuple[str, str]:
+        return self._outlet(source), entry.node(entry.piece.inlet)
+
+    def _check_steps(self) -> None:
+        """What arrives late in the model must arrive late in the graph, and nothing else.
+
+        A site's own steps may be counted from another one on than the model's: one that waits
+        for feedback is called once before there is any.
+        """
+        delayed = delayed_edges(self._draft.edges)
+        counted = {INPUT: 0}
+        waiting = [INPUT]
+        while waiting:
+            source = waiting.pop()
+            for name, entry in self.entries.items():
+                if source not in entry.site.sources:
+                    continue
+                waits = self._edge(source, entry) in delayed
+                own = counted[source] + waits - entry.site.sources[source]
+                if name not in counted:
+                    counted[name] = own
+                    waiting.append(name)
+                elif counted[name] != own:
+                    self._offend(entry.site, Verdict.UNSUPPORTED, *_late(source))
+        for name in self.observation.output:
+            if counted.get(name, 0):
+                self._offend(self.entries[name].site, Verdict.UNSUPPORTED, *_late(name))
 
     def _outlet(self, source: str) -> str:
         """The node that gives out what a site gives out."""
@@ -324,29 +316,11 @@ class Composer:
         }
 
 
-def differing_readers(
-    graph: nir.NIRGraph, sample: Tensor, expected: Tensor, target: str, dt: float
-) -> dict[str, float]:
-    """For each reader that takes the graph, the share of the output that its rounding changes.
-
-    Readers compute the same formula in a different order. Where a potential meets the threshold,
-    which quantised weights make common, that decides about a spike.
-
-    Args:
-        graph: The finished graph.
-        sample: The input.
-        expected: The output that is meant.
-        target: For whom the graph was written.
-        dt: Time step in seconds.
-    """
-    shares = {}
-    for reader in readers(target):
-        arithmetic = reader.arithmetic
-        if arithmetic is None or any(findings(reader.name, graph.nodes, graph.edges, dt)):
-            continue
-        y = output_of(graph, sample, dt, lambda node, dt, surrogate, of=arithmetic: of(node, dt))
-        shares[reader.name] = differing(y, expected)
-    return shares
+def _late(source: str) -> tuple[str, str]:
+    return (
+        f"the output of {source} is used at another step than NIR delivers it",
+        "let feedback, and nothing else, wait for the next step",
+    )
 
 
 def _flat(value: Parameter, shape: tuple[int, ...]) -> Parameter:

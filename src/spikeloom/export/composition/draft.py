@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import nir
 import numpy as np
 
-from spikeloom.export.spiking import plain_threshold, strict_threshold
-from spikeloom.export.weights import Norm, Refused, Transparent
+from spikeloom.export.forms.layers import Norm, Transparent
+from spikeloom.export.forms.spiking import plain_threshold, strict_threshold
+from spikeloom.export.refuse import Refused
 
 __all__ = ["Draft"]
 

@@ -20,8 +20,8 @@ from itertools import groupby
 
 import numpy as np
 
-from spikeloom.export.pieces import Layer, Params, Piece, Wiring, number
-from spikeloom.export.weights import Refused
+from spikeloom.export.forms.pieces import Layer, Params, Piece, Wiring, number
+from spikeloom.export.refuse import Refused
 from spikeloom.neurons.schedules import Constant, Schedule
 from spikeloom.neurons.signgd import SignGD, SignTracker
 from spikeloom.neurons.signgd_functions import FUNCTIONS, Function

@@ -9,10 +9,9 @@ from __future__ import annotations
 import nir
 import numpy as np
 
-from spikeloom.export.dynamics import seconds
-from spikeloom.export.pieces import Layer, Params, Piece, number
-from spikeloom.export.refuse import Verdict
-from spikeloom.export.weights import Refused
+from spikeloom.export.forms.pieces import Layer, Params, Piece, number
+from spikeloom.export.graph.dynamics import seconds
+from spikeloom.export.refuse import Refused, Verdict
 from spikeloom.neurons.trace import Trace
 
 __all__ = ["trace"]

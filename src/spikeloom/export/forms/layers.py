@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spikeloom.export.refuse import Refused
+
 __all__ = [
     "LAYERS",
     "Norm",
-    "Refused",
     "Transparent",
     "flatten_node",
     "layer_key",
@@ -25,19 +26,6 @@ __all__ = [
 ]
 
 Shape = tuple[int, ...]
-
-
-class Refused(Exception):
-    """A module that cannot be written as it is.
-
-    Args:
-        reason: Why.
-        remedy: What to do instead.
-    """
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        super().__init__(reason)
-        self.reason, self.remedy = reason, remedy
 
 
 @dataclass(frozen=True)

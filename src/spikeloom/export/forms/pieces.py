@@ -10,8 +10,7 @@ import nir
 import numpy as np
 from torch import Tensor
 
-from spikeloom.export.refuse import Verdict
-from spikeloom.export.weights import Refused
+from spikeloom.export.refuse import Refused, Verdict
 from spikeloom.kernel.neuron import Gated, Parameter, PerStep
 
 __all__ = ["FAR", "Layer", "Params", "Piece", "Wiring", "number"]

@@ -24,10 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikeloom.export.dynamics import seconds
-from spikeloom.export.pieces import Layer, Params, Piece, number
-from spikeloom.export.refuse import Verdict
-from spikeloom.export.weights import Refused
+from spikeloom.export.forms.pieces import Layer, Params, Piece, number
+from spikeloom.export.graph.dynamics import seconds
+from spikeloom.export.refuse import Refused, Verdict
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox

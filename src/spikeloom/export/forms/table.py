@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from spikeloom.export.descent import sign_descent, sign_tracker
-from spikeloom.export.extension import extension
-from spikeloom.export.filters import trace
-from spikeloom.export.pieces import Layer, Params, Piece
-from spikeloom.export.spiking import MEMBRANES, fire_and_reset
-from spikeloom.export.ternary import bi_spike
-from spikeloom.export.unrolled import UNROLLED, unrolled
-from spikeloom.export.weights import Refused
+from spikeloom.export.forms.descent import sign_descent, sign_tracker
+from spikeloom.export.forms.filters import trace
+from spikeloom.export.forms.pieces import Layer, Params, Piece
+from spikeloom.export.forms.spiking import MEMBRANES, fire_and_reset
+from spikeloom.export.forms.ternary import bi_spike
+from spikeloom.export.forms.unrolled import UNROLLED, unrolled
+from spikeloom.export.graph.extension import node_of
+from spikeloom.export.refuse import Refused, Verdict
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons.elastic import ElasticBiSpike
 from spikeloom.neurons.few_spike import OAT
@@ -53,7 +53,7 @@ def candidates(neuron: Neuron, params: Params, layer: Layer, extend: bool = Fals
             "it sums its whole input before its first spike, NIR runs step by step",
             "use FewSpike, OAT or HG, or keep this part of the model outside the file",
         )
-    more = extension(neuron, params, layer) if extend else []
+    more = _extension(neuron, params, layer) if extend else []
     try:
         return [*_written(neuron, params, layer), *more]
     except Refused:
@@ -67,6 +67,15 @@ def _coder(neuron: Neuron) -> Neuron:
     if getattr(neuron.step, "__func__", None) in DECODES:
         return neuron.step.__self__  # type: ignore[attr-defined]  # a bound method's
     return neuron
+
+
+def _extension(neuron: Neuron, params: Params, layer: Layer) -> list[Piece]:
+    """A nested graph that states the neuron's settings; nothing if a file cannot hold them."""
+    settings = {key: params.get(key, value) for key, value in neuron.settings().items()}
+    settings.pop("surrogate", None)
+    graph = node_of(neuron, settings, layer.shape)
+    note = "only spikeloom.export reads it; other readers compute silence"
+    return [] if graph is None else [Piece(Verdict.EXTENSION, {"": graph}, note=note)]
 
 
 def _written(neuron: Neuron, params: Params, layer: Layer) -> list[Piece]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+
 import nir
 import numpy as np
 
-from spikeloom.export.dynamics import seconds
-from spikeloom.export.pieces import Layer, Params, Piece, number
-from spikeloom.export.refuse import Verdict
-from spikeloom.export.weights import Refused
+from spikeloom.export.forms.pieces import Layer, Params, Piece, number
+from spikeloom.export.graph.dynamics import seconds
+from spikeloom.export.refuse import Refused, Verdict
 from spikeloom.kernel.neuron import PerStep
 from spikeloom.neurons.elastic import FLOOR, ElasticBiSpike
 
@@ -42,27 +45,37 @@ def bi_spike(neuron: ElasticBiSpike, params: Params, layer: Layer) -> list[Piece
             "its membrane grows instead of leaking (decay * alpha >= 1)",
             "use an amplitude below 1 / decay",
         )
-    height = 1.0 if neuron.unit_spikes else alpha
+    height = np.ones(()) if neuron.unit_spikes else alpha
+    if not exact:
+        note = "written as two neurons that do not reset each other"
+        return [_opposed(lambda: _leaky(alpha, left, layer), height, layer, note)]
+    note = "without memory: it holds for sequences of one step, each begun at rest"
+    half = functools.partial(layer.threshold, _last_silent(alpha))
+    piece = _opposed(half, height, layer, note if neuron.decay else "")
+    return [replace(piece, verdict=Verdict.SUBGRAPH)]
 
-    def half() -> nir.NIRNode:
-        if exact:
-            return layer.threshold(_last_silent(alpha))
-        k = 1.0 / (1.0 - left)
-        return nir.LIF(
-            tau=layer.filled(seconds(k, layer.dt)),
-            r=layer.filled(1.0),
-            v_leak=layer.filled(0.0),
-            v_reset=layer.filled(0.0),
-            v_threshold=layer.filled(alpha / 2 / k),
-        )
 
+def _leaky(alpha: np.ndarray, left: np.ndarray, layer: Layer) -> nir.LIF:
+    """A neuron that fires at half the amplitude and keeps a share of its potential."""
+    k = 1.0 / (1.0 - left)
+    return nir.LIF(
+        tau=layer.filled(seconds(k, layer.dt)),
+        r=layer.filled(1.0),
+        v_leak=layer.filled(0.0),
+        v_reset=layer.filled(0.0),
+        v_threshold=layer.filled(alpha / 2 / k),
+    )
+
+
+def _opposed(half: Callable[[], nir.NIRNode], height: np.ndarray, layer: Layer, note: str) -> Piece:
+    """Two neurons, one of them on the negated input, whose spikes count up and down."""
     nodes = {
         "input": layer.scale(1.0),
         "negated": layer.scale(-1.0),
         "up": half(),
         "down": half(),
         "plus": layer.scale(height),
-        "minus": layer.scale(-np.asarray(height)),
+        "minus": layer.scale(-height),
         "output": layer.scale(1.0),
     }
     edges = (
@@ -74,11 +87,7 @@ def bi_spike(neuron: ElasticBiSpike, params: Params, layer: Layer) -> list[Piece
         ("plus", "output"),
         ("minus", "output"),
     )
-    verdict = Verdict.SUBGRAPH if exact else Verdict.APPROXIMATE
-    note = "" if exact else "written as two neurons that do not reset each other"
-    if single and neuron.decay:
-        note = "without memory: it holds for sequences of one step, each begun at rest"
-    return [Piece(verdict, nodes, edges, inlet="input", outlet="output", note=note)]
+    return Piece(Verdict.APPROXIMATE, nodes, edges, inlet="input", outlet="output", note=note)
 
 
 def _last_silent(alpha: np.ndarray) -> np.ndarray:

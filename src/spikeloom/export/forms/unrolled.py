@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from spikeloom.export.pieces import FAR, Layer, Params, Piece, Wiring, number
-from spikeloom.export.spiking import strict_threshold
+from spikeloom.export.forms.pieces import FAR, Layer, Params, Piece, Wiring, number
+from spikeloom.export.forms.spiking import strict_threshold
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Neuron, tensor_of
 from spikeloom.neurons.few_spike import OAT, FewSpike

@@ -16,45 +16,41 @@ import torch
 from torch import Tensor
 
 from spikeloom import neurons
-from spikeloom.export.pieces import Layer, Params, Piece
-from spikeloom.export.refuse import Verdict
 from spikeloom.kernel.neuron import Neuron, PerStep, tensor_of
 from spikeloom.neurons import schedules
 
-__all__ = ["extension", "is_extension", "neuron_in"]
+__all__ = ["is_extension", "neuron_in", "node_of"]
 
 KIND = "spikeloom.neuron"
 
 
-def extension(neuron: Neuron, params: Params, layer: Layer) -> list[Piece]:
-    """A neuron as an extension; nothing if it cannot be rebuilt from what a file can hold.
+def node_of(
+    neuron: Neuron, settings: dict[str, Any], shape: tuple[int, ...]
+) -> nir.NIRGraph | None:
+    """A neuron as an extension; None if it cannot be rebuilt from what a file can hold.
 
     Args:
         neuron: The description.
-        params: Its parameters with their present values.
-        layer: The layer.
+        settings: The arguments that make it.
+        shape: Its shape for one sample.
     """
     name = type(neuron).__name__
     if getattr(neurons, name, None) is not type(neuron) or neuron.begin or neuron.inputs > 1:
-        return []
-    settings = {key: params.get(key, value) for key, value in neuron.settings().items()}
-    settings.pop("surrogate", None)
+        return None
     try:
         text = json.dumps({key: _plain(value) for key, value in settings.items()})
     except TypeError:
-        return []
-    shape = np.array(layer.shape)
-    graph = nir.NIRGraph(
+        return None
+    size = np.array(shape)
+    return nir.NIRGraph(
         nodes={
-            "input": nir.Input(input_type=shape),
-            "nothing": layer.threshold(np.finfo(np.float32).max),
-            "output": nir.Output(output_type=shape),
+            "input": nir.Input(input_type=size),
+            "nothing": nir.Threshold(threshold=np.full(shape, np.finfo(np.float32).max)),
+            "output": nir.Output(output_type=size),
         },
         edges=[("input", "nothing"), ("nothing", "output")],
         metadata={"kind": KIND, "neuron": name, "settings": text},
     )
-    note = "only spikeloom.export reads it; other readers compute silence"
-    return [Piece(Verdict.EXTENSION, {"": graph}, note=note)]
 
 
 def is_extension(graph: nir.NIRGraph) -> bool:

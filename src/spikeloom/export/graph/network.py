@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import nir
@@ -10,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikeloom.export.dynamics import NEURONS, neuron_of
-from spikeloom.export.extension import neuron_in
-from spikeloom.export.modules import over_time, to_rest
-from spikeloom.export.structure import MAX_NODES, Group, Plan, plan
+from spikeloom.export.graph.dynamics import NEURONS, neuron_of
+from spikeloom.export.graph.extension import neuron_in
+from spikeloom.export.graph.layers import STATELESS, Delay, State
+from spikeloom.export.graph.structure import MAX_NODES, Group, Plan, plan
+from spikeloom.hosted import Make, made, spikes_from_rest
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.vocabulary import Surrogate
@@ -21,116 +24,8 @@ from spikeloom.layer import SpikingLayer, current_parameters
 
 __all__ = ["Network", "from_nir", "run_nir"]
 
-Make = Callable[[Neuron], nn.Module]
-State = tuple[Tensor, ...] | None
-
-
-class _Stack(nn.Module):
-    """A stack of matrices, each applied to its own row of the input."""
-
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
-        super().__init__()
-        self.weight, self.bias = weight, bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.matmul(self.weight, x.unsqueeze(-1)).squeeze(-1)
-        return y if self.bias is None else y + self.bias
-
-
-class Scale(nn.Module):
-    """Multiplies each neuron's signal by a number of its own.
-
-    Args:
-        scale: One number for each neuron.
-    """
-
-    def __init__(self, scale: nn.Parameter) -> None:
-        super().__init__()
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The product."""
-        return x * self.scale
-
-
-def _affine(node: nir.Affine | nir.Linear) -> nn.Module:
-    weight = _parameter(node.weight)
-    bias = None if isinstance(node, nir.Linear) else _parameter(node.bias)
-    if bias is not None and bias.shape != weight.shape[:-1]:
-        raise ValueError(f"bias: {list(bias.shape)} does not fit weight {list(weight.shape)}")
-    if weight.dim() != 2:
-        return _Stack(weight, bias)
-    module = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    module.weight = weight
-    module.register_parameter("bias", bias)
-    return module
-
-
-def _conv(node: nir.Conv1d | nir.Conv2d) -> nn.Module:
-    kind = nn.Conv1d if isinstance(node, nir.Conv1d) else nn.Conv2d
-    weight = np.asarray(node.weight)
-    module = kind(
-        weight.shape[1] * int(node.groups),
-        weight.shape[0],
-        weight.shape[2:],
-        stride=_ints(node.stride),
-        padding=node.padding if isinstance(node.padding, str) else _ints(node.padding),
-        dilation=_ints(node.dilation),
-        groups=int(node.groups),
-        device="meta",
-    )
-    if np.shape(node.bias) != (weight.shape[0],):
-        raise ValueError(f"bias: {np.shape(node.bias)} does not fit weight {weight.shape}")
-    module.weight, module.bias = _parameter(weight), _parameter(node.bias)
-    return module
-
-
-def _pool(node: nir.AvgPool2d | nir.SumPool2d) -> nn.Module:
-    total = 1 if isinstance(node, nir.SumPool2d) else None
-    sizes = _ints(node.kernel_size), _ints(node.stride), _ints(node.padding)
-    return nn.AvgPool2d(*sizes, divisor_override=total)
-
-
-def _flatten(node: nir.Flatten) -> nn.Module:
-    # NIR counts axes without the batch.
-    start, end = (int(dim) + 1 if dim >= 0 else int(dim) for dim in (node.start_dim, node.end_dim))
-    return nn.Flatten(start, end)
-
-
-# Modules without a state; they see time and batch as one axis.
-STATELESS: dict[type, Callable[[Any], nn.Module]] = {
-    nir.Input: lambda node: nn.Identity(),
-    nir.Output: lambda node: nn.Identity(),
-    nir.Affine: _affine,
-    nir.Linear: _affine,
-    nir.Scale: lambda node: Scale(_parameter(node.scale)),
-    nir.Conv1d: _conv,
-    nir.Conv2d: _conv,
-    nir.AvgPool2d: _pool,
-    nir.SumPool2d: _pool,
-    nir.Flatten: _flatten,
-}
-
-
-class _Delay(nn.Module):
-    """The input of some steps ago; each neuron has its own delay."""
-
-    steps: Tensor
-
-    def __init__(self, node: nir.Delay, dt: float) -> None:
-        super().__init__()
-        delay = np.asarray(node.delay, dtype=np.float64)
-        if not (np.isfinite(delay).all() and (delay >= 0).all()):
-            raise ValueError("delay: must be finite and not negative")
-        self.register_buffer("steps", torch.from_numpy(np.rint(delay / dt)).long())
-
-    def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, State]:
-        longest = int(self.steps.max()) if self.steps.numel() else 0
-        (past,) = state or (x.new_zeros(longest, *x.shape[1:]),)
-        known = torch.cat([past, x])
-        now = torch.arange(longest, len(known)).reshape(-1, *[1] * (x.dim() - 1))
-        y = known.gather(0, (now - self.steps).expand_as(x)) if x.numel() else x
-        return y, (known[len(x) :],)
+# The time step of a graph that does not state its own.
+DT = 1e-4
 
 
 class Network(nn.Module):
@@ -138,7 +33,8 @@ class Network(nn.Module):
 
     Args:
         graph: The graph.
-        dt: Time step in seconds.
+        dt: Time step in seconds. None: the one that the graph's metadata state, as files from
+            ``to_nir`` do; without them 1e-4.
         make: Builds the module of each spiking or integrating node from its description;
             ``plugins.<host>.make`` for a host's module.
         surrogate: The derivative of a spike, ATan by default.
@@ -161,17 +57,15 @@ class Network(nn.Module):
     def __init__(
         self,
         graph: nir.NIRGraph,
-        dt: float = 1e-4,
+        dt: float | None = None,
         make: Make = SpikingLayer,
         surrogate: Surrogate | None = None,
         max_nodes: int = MAX_NODES,
         describe: Callable[..., Neuron] = neuron_of,
     ) -> None:
         super().__init__()
-        if isinstance(dt, bool) or not isinstance(dt, (int, float)) or not 0 < dt < float("inf"):
-            raise ValueError(f"dt: must be a positive number of seconds, got {dt!r}")
-        self.dt = float(dt)
         self.plan: Plan = plan(graph, max_nodes)
+        self.dt = _time_step(graph, dt)
         self.parts = nn.ModuleDict()
         self._keys: dict[str, str] = {}
         for name, node in self.plan.nodes.items():
@@ -179,23 +73,22 @@ class Network(nn.Module):
             while hasattr(self.parts, key):
                 key += "_"
             self._keys[name] = key
-            try:
-                self.parts[key] = self._part(node, make, lambda n: describe(n, self.dt, surrogate))
-            except (ValueError, TypeError, RuntimeError, AttributeError) as error:
-                kind = type(node).__name__
-                raise ValueError(f"node {name!r} ({kind}): {error}") from error
+            with _naming(name, node):
+                part = self._part(node, lambda n: describe(n, self.dt, surrogate))
+            # What is wrong with a host's function is no fault of the node.
+            self.parts[key] = made(make, part) if isinstance(part, Neuron) else part
 
     def _part(
-        self, node: nir.NIRNode, make: Make, describe: Callable[[nir.NIRNode], Neuron]
-    ) -> nn.Module:
+        self, node: nir.NIRNode, describe: Callable[[nir.NIRNode], Neuron]
+    ) -> nn.Module | Neuron:
         if isinstance(node, nir.Threshold):  # a comparison, no neuron with a state
             return SpikingLayer(describe(node))
         if type(node) in NEURONS:
-            return make(describe(node))
+            return describe(node)
         if isinstance(node, nir.Delay):
-            return _Delay(node, self.dt)
+            return Delay(node, self.dt)
         if isinstance(node, nir.NIRGraph):
-            return make(neuron_in(node))
+            return neuron_in(node)
         return STATELESS[type(node)](node)
 
     @property
@@ -222,8 +115,14 @@ class Network(nn.Module):
             x: Input of shape ``[T, batch, *]``.
 
         Raises:
+            TypeError: If ``x`` is no floating-point tensor.
             ValueError: If the input's shape is not the graph's, or two nodes do not fit.
         """
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"x: must be a torch.Tensor [T, batch, *], got {type(x).__name__}; "
+                f"torch.from_numpy makes one of an array"
+            )
         if tuple(x.shape[2:]) != self.plan.shape or x.dim() < 2:
             expected = ", ".join(map(str, ("T", "batch", *self.plan.shape)))
             raise ValueError(f"x: the graph takes [{expected}], got {list(x.shape)}")
@@ -279,14 +178,13 @@ class Network(nn.Module):
         part = self.part(name)
         neuron = getattr(part, "neuron", None)
         try:
-            if isinstance(part, _Delay):
+            if isinstance(part, Delay):
                 return part(x, state)
             if neuron is None:
                 y = part(x.flatten(0, 1))
                 return y.reshape(*x.shape[:2], *y.shape[1:]), None
             if whole:
-                to_rest(part)
-                return _output(over_time(part)(x)), None
+                return spikes_from_rest(part, x), None
             return run(neuron, x, state, params=current_parameters(part, neuron))
         except (RuntimeError, ValueError) as error:
             kind = type(self.plan.nodes[name]).__name__
@@ -294,27 +192,29 @@ class Network(nn.Module):
             raise ValueError(f"node {name!r} ({kind}) with input {shape}: {error}") from error
 
 
-def _output(result: Any) -> Tensor:
-    """The spikes among what a host's module returns; states may follow them."""
-    return result[0] if isinstance(result, tuple) else result
+@contextmanager
+def _naming(name: str, node: nir.NIRNode) -> Iterator[None]:
+    """Say which node it is that has something wrong."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"node {name!r} ({type(node).__name__}): {error}") from error
 
 
-def _parameter(array: Any) -> nn.Parameter:
-    array = np.asarray(array)
-    if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-        raise ValueError(f"parameters must be finite numbers, got {array.dtype}")
-    wide = array.dtype if array.dtype == np.float64 else np.float32
-    return nn.Parameter(torch.from_numpy(array.astype(wide)))
-
-
-def _ints(value: Any) -> Any:
-    values = tuple(int(entry) for entry in np.atleast_1d(value))
-    return values if len(values) > 1 else values[0]
+def _time_step(graph: nir.NIRGraph, dt: Any) -> float:
+    """The caller's time step, the one in the metadata, or the default."""
+    given, name = dt, "dt"
+    if dt is None:
+        given, name = (graph.metadata or {}).get("dt", DT), "graph: metadata['dt']"
+    number = isinstance(given, (int, float, np.integer, np.floating))
+    if isinstance(given, bool) or not number or not 0 < given < math.inf:
+        raise ValueError(f"{name}: must be a positive number of seconds, got {given!r}; pass dt")
+    return float(given)
 
 
 def from_nir(
     graph: nir.NIRGraph,
-    dt: float = 1e-4,
+    dt: float | None = None,
     make: Make = SpikingLayer,
     surrogate: Surrogate | None = None,
     max_nodes: int = MAX_NODES,
@@ -323,7 +223,9 @@ def from_nir(
 
     Args:
         graph: For example from :func:`spikeloom.export.read`.
-        dt: Time step in seconds; that of the export.
+        dt: Time step in seconds. None: the one that the graph's metadata state, as files from
+            ``to_nir`` do; without them 1e-4. A value given here wins over the metadata, on which
+            NIR asks readers not to rely.
         make: From a neuron description to a module: ``plugins.<host>.make`` for a host's nodes.
         surrogate: The derivative of a spike, ATan by default.
         max_nodes: Larger graphs are refused.
@@ -347,13 +249,16 @@ def from_nir(
     return Network(graph, dt, make, surrogate, max_nodes)
 
 
-def run_nir(graph: nir.NIRGraph, x: Tensor, dt: float = 1e-4, make: Make = SpikingLayer) -> Tensor:
+def run_nir(
+    graph: nir.NIRGraph, x: Tensor, dt: float | None = None, make: Make = SpikingLayer
+) -> Tensor:
     """Run a NIR graph: the reference interpreter.
 
     Args:
         graph: The graph.
         x: Input of shape ``[T, batch, *]``; computed in its dtype.
-        dt: Time step in seconds.
+        dt: Time step in seconds. None: the one that the graph's metadata state, as files from
+            ``to_nir`` do; without them 1e-4. A value given here wins over the metadata.
         make: As for :func:`from_nir`.
 
     Returns:
@@ -370,6 +275,8 @@ def run_nir(graph: nir.NIRGraph, x: Tensor, dt: float = 1e-4, make: Make = Spiki
         >>> run_nir(nir.NIRGraph.from_list(lif), torch.full((4, 1, 1), 1.6)).flatten()
         tensor([0., 1., 0., 1.])
     """
-    network = Network(graph, dt, make).to(x.device, x.dtype if x.is_floating_point() else None)
+    network = Network(graph, dt, make)
+    if isinstance(x, Tensor) and x.is_floating_point():
+        network = network.to(x.device, x.dtype)
     with torch.no_grad():
         return network(x)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import nir
 import numpy as np
 
-from spikeloom.export.dynamics import STATEFUL
-from spikeloom.export.extension import is_extension
+from spikeloom.export.graph.dynamics import STATEFUL
+from spikeloom.export.graph.extension import is_extension
 
-__all__ = ["Edge", "Group", "Plan", "first_out_of_order", "plan"]
+__all__ = ["Edge", "Group", "Plan", "delayed_edges", "first_out_of_order", "plan"]
 
 MAX_NODES = 10_000
 MAX_DEPTH = 16
@@ -231,13 +231,24 @@ def first_out_of_order(edges: Iterable[Edge], start: str, end: str) -> str | Non
         if name not in place:
             place[name] = len(place)
             waiting += reversed(followers[name])
-    sources = _adjacent(names, [(head, tail) for tail, head in edges])
-    delayed = {edge for group in _groups(sources) for edge in group.delayed}
+    delayed = delayed_edges(edges)
     for tail, head in sorted(edges, key=lambda edge: place.get(edge[1], 0)):
         late = place.get(tail, len(place)) >= place.get(head, 0)
         if late != ((tail, head) in delayed):
             return head
     return None if place.get(end) == len(place) - 1 else end
+
+
+def delayed_edges(edges: Iterable[Edge]) -> set[Edge]:
+    """The edges that carry the value of the previous step, by the rule of :func:`plan`.
+
+    Args:
+        edges: In the order of the file.
+    """
+    edges = list(edges)
+    names = dict.fromkeys(name for edge in edges for name in edge)
+    sources = _adjacent(names, [(head, tail) for tail, head in edges])
+    return {edge for group in _groups(sources) for edge in group.delayed}
 
 
 def _groups(sources: dict[str, list[str]]) -> Iterator[Group]:

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.export.modules import describes, passes_on
-from spikeloom.export.moves import Wire, row_axes
-from spikeloom.export.observe import CONSEQUENCE, FOLD, Observation, Site
-from spikeloom.export.weights import layer_key
+from spikeloom.export.forms.layers import layer_key
+from spikeloom.export.observation.flow import CONSEQUENCE, FOLD, Observation, Site
+from spikeloom.export.observation.modules import describes, passes_on
+from spikeloom.export.observation.rows import Wire, row_axes
 
 __all__ = ["MAX_BYTES", "matrices_for_moves", "shown_bytes"]
 
@@ -119,7 +119,7 @@ class _Rewriting:
             more = {
                 name
                 for name, site in self.sites.items()
-                if len(site.shape_in) > 1 and site.sources & flat and name not in flat
+                if len(site.shape_in) > 1 and site.sources.keys() & flat and name not in flat
             }
             if not more:
                 return flat
@@ -209,7 +209,11 @@ class _Rewriting:
             yield from self._as_matrices(site)
             return
         flat = site.name in self.flat
-        sources = {name for view in self._read(site) for name in self._names(view, flat)}
+        sources = {
+            name: site.sources[view.source]
+            for view in self._read(site)
+            for name in self._names(view, flat)
+        }
         size = (math.prod(site.shape_out),)
         if not flat:
             yield replace(site, sources=sources)
@@ -217,12 +221,12 @@ class _Rewriting:
             yield self._flattened(replace(site, sources=sources, wires=()), size)
         if self._is_flattened(site):
             name = f"{site.name}.flatten"
-            yield Site(name, "flatten", None, site.owner, site.shape_out, size, {site.name})
+            yield Site(name, "flatten", None, site.owner, site.shape_out, size, {site.name: 0})
         for number, view in enumerate(self.views[site.name]):
             if view.data is not None:
                 columns = view.index.reshape(-1, 1)
                 weight = _spread(torch.ones(1, 1), columns, size[0])
-                whole = set(self._names(_View(site.name), True))
+                whole = dict.fromkeys(self._names(_View(site.name), True), 0)
                 yield _matrix(f"{site.name}.order{number}", "order", site, whole, weight, None)
 
     @staticmethod
@@ -267,7 +271,11 @@ class _Rewriting:
                     chosen, empty = view.index.clamp(min=0), view.index < 0
                     weight = weight[chosen].masked_fill(empty[:, None], 0.0)
                     shift = None if shift is None else shift[chosen].masked_fill(empty, 0.0)
-                names = {name for s in sources for name in self._names(_View(s), True)}
+                names = {
+                    name: site.sources[source]
+                    for source in sources
+                    for name in self._names(_View(source), True)
+                }
                 name = _numbered(site.name, number, part)
                 yield _matrix(name, site.kind, site, names, weight, shift)
 
@@ -278,7 +286,7 @@ def _numbered(name: str, number: int, part: int) -> str:
 
 
 def _matrix(
-    name: str, kind: str, site: Site, sources: set[str], weight: Tensor, bias: Tensor | None
+    name: str, kind: str, site: Site, sources: dict[str, int], weight: Tensor, bias: Tensor | None
 ) -> Site:
     outputs, inputs = weight.shape
     module = nn.Linear(inputs, outputs, bias=bias is not None, device="meta")

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from spikeloom.export.native import native_neuron
-from spikeloom.export.weights import LAYERS, layer_key, transparent
+from spikeloom.export.forms.layers import LAYERS, layer_key, transparent
+from spikeloom.export.observation.native import native_neuron
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.layer import current_parameters
 
-__all__ = [
-    "current",
-    "describes",
-    "is_leaf",
-    "over_time",
-    "passes_on",
-    "takes_steps",
-    "to_rest",
-]
+__all__ = ["current", "describes", "is_leaf", "keeps_its_state", "passes_on", "takes_steps"]
 
 
 def describes(module: nn.Module) -> Neuron | None:
@@ -62,17 +53,6 @@ def takes_steps(module: nn.Module) -> bool | None:
     return type(module).__name__.endswith("Cell") or native_neuron(module) is not None
 
 
-def over_time(module: nn.Module) -> Callable[[Tensor], Any]:
-    """How a module is called with a whole sequence."""
-    sequence = getattr(module, "sequence", None)
-    return sequence if callable(sequence) else module
-
-
-def to_rest(model: nn.Module) -> None:
-    """Put every neuron that keeps its state back to rest."""
-    for module in model.modules():
-        reset = getattr(module, "reset_mem", None)
-        if reset is None and hasattr(module, "step_mode"):
-            reset = getattr(module, "reset", None)
-        if callable(reset):
-            reset()
+def keeps_its_state(module: Any) -> bool:
+    """Whether a neuron goes on from where its last call ended, without being handed its state."""
+    return hasattr(module, "step_mode") or bool(getattr(module, "init_hidden", False))

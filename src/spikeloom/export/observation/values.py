@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from spikeloom.export.modules import describes, takes_steps
+from spikeloom.export.observation.modules import describes, takes_steps
 from spikeloom.export.refuse import NotExpressible, Offence, Verdict
 
 __all__ = ["BY_VALUE", "by_value", "decoded", "has_few_spikes"]

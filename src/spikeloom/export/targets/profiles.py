@@ -7,99 +7,19 @@ to the readers named as checked, and by documentation for the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import nir
 import numpy as np
 import torch
 
-from spikeloom.export.dynamics import steps_per_tau
-from spikeloom.export.grids import bits_of_rows
-from spikeloom.export.structure import Edge, first_out_of_order
+from spikeloom.export.graph.dynamics import steps_per_tau
+from spikeloom.export.graph.grids import bits_of_rows
+from spikeloom.export.targets.profile import Profile, Rule
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox
 
-__all__ = [
-    "PROFILES",
-    "Finding",
-    "Profile",
-    "findings",
-    "fires_at_threshold",
-    "judged",
-    "needs_one_threshold",
-]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A restriction that a node violates.
-
-    Attributes:
-        node: The node's name.
-        kind: Its class.
-        reader: Who reads it so.
-        problem: What it violates.
-        remedy: What to change.
-        silent: Whether the reader computes something else instead of refusing.
-    """
-
-    node: str
-    kind: str
-    reader: str
-    problem: str
-    remedy: str
-    silent: bool
-
-    @property
-    def refusal(self) -> tuple[str, str]:
-        """Reason and remedy, where it stops the export."""
-        reason = f"as {self.kind} for {self.reader}: {self.problem}"
-        return reason, f'{self.remedy}, or choose another target, such as target="nir"'
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One restriction of a reader.
-
-    Attributes:
-        kinds: The node classes it applies to.
-        broken: Whether a node violates it, at a time step.
-        problem: What to say.
-        remedy: What to change.
-        silent: Whether the reader computes something else instead of refusing.
-    """
-
-    kinds: tuple[type, ...]
-    broken: Callable[[nir.NIRNode, float], bool]
-    problem: str
-    remedy: str
-    silent: bool = False
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What a reader takes.
-
-    Attributes:
-        name: The target's name.
-        reads: Node classes that it takes; None for all.
-        rules: Restrictions on them.
-        checked: How we know.
-        arithmetic: How it computes a LIF or IF node, where that is known.
-        fires_at_threshold: Whether its neurons fire at the threshold, not only above.
-        members: Readers that the target stands for.
-        runs_depth_first: Whether it runs nodes as it meets them, before sources on other branches.
-    """
-
-    name: str
-    reads: frozenset[type] | None
-    rules: tuple[Rule, ...] = ()
-    checked: str = "checked against documentation only"
-    arithmetic: Callable[[nir.LIF | nir.IF, float], Neuron] | None = None
-    fires_at_threshold: bool = False
-    members: tuple[str, ...] = ()
-    runs_depth_first: bool = False
+__all__ = ["ONE_THRESHOLD", "PROFILES"]
 
 
 def _not_uniform(name: str) -> Callable[[nir.NIRNode, float], bool]:
@@ -344,103 +264,3 @@ PORTABLE = Profile(
 
 _ALL = (PORTABLE, NIR, SPIKINGJELLY, SNNTORCH, NORSE, SINABS, ROCKPOOL, SPYX, LAVA, SPINNAKER2)
 PROFILES = {profile.name: profile for profile in _ALL}
-
-
-def findings(
-    target: str, nodes: dict[str, nir.NIRNode], edges: Sequence[Edge], dt: float
-) -> Iterator[Finding]:
-    """Every restriction of a target that some node violates.
-
-    Args:
-        target: A name in :data:`PROFILES`; ``portable`` asks all of its members.
-        nodes: The nodes by name.
-        edges: Between them, in the order of the file.
-        dt: Time step in seconds.
-    """
-    profile = PROFILES[target]
-    for member in profile.members:
-        yield from findings(member, nodes, edges, dt)
-    yield from _unfit_nodes(profile, nodes, dt)
-    # A reader that refuses a node never comes to run the graph.
-    if profile.runs_depth_first and all(type(n) in (profile.reads or ()) for n in nodes.values()):
-        start, end = (_the_only(nodes, kind) for kind in (nir.Input, nir.Output))
-        early = first_out_of_order(edges, start, end)
-        if early is not None:
-            problem = "the reader runs it before its sources on another branch"
-            remedy = "read it with spikeloom.export.from_nir"
-            kind = type(nodes[early]).__name__
-            yield Finding(early, kind, target, problem, remedy, silent=True)
-
-
-def _the_only(nodes: dict[str, nir.NIRNode], kind: type) -> str:
-    return next(name for name, node in nodes.items() if isinstance(node, kind))
-
-
-def _unfit_nodes(profile: Profile, nodes: dict[str, nir.NIRNode], dt: float) -> Iterator[Finding]:
-    """Nodes that a reader does not take, or not like this."""
-    for name, node in nodes.items():
-        kind = type(node).__name__
-        if profile.reads is not None and type(node) not in profile.reads:
-            problem = f"it does not read {kind}"
-            remedy = "choose another target"
-            yield Finding(name, kind, profile.name, problem, remedy, silent=False)
-            continue
-        for rule in profile.rules:
-            if isinstance(node, rule.kinds) and rule.broken(node, dt):
-                yield Finding(name, kind, profile.name, rule.problem, rule.remedy, rule.silent)
-
-
-def judged(
-    target: str, nodes: dict[str, nir.NIRNode], edges: Sequence[Edge], dt: float
-) -> tuple[list[Finding], list[str]]:
-    """The findings that stop an export, and what to say about the others.
-
-    Silent errors of a reader always stop; refusals stop if that reader was asked for.
-
-    Args:
-        target: A name in :data:`PROFILES`.
-        nodes: The nodes by name.
-        edges: Between them, in the order of the file.
-        dt: Time step in seconds.
-    """
-    asked = not PROFILES[target].members
-    stops: list[Finding] = []
-    loud: dict[str, set[str]] = {}
-    for finding in findings(target, nodes, edges, dt):
-        if finding.silent or asked:
-            stops.append(finding)
-        else:
-            problems = loud.setdefault(finding.reader, set())
-            problems.add(f"{finding.kind}: {finding.problem}")
-    notes = [
-        f"{reader} does not read the file as meant: {'; '.join(sorted(problems))}."
-        for reader, problems in loud.items()
-    ]
-    return stops, notes
-
-
-def needs_one_threshold(target: str) -> bool:
-    """Whether a reader of this target takes layers with one threshold only.
-
-    Args:
-        target: A name in :data:`PROFILES`.
-    """
-    return any(ONE_THRESHOLD in reader.rules for reader in readers(target))
-
-
-def fires_at_threshold(target: str) -> bool:
-    """Whether a reader of this target fires at the threshold, not only above.
-
-    Args:
-        target: A name in :data:`PROFILES`.
-    """
-    return any(reader.fires_at_threshold for reader in readers(target))
-
-
-def readers(target: str) -> list[Profile]:
-    """The readers that a target stands for.
-
-    Args:
-        target: A name in :data:`PROFILES`.
-    """
-    return [PROFILES[name] for name in PROFILES[target].members or (target,)]

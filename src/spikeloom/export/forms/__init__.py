@@ -1,0 +1,1 @@
+"""How each neuron and layer is written as NIR nodes."""

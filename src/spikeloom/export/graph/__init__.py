@@ -1,0 +1,1 @@
+"""NIR graphs: what their nodes mean, in which order they run, and how they are stored."""

@@ -1,0 +1,1 @@
+"""What a model does: which signals reach which modules, found by running it once."""

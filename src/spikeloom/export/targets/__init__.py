@@ -1,0 +1,1 @@
+"""Who reads a file, and what each reader makes of it."""
