@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep, tensor_of
 
 __all__ = ["SpikingLayer", "current_parameters", "register_parameters"]
+
+
+WRAPPERS: dict[str, Callable[[Tensor], Parameter]] = {"step": PerStep, "gated": Gated}
 
 
 def register_parameters(module: nn.Module, neuron: Neuron) -> None:
@@ -30,10 +34,10 @@ def register_parameters(module: nn.Module, neuron: Neuron) -> None:
 def current_parameters(module: nn.Module, neuron: Neuron) -> dict[str, Parameter]:
     """The neuron's tensors as the module holds them now, for ``run(..., params=)``."""
     found: dict[str, Parameter] = {}
-    for name, value in neuron.params.items():
-        if tensor_of(value) is not None:
+    for name, kind in neuron.kinds.items():
+        if kind != "number":
             tensor = getattr(module, name)
-            found[name] = type(value)(tensor) if isinstance(value, (PerStep, Gated)) else tensor
+            found[name] = WRAPPERS[kind](tensor) if kind in WRAPPERS else tensor
     return found
 
 

@@ -1,11 +1,13 @@
 """The operator inside torch: autograd, vmap, compile, export, layouts, lengths, memory."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import spikeloom
 from spikeloom.neurons import LIF, Trace, surrogate
@@ -269,6 +271,133 @@ def test_a_second_derivative_is_refused():
     (grad,) = torch.autograd.grad(spikes(x).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="second derivative"):
         grad.sum().backward()
+
+
+@pytest.mark.parametrize("shown", ["outputs", "state"])
+def test_gradients_that_do_not_arrive_count_as_zero(shown):
+    x, v = torch.randn(6, 5), torch.randn(5)
+    found = []
+    for implementation in ("llvm", "eager"):
+        leaves = [x.clone().requires_grad_(), v.clone().requires_grad_()]
+        y, (last,) = spikeloom.run(NEURON, leaves[0], (leaves[1],), implementation=implementation)
+        loss = (y * torch.arange(5.0)).sum() if shown == "outputs" else (last**2).sum()
+        found.append(torch.autograd.grad(loss, leaves))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+# --- A call is followed by others, or by autograd alone ---
+
+
+class Watch(TorchDispatchMode):
+    """Notes the operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_call_that_is_watched_equals_one_that_is_not(case):
+    neuron, params = case.make(4, 6, torch.float32)
+    x = tuple(torch.randn(4, 6, requires_grad=True) for _ in range(case.inputs))
+    leaves = [*x, *params.values()]
+
+    def values_and_gradients():
+        y, last = spikeloom.run(neuron, x)
+        ys = y if isinstance(y, tuple) else (y,)
+        loss = sum((value * torch.linspace(-1, 1, 6)).sum() for value in (*ys, *last))
+        return [*ys, *last, *torch.autograd.grad(loss, leaves, materialize_grads=True)]
+
+    alone = values_and_gradients()
+    with Watch() as watch:
+        watched = values_and_gradients()
+    assert {"spikeloom.scan.default", "spikeloom.scan_backward.default"} <= set(watch.seen)
+    assert all(torch.equal(a, b) for a, b in zip(alone, watched, strict=True))
+
+
+def test_a_profile_shows_the_operators():
+    x = torch.randn(4, 5, requires_grad=True)
+    with torch.autograd.profiler.profile() as profile:
+        spikes(x).sum().backward()
+    names = {event.name for event in profile.function_events}
+    assert {"spikeloom::scan", "spikeloom::scan_backward"} <= names
+
+
+def test_tensors_that_are_no_plain_memory_are_read_as_what_they_are():
+    negated = torch.randn(4, 5, dtype=torch.complex64).conj().imag
+    assert negated.is_neg()
+    assert torch.equal(spikes(negated), spikes(negated.clone()))
+    zeros = torch._efficientzerotensor(4, 5)
+    assert torch.equal(spikes(zeros), torch.zeros(4, 5))
+    left = []
+    x = torch.randn(4, 5)
+    torch.func.grad(lambda x: (left.append(x), x.sum())[1])(x)  # wrapped for good
+    assert torch.equal(spikes(left[0]), spikes(x))
+
+
+def test_mapped_gradients_equal_one_after_another():
+    x, grads = torch.randn(4, 5, requires_grad=True), torch.randn(3, 4, 5)
+    y = spikes(x)
+
+    def back(grad):
+        return torch.autograd.grad(y, x, grad, retain_graph=True)[0]
+
+    torch.testing.assert_close(torch.vmap(back)(grads), torch.stack([back(g) for g in grads]))
+    with pytest.raises(RuntimeError, match="Batching rule not implemented"):
+        torch.autograd.grad(y, x, grads, is_grads_batched=True)
+
+
+# --- What is kept between calls never shows ---
+
+
+def shifted(x, state, p):
+    (v,) = state
+    return v + x * p.a, (v * p.b,)
+
+
+def test_plus_and_minus_zero_are_told_apart():
+    x = torch.full((2, 20), -0.0)
+    for a, b in [(0.0, 0.0), (-0.0, 0.0), (0.0, -0.0), (-0.0, -0.0)] * 2:
+        neuron = spikeloom.Neuron(shifted, state={"v": b}, params={"a": a, "b": 1.0})
+        for state in (None, (torch.full((20,), b),), (torch.tensor(b).expand(20),)):
+            y, (v,) = spikeloom.run(neuron, x, state)
+            expected, (w,) = spikeloom.run(neuron, x, state, implementation="eager")
+            assert torch.equal(1 / y, 1 / expected) and torch.equal(1 / v, 1 / w)
+
+
+@settings(deadline=None, max_examples=30)
+@given(calls=st.permutations(range(12)), seed=st.integers(0, 2**16))
+def test_the_order_of_calls_of_every_kind_changes_nothing(calls, seed):
+    torch.manual_seed(seed)
+    tau = torch.nn.Parameter(torch.tensor(2.0))
+    learned, fixed = LIF(tau=tau, v_reset=None), LIF(tau=3.0)
+    for number in calls:
+        dtype = (torch.float32, torch.float64, torch.bfloat16)[number % 3]
+        x = (torch.randn(1 + 16 * (number % 2), 3 + 13 * (number % 4)) + 0.5).to(dtype)
+        with torch.no_grad():
+            tau.fill_(1.0 + number / 4)  # in place, as an optimiser does
+        for neuron in (learned, fixed):
+            found, (v,) = spikeloom.run(neuron, x)
+            expected, (w,) = spikeloom.run(neuron, x, implementation="eager")
+            assert torch.equal(found, expected) and torch.equal(v, w)
+
+
+def test_calls_from_many_threads_equal_calls_from_one():
+    inputs = [torch.randn(1 + i % 5, 8 + i, requires_grad=True) for i in range(40)]
+
+    def work(x):
+        y, (last,) = spikeloom.run(NEURON, x)
+        return y, *torch.autograd.grad((y * y.shape[1]).sum() + last.sum(), x)
+
+    with ThreadPoolExecutor(4) as pool:
+        several = list(pool.map(work, inputs * 5))
+    for found, expected in zip(several, [work(x) for x in inputs] * 5, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 # --- torch.func, compile and export ---

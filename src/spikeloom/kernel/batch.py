@@ -8,23 +8,26 @@ samples are run one by one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Dims = Sequence[int | None]
+# A gradient that did not arrive is None.
+Tensors = Sequence[Tensor | None]
 Results = tuple[Tensor, ...]
 Mapped = tuple[Results, tuple[int, ...]]
 
 
-def each_sample(
-    size: int, dims: Dims, tensors: Sequence[Tensor], one: Callable[..., Results]
-) -> Mapped:
+def each_sample(size: int, dims: Dims, tensors: Tensors, one: Callable[..., Results]) -> Mapped:
     """Run the samples one by one and stack what they return."""
-    samples = [
-        one(*(t if dim is None else t.select(dim, i) for t, dim in zip(tensors, dims, strict=True)))
-        for i in range(size)
-    ]
+
+    def sample(i: int) -> list[Tensor | None]:
+        pairs = zip(tensors, dims, strict=True)
+        return [t if t is None or dim is None else t.select(dim, i) for t, dim in pairs]
+
+    samples = [one(*sample(i)) for i in range(size)]
     results = tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
     return results, (0,) * len(results)
 
@@ -37,11 +40,9 @@ def with_axis(tensor: Tensor, dim: int | None, axis: int, size: int) -> Tensor:
     return tensor.unsqueeze(axis).expand([*shape[:axis], size, *shape[axis:]])
 
 
-def more_neurons(
-    size: int, dims: Dims, tensors: Sequence[Tensor], axes: Sequence[int | None]
-) -> list[Tensor]:
+def more_neurons(size: int, dims: Dims, tensors: Tensors, axes: Sequence[int | None]) -> list[Any]:
     """Every tensor with the mapped axis where it belongs: behind time, in front, or nowhere."""
     return [
-        tensor if axis is None else with_axis(tensor, dim, axis, size)
+        tensor if tensor is None or axis is None else with_axis(tensor, dim, axis, size)
         for tensor, dim, axis in zip(tensors, dims, axes, strict=True)
     ]

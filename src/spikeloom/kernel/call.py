@@ -73,8 +73,8 @@ def run(
     """
     xs = x if isinstance(x, tuple) else (x,)
     dtype = _check_inputs(neuron, xs)
-    values = _parameters(neuron, params or {}, xs[0], dtype)
-    steps = _steps(neuron, xs[0], values)
+    steps = xs[0].shape[0] if neuron.steps is None else neuron.steps
+    values = _parameters(neuron, params or {}, xs[0], steps, dtype)
     vs = _states(neuron, state, xs[0], dtype)
     if reduce not in (None, "sum", "mean"):
         raise ValueError(f"reduce: must be 'sum', 'mean' or None, got {reduce!r}")
@@ -90,7 +90,7 @@ def run(
     ys, ws, seq = _run_eager(bound) if name == "eager" else _run_kernel(bound)
     if reduce == "mean":
         ys = tuple(y / max(steps, 1) for y in ys)
-    ys = tuple(y.to(stored) for y in ys)
+    ys = tuple(y if y.dtype == stored else y.to(stored) for y in ys)
     y = ys[0] if len(ys) == 1 else ys
     return (y, ws) if record is None else (y, ws, seq)
 
@@ -134,8 +134,8 @@ def _run_kernel(call: Bound) -> Results:
         vs = (*vs, *(zero.expand(call.xs[0].shape[1:]) for _ in range(outputs)))
         outputs = 0
     outputs += call.record is not None
-    numbers = tuple(value for value in call.values.values() if not isinstance(value, Tensor))
-    tensors = tuple(value for value in call.values.values() if isinstance(value, Tensor))
+    numbers = tuple([value for value in call.values.values() if not isinstance(value, Tensor)])
+    tensors = tuple([value for value in call.values.values() if isinstance(value, Tensor)])
     text = neuron.variant(call.record, call.reduced)
     sizes = (len(call.xs), len(vs), len(tensors), outputs)
     results = scan(Call(text, call.steps, numbers, *sizes), (*call.xs, *vs, *tensors))
@@ -171,7 +171,7 @@ def _describe(x: Tensor) -> str:
 
 
 def _parameters(
-    neuron: Neuron, given: dict[str, Parameter], x: Tensor, dtype: torch.dtype
+    neuron: Neuron, given: dict[str, Parameter], x: Tensor, steps: int, dtype: torch.dtype
 ) -> dict[str, float | Tensor]:
     """The parameters of a call: numbers as they are, tensors checked, converted and expanded."""
     for name in given:
@@ -180,62 +180,58 @@ def _parameters(
     values: dict[str, float | Tensor] = {}
     for name, own in neuron.params.items():
         value = given.get(name, own)
-        if kind(value) != kind(own):
+        if value is not own and kind(value) != neuron.kinds[name]:
             raise ValueError(
-                f"params: {name!r} of {neuron.name} is of kind {kind(own)}, got {kind(value)}"
+                f"params: {name!r} of {neuron.name} is of kind {neuron.kinds[name]}, "
+                f"got {kind(value)}"
             )
-        if isinstance(value, (int, float)):
+        tensor = tensor_of(value)
+        if tensor is not None:
+            values[name] = _fitted(neuron, name, tensor, x, steps, dtype)
+        elif isinstance(value, (int, float)):
             values[name] = value
         else:
-            values[name] = _tensor(neuron, name, tensor_of(value), own, x, dtype)
+            raise TypeError(f"params: {name!r} of {neuron.name} is a number, got {value!r}")
     return values
 
 
-def _tensor(
-    neuron: Neuron, name: str, tensor: Tensor | None, own: Parameter, x: Tensor, dtype: torch.dtype
+def _fitted(
+    neuron: Neuron, name: str, tensor: Tensor, x: Tensor, steps: int, dtype: torch.dtype
 ) -> Tensor:
-    assert tensor is not None
+    """A parameter in the dtype that is computed in, one value for each neuron, step or both."""
     where = f"{neuron.name}: parameter {name!r}"
     if tensor.device != x.device:
         raise TypeError(f"{where} is on {tensor.device}, the input on {x.device}; move one")
-    if tensor.dtype == torch.float64 and dtype != torch.float64:
-        raise TypeError(f"{where} is float64, the input {x.dtype}; convert the input or the neuron")
-    tensor = tensor.to(dtype)
-    scale = neuron.gradient_scale(name, x.shape[1:].numel())
+    if tensor.dtype != dtype:
+        if tensor.dtype == torch.float64:
+            raise TypeError(
+                f"{where} is float64, the input {x.dtype}; convert the input or the neuron"
+            )
+        tensor = tensor.to(dtype)
+    shape, layout = x.shape[1:], neuron.kinds[name]
+    scale = neuron.gradient_scale(name, shape.numel())
     if scale != 1.0 and tensor.requires_grad:
         tensor = with_grad(tensor, (tensor, scale))
-    if kind(own) != "neuron":
-        return tensor
-    try:
-        return tensor.expand(x.shape[1:])
-    except RuntimeError:
-        raise ValueError(
-            f"{where} has shape {tuple(tensor.shape)}, which does not broadcast to the neurons "
-            f"{tuple(x.shape[1:])}; use e.g. shape [C, 1, 1] for channels"
-        ) from None
-
-
-def _steps(neuron: Neuron, x: Tensor, values: dict[str, float | Tensor]) -> int:
-    steps = x.shape[0] if neuron.steps is None else neuron.steps
-    for name, own in neuron.params.items():
-        value = values[name]
-        if kind(own) not in ("step", "gated") or not isinstance(value, Tensor):
-            continue
-        if kind(own) == "gated" and value.shape[-1] == 1:
-            values[name] = value.expand(-1, steps)
-        elif value.shape[-1] != steps:
+    if layout == "neuron" and tensor.shape != shape:
+        try:
+            return tensor.expand(shape)
+        except RuntimeError:
             raise ValueError(
-                f"{neuron.name}: parameter {name!r} has {value.shape[-1]} steps, "
-                f"the sequence has T={steps}"
-            )
-    return steps
+                f"{where} has shape {tuple(tensor.shape)}, which does not broadcast to the neurons "
+                f"{tuple(shape)}; use e.g. shape [C, 1, 1] for channels"
+            ) from None
+    if layout == "gated" and tensor.shape[-1] == 1:
+        return tensor.expand(-1, steps)
+    if layout in ("gated", "step") and tensor.shape[-1] != steps:
+        raise ValueError(f"{where} has {tensor.shape[-1]} steps, the sequence has T={steps}")
+    return tensor
 
 
 def _states(neuron: Neuron, state: State | None, x: Tensor, dtype: torch.dtype) -> State:
     shape = x.shape[1:]
     if state is None:
         return tuple(
-            torch.full((), rest, dtype=dtype, device=x.device).expand(shape)
+            torch.broadcast_to(torch.full((), rest, dtype=dtype, device=x.device), shape)
             for rest in neuron.rest.values()
         )
     if not isinstance(state, tuple) or len(state) != len(neuron.rest):

@@ -15,9 +15,9 @@ Arguments, in order. Forward: T, N; per input its rows and the stride between th
 first value, the stride of that (0 or 1) and where the last goes; per output its rows. Backward:
 T, N, the checkpoints; per input its rows, their stride and, if it has one, its gradient's rows;
 per state its first value and stride, the gradient that arrives at the last and its stride, and
-where the first one's gradient goes; per output the rows of its gradient and their stride; per
-learned parameter its sums. Both then take the parameters: a number by value, a tensor's address,
-and a gated table's number of rows after it.
+where the first one's gradient goes, or null; per output the rows of its gradient and their
+stride; per learned parameter its sums. Both then take the parameters: a number by value, a
+tensor's address, and a gated table's number of rows after it.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Backward(Scan):
             *(f"real g_{p} = 0;" for p in self.scalars),
             *self.start(gradient.history, begin),
             *back,
-            *(f"save(g_{v}_first + n, g_{v});" for v in self.vs),
+            *(f"if (g_{v}_first) save(g_{v}_first + n, g_{v});" for v in self.vs),
             *(f"save(g_{p}_data + n, g_{p});" for p in self.own),
             *(f"{p}_total += g_{p};" for p in self.scalars),
         ]

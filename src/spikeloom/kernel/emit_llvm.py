@@ -69,10 +69,11 @@ def backward_words(program: Program, gradient: Adjoint) -> list[str]:
 
 
 def _parameter_words(program: Program) -> list[str]:
+    """The tensors' addresses, then the numbers."""
     words = []
-    for name, kind in program.params:
+    for name, kind in program.tensors:
         words += [f"p.{name}", f"p.{name}.rows"] if kind == "gated" else [f"p.{name}"]
-    return words
+    return words + [f"p.{name}" for name, kind in program.params if kind == "number"]
 
 
 def forward(program: Program, dtype: str, assume: Assume | None = None) -> str:
@@ -385,7 +386,7 @@ class Backward(Scan):
                     self._sweep(base, count, t, self.gradient.step, self._past(f.sub(t, start)))
             if self.gradient.begin is not None:
                 self._sweep(base, count, "0", self.gradient.begin, None)
-            self.each(count, lambda lanes, lane: self._leave(lanes, lane, base))
+            self._leave(base, count)
         return self.module()
 
     def _past(self, index: str) -> list[str]:
@@ -525,8 +526,15 @@ class Backward(Scan):
             for value in lanes.per_lane(total, f.real):
                 self._add(address, value)
 
-    def _leave(self, lanes: Lanes, lane: str, base: str) -> None:
-        """The gradients of the initial states."""
+    def _leave(self, base: str, count: str) -> None:
+        """The gradients of the initial states, where there is room for them."""
+        f = self.f
         for i in range(self.program.states):
-            value = lanes.load(self.scratch(str(i)), lane)
-            lanes.store(value, self.f.word(f"gv{i}", "ptr"), self.f.add(base, lane))
+            target, buffer = f.word(f"gv{i}", "ptr"), self.scratch(str(i))
+            asked = f.value(f"icmp ne ptr {target}, null")
+            wanted = f.value(f"select i1 {asked}, i64 {count}, i64 0")
+
+            def body(lanes: Lanes, lane: str, target: str = target, buffer: str = buffer) -> None:
+                lanes.store(lanes.load(buffer, lane), target, f.add(base, lane))
+
+            self.each(wanted, body)

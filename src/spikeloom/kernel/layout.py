@@ -6,11 +6,10 @@ time axis will do (channels_last, say), as long as all tensors of one call share
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+# The axes behind time, from the slowest in memory to the fastest; empty if that is their own order.
 Order = tuple[int, ...]
 
 # What the emitters call the dtype of a stored sequence.
@@ -23,45 +22,41 @@ DTYPES = {
 
 
 def row_order(x: Tensor) -> Order:
-    """The axes behind time, from the slowest in memory to the fastest.
+    """The order of the axes behind time in memory.
 
     A tensor whose rows are dense in no order is taken in its own order.
     """
-    axes = tuple(range(x.dim() - 1))
     if x.is_contiguous():
-        return axes
+        return ()
+    axes = tuple(range(x.dim() - 1))
     order = tuple(sorted(axes, key=lambda axis: -x.stride(axis + 1)))
-    return order if _dense(_ordered(x, order)) else axes
+    return order if order != axes and _dense(_ordered(x, order)) else ()
 
 
 def rows(x: Tensor, order: Order) -> Tensor:
     """A sequence ``[T, ...]`` with its axes in this order and dense rows, copied only if needed."""
     x = _ordered(x, order)
-    return x if x.numel() == 0 or _dense(x) else x.contiguous()
+    return x if x.is_contiguous() or _dense(x) else x.contiguous()
 
 
 def row(v: Tensor, order: Order) -> Tensor:
     """One value a neuron, in this order and dense, copied only if needed."""
-    return (v if _is_natural(order) else v.permute(order)).contiguous()
+    return (v.permute(order) if order else v).contiguous()
 
 
-def empty_rows(shape: Sequence[int], order: Order, like: Tensor) -> Tensor:
-    """A fresh sequence ``[T, ...]`` whose memory follows this order; its shape is as given."""
-    if _is_natural(order):
-        return like.new_empty(shape)
-    stored = like.new_empty([shape[0], *(shape[axis + 1] for axis in order)])
-    return _ordered(stored, _inverse(order))
+def empty_rows(like: Tensor, order: Order) -> Tensor:
+    """A fresh sequence of the same shape whose memory follows this order."""
+    return _ordered(empty(_ordered(like, order)), _inverse(order)) if order else empty(like)
 
 
-def empty_row(shape: Sequence[int], order: Order, like: Tensor) -> Tensor:
-    """A fresh value a neuron whose memory follows this order."""
-    if _is_natural(order):
-        return like.new_empty(shape)
-    return like.new_empty([shape[axis] for axis in order]).permute(_inverse(order))
+def empty_row(like: Tensor, order: Order) -> Tensor:
+    """A fresh value a neuron, of the same shape, whose memory follows this order."""
+    return empty(like.permute(order)).permute(_inverse(order)) if order else empty(like)
 
 
-def _is_natural(order: Order) -> bool:
-    return order == tuple(range(len(order)))
+def empty(like: Tensor) -> Tensor:
+    """A fresh contiguous tensor of the same shape."""
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
 
 
 def _inverse(order: Order) -> Order:
@@ -69,7 +64,7 @@ def _inverse(order: Order) -> Order:
 
 
 def _ordered(x: Tensor, order: Order) -> Tensor:
-    return x if _is_natural(order) else x.permute(0, *(axis + 1 for axis in order))
+    return x.permute(0, *(axis + 1 for axis in order)) if order else x
 
 
 def _dense(x: Tensor) -> bool:

@@ -115,6 +115,7 @@ class Neuron:
             _check_number(f"state {state_name!r}", value)
         for argument, parameter in self.params.items():
             _check_parameter(self.name, argument, parameter)
+        self.kinds = {argument: kind(parameter) for argument, parameter in self.params.items()}
         self.program: str | None = None
         self.outputs = 1
         self.reason = ""
@@ -123,9 +124,8 @@ class Neuron:
 
     def _trace(self) -> None:
         """Set the program's text and its variants, or the reason why the step has no kernel."""
-        kinds = {name: kind(value) for name, value in self.params.items()}
         try:
-            program = trace(self.step, len(self.rest), kinds, self.inputs, self.begin)
+            program = trace(self.step, len(self.rest), self.kinds, self.inputs, self.begin)
         except (TypeError, ValueError, AttributeError) as error:
             self.reason = f"the step of {self.name} cannot be traced: {error}"
             return

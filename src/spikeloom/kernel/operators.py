@@ -1,25 +1,25 @@
 """The torch operators: tensors made dense, results allocated, the device's kernel called.
 
 ``spikeloom::scan`` and ``spikeloom::scan_backward`` carry the program as text, so a compiled or
-exported graph is complete in itself.
+exported graph is complete in itself. The functions behind them may be called as they are where
+nobody needs to see an operator.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from spikeloom.kernel import layout
-from spikeloom.kernel.adjoint import adjoint
+from spikeloom.kernel.adjoint import Adjoint, adjoint
 from spikeloom.kernel.layout import Order
 from spikeloom.kernel.trace import Program
 
-Leaf = tuple[str, Any]
+Tensors = Sequence[Tensor]
 
 LIBRARY = torch.library.Library("spikeloom", "DEF")
 LIBRARY.define(
@@ -28,7 +28,7 @@ LIBRARY.define(
 )
 LIBRARY.define(
     "scan_backward(str program, int steps, float[] numbers, int[] wanted, Tensor[] xs,"
-    " Tensor[] vs, Tensor[] ps, Tensor[] gys, Tensor[] gws) -> Tensor[]"
+    " Tensor[] vs, Tensor[] ps, Tensor[] gys, Tensor?[] gws) -> Tensor[]"
 )
 
 
@@ -55,7 +55,7 @@ def _state(v: Tensor, order: Order) -> Tensor:
 
 
 def _dense(
-    program: Program, order: Order, xs: list[Tensor], vs: list[Tensor], ps: list[Tensor]
+    program: Program, order: Order, xs: Tensors, vs: Tensors, ps: Tensors
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """The tensors of a call as a kernel takes them."""
     parameters = [
@@ -66,22 +66,27 @@ def _dense(
 
 
 def _outputs(
-    program: Program, steps: int, order: Order, x: Tensor, vs: list[Tensor]
+    program: Program, steps: int, order: Order, x: Tensor, vs: Tensors
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Fresh output sequences and last states."""
-    shape = x.shape[1:]
-    ys = [layout.empty_rows((steps, *shape), order, x) for _ in program.outputs]
-    return ys, [layout.empty_row(shape, order, v) for v in vs]
+    like = x if steps == x.shape[0] else x[:1].expand(steps, *x.shape[1:])
+    ys = [layout.empty_rows(like, order) for _ in program.outputs]
+    return ys, [layout.empty_row(v, order) for v in vs]
 
 
-def _scan(
-    text: str,
-    steps: int,
-    numbers: list[float],
-    xs: list[Tensor],
-    vs: list[Tensor],
-    ps: list[Tensor],
+def scan(
+    text: str, steps: int, numbers: Sequence[float], xs: Tensors, vs: Tensors, ps: Tensors
 ) -> list[Tensor]:
+    """What ``spikeloom::scan`` computes: the outputs and the last states.
+
+    Args:
+        text: The program.
+        steps: T.
+        numbers: The parameters of kind ``number``, in order.
+        xs: Inputs.
+        vs: Initial states.
+        ps: The other parameters, in order.
+    """
     program, order = Program.parse(text), layout.row_order(xs[0])
     ys, ws = _outputs(program, steps, order, xs[0], vs)
     if _is_empty(steps, xs[0]):
@@ -93,90 +98,103 @@ def _scan(
     return [*ys, *ws]
 
 
+@lru_cache(maxsize=1024)
+def _adjoint(program: Program, wanted: tuple[int, ...]) -> Adjoint:
+    """The adjoint for the wanted ones of a call's tensors."""
+    inputs = [("x", i) for i in range(program.inputs)]
+    states = [("v", i) for i in range(program.states)]
+    leaves = [*inputs, *states, *(("p", name) for name, _ in program.tensors)]
+    return adjoint(program, frozenset(leaves[i] for i in wanted) - frozenset(states))
+
+
+Fresh = list[Tensor | None]
+
+
 def _gradients(
-    program: Program,
-    wanted: Sequence[int],
-    order: Order,
-    xs: list[Tensor],
-    vs: list[Tensor],
-    ps: list[Tensor],
-) -> dict[Leaf, Tensor]:
-    """Fresh tensors for the wanted gradients, by the leaf they belong to."""
-    leaves: list[Leaf] = [("x", i) for i in range(len(xs))]
-    leaves += [("v", i) for i in range(len(vs))]
-    leaves += [("p", name) for name, _ in program.tensors]
-    tensors, kinds = [*xs, *vs, *ps], dict(program.tensors)
-
-    def fresh(leaf: Leaf, like: Tensor) -> Tensor:
-        if leaf[0] == "x":
-            return layout.empty_rows(like.shape, order, like)
-        if leaf[0] == "v" or kinds[leaf[1]] == "neuron":
-            return layout.empty_row(like.shape, order, like)
-        return like.new_empty(like.shape)
-
-    return {leaves[number]: fresh(leaves[number], tensors[number]) for number in wanted}
+    program: Program, wanted: Sequence[int], order: Order, xs: Tensors, vs: Tensors, ps: Tensors
+) -> tuple[Fresh, Fresh, Fresh]:
+    """Fresh tensors for the wanted gradients of inputs, states and parameters, else None."""
+    kinds = [kind for _, kind in program.tensors]
+    states, params = len(xs), len(xs) + len(vs)
+    return (
+        [layout.empty_rows(x, order) if i in wanted else None for i, x in enumerate(xs)],
+        [layout.empty_row(v, order) if i in wanted else None for i, v in enumerate(vs, states)],
+        [
+            layout.empty_row(p, order if kind == "neuron" else ()) if i in wanted else None
+            for i, (p, kind) in enumerate(zip(ps, kinds, strict=True), params)
+        ],
+    )
 
 
-def _scan_backward(
+def _found(*groups: Fresh) -> list[Tensor]:
+    return [gradient for group in groups for gradient in group if gradient is not None]
+
+
+def scan_backward(
     text: str,
     steps: int,
-    numbers: list[float],
-    wanted: list[int],
-    xs: list[Tensor],
-    vs: list[Tensor],
-    ps: list[Tensor],
-    gys: list[Tensor],
-    gws: list[Tensor],
+    numbers: Sequence[float],
+    wanted: Sequence[int],
+    xs: Tensors,
+    vs: Tensors,
+    ps: Tensors,
+    gys: Tensors,
+    gws: Sequence[Tensor | None],
 ) -> list[Tensor]:
+    """What ``spikeloom::scan_backward`` computes: the wanted gradients.
+
+    Args:
+        text: The program.
+        steps: T.
+        numbers: The parameters of kind ``number``, in order.
+        wanted: Which of the tensors ``[*xs, *vs, *ps]``, in ascending order.
+        xs: Inputs.
+        vs: Initial states.
+        ps: The other parameters, in order.
+        gys: Gradients of the outputs.
+        gws: Gradients of the last states; None is zero.
+    """
     program, order = Program.parse(text), layout.row_order(xs[0])
-    results = _gradients(program, wanted, order, xs, vs, ps)
+    gxs, gvs, gps = _gradients(program, wanted, order, xs, vs, ps)
     if _is_empty(steps, xs[0]):
-        for (kind, which), result in results.items():
-            result.copy_(gws[which]) if kind == "v" else result.zero_()
-        return list(results.values())
-    gradient = adjoint(program, frozenset(leaf for leaf in results if leaf[0] != "v"))
-    reached = (gradient.begin or gradient.step).x
-    gxs = [results.get(("x", i)) for i in range(len(xs))]
-    for gx, number in zip(gxs, reached, strict=True):
-        if gx is not None and number is None:
+        for result in _found(gxs, gvs, gps):
+            result.zero_()
+        for gv, gw in zip(gvs, gws, strict=True):
+            if gv is not None and gw is not None:
+                gv.copy_(gw)
+        return _found(gxs, gvs, gps)
+    gradient = _adjoint(program, tuple(wanted))
+    for gx, node in zip(gxs, (gradient.begin or gradient.step).x, strict=True):
+        if gx is not None and node is None:
             gx.zero_()
-    shape = xs[0].shape[1:]
-    gvs = [
-        results[leaf] if (leaf := ("v", i)) in results else layout.empty_row(shape, order, v)
-        for i, v in enumerate(vs)
-    ]
-    arrived = [layout.rows(gy, order) for gy in gys], [_state(gw, order) for gw in gws]
     dense = _dense(program, order, xs, vs, ps)
+    arrived = (
+        [layout.rows(gy, order) for gy in gys],
+        [None if gw is None else _state(gw, order) for gw in gws],
+    )
     sums = _engine(xs[0].device.type).backward(
         program, gradient, steps, numbers, *dense, *arrived, gxs, gvs
     )
-    for name, kind in program.tensors:
-        if ("p", name) not in results:
+    for gp, (name, kind) in zip(gps, program.tensors, strict=True):
+        if gp is None:
             continue
-        result = results["p", name]
         if name not in sums:
-            result.zero_()
+            gp.zero_()
         elif kind == "neuron":
-            stored = result.permute(order)
-            stored.copy_(sums[name].view(stored.shape))
+            layout.row(gp, order).view(-1).copy_(sums[name])  # a view: it lies in this order
         else:
-            result.copy_(sums[name])
-    return list(results.values())
+            gp.copy_(sums[name])
+    return _found(gxs, gvs, gps)
 
 
 for _device in ("CPU", "CUDA"):
-    LIBRARY.impl("scan", _scan, _device)
-    LIBRARY.impl("scan_backward", _scan_backward, _device)
+    LIBRARY.impl("scan", scan, _device)
+    LIBRARY.impl("scan_backward", scan_backward, _device)
 
 
 @torch.library.register_fake("spikeloom::scan", lib=LIBRARY)
 def _scan_fake(
-    text: str,
-    steps: int,
-    numbers: list[float],
-    xs: list[Tensor],
-    vs: list[Tensor],
-    ps: list[Tensor],
+    text: str, steps: int, numbers: list[float], xs: Tensors, vs: Tensors, ps: Tensors
 ) -> list[Tensor]:
     ys, ws = _outputs(Program.parse(text), steps, layout.row_order(xs[0]), xs[0], vs)
     return [*ys, *ws]
@@ -188,11 +206,11 @@ def _scan_backward_fake(
     steps: int,
     numbers: list[float],
     wanted: list[int],
-    xs: list[Tensor],
-    vs: list[Tensor],
-    ps: list[Tensor],
-    gys: list[Tensor],
-    gws: list[Tensor],
+    xs: Tensors,
+    vs: Tensors,
+    ps: Tensors,
+    gys: Tensors,
+    gws: Sequence[Tensor | None],
 ) -> list[Tensor]:
     order = layout.row_order(xs[0])
-    return list(_gradients(Program.parse(text), wanted, order, xs, vs, ps).values())
+    return _found(*_gradients(Program.parse(text), wanted, order, xs, vs, ps))

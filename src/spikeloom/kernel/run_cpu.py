@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite
 import llvmlite.binding as llvm
@@ -37,7 +37,7 @@ WORTH_A_THREAD = 1 << 17
 
 
 class Kernel:
-    """A compiled function of one argument: the address of its words."""
+    """A compiled function of one argument: the address of its words, numbers last."""
 
     def __init__(self, text: str, name: str) -> None:
         module = llvm.parse_assembly(text)
@@ -53,9 +53,9 @@ class Kernel:
         address = self._engine.get_function_address(name)
         self._function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
 
-    def __call__(self, words: Sequence[int]) -> None:
+    def __call__(self, words: Sequence[int], numbers: bytes) -> None:
         """Run; other Python threads may run meanwhile."""
-        self._function((ctypes.c_int64 * len(words))(*words))
+        self._function(struct.pack(f"{len(words)}q", *words) + numbers)
 
 
 def _machine() -> Any:
@@ -78,24 +78,92 @@ def _backward_kernel(program: Program, gradient: Adjoint, dtype: str, assume: As
     return Kernel(emit_llvm.backward(program, gradient, dtype, assume), "backward")
 
 
-def _assume(program: Program, numbers: Sequence[float], fresh: Sequence[Tensor]) -> Assume:
-    """What this call's numbers and outputs allow."""
-    return _assumption(program, tuple(numbers), bool(fresh) and all(map(_streams, fresh)))
+# --- What a call like an earlier one needs, found at once ---
 
 
-@lru_cache(maxsize=1024)
-def _assumption(program: Program, numbers: tuple[float, ...], stream: bool) -> Assume:
-    return Assume(program.powers(numbers), stream)
+class Plan(NamedTuple):
+    """A kernel, and how it goes through the neurons.
+
+    Attributes:
+        kernel: The kernel.
+        tile: Neurons of a tile.
+        scratch: Values that fit into working memory.
+        numbers: The parameters of kind ``number``, as words.
+        segment: Steps of a segment of the backward pass.
+        learned: ``(name, kind)`` of the parameters whose gradients it sums.
+    """
+
+    kernel: Kernel
+    tile: int
+    scratch: int
+    numbers: bytes
+    segment: int = 0
+    learned: tuple[tuple[str, str], ...] = ()
 
 
-def _large(tensor: Tensor) -> bool:
-    return tensor.numel() * tensor.element_size() >= STREAM_FROM
+# Numbers are told apart by their bits, because 0 and -0 are equal.
 
 
-def _streams(tensor: Tensor) -> bool:
-    if not _large(tensor) or tensor.data_ptr() % 64:
+@lru_cache(maxsize=4096)
+def _forward_plan(
+    program: Program, numbers: bytes, dtype: torch.dtype, stream: bool, room: int
+) -> Plan:
+    kernel = _forward_kernel(program, DTYPES[dtype], _assume(program, numbers, stream))
+    states = max(1, program.states)
+    tile = max(256, _aligned(room // (_width(dtype) * states)))
+    return Plan(kernel, tile, tile * states, numbers)
+
+
+@lru_cache(maxsize=4096)
+def _backward_plan(
+    program: Program,
+    gradient: Adjoint,
+    numbers: bytes,
+    dtype: torch.dtype,
+    stream: bool,
+    steps: int,
+) -> Plan:
+    assume = _assume(program, numbers, stream)
+    kernel = _backward_kernel(program, gradient, DTYPES[dtype], assume)
+    segment = min(steps, SEGMENT)
+    kept, moving = len(gradient.kept), len(gradient.history)
+    tile = _aligned(TILE_BACKWARD // (_width(dtype) * segment * max(1, kept)))
+    tile = max(64, min(2048, tile))
+    buffers = program.states + moving + kept * segment + moving * -(-steps // segment)
+    sums = tuple(learned(program, gradient))
+    return Plan(kernel, tile, tile * buffers, numbers, segment, sums)
+
+
+def _bits(numbers: Sequence[float]) -> bytes:
+    return struct.pack(f"{len(numbers)}d", *numbers)
+
+
+def _assume(program: Program, numbers: bytes, stream: bool) -> Assume:
+    return Assume(program.powers(struct.unpack(f"{len(numbers) // 8}d", numbers)), stream)
+
+
+def _width(dtype: torch.dtype) -> int:
+    """Bytes of a value that is computed with."""
+    return 8 if dtype == torch.float64 else 4
+
+
+def _aligned(count: int) -> int:
+    return count // 64 * 64
+
+
+def _size(fresh: Sequence[Tensor]) -> int:
+    """Bytes of each of some sequences alike; 0 if there is none."""
+    return fresh[0].numel() * fresh[0].element_size() if fresh else 0
+
+
+def _streams(fresh: Sequence[Tensor], neurons: int) -> bool:
+    """Whether to write past the cache: all is large, and every row aligned."""
+    if _size(fresh) < STREAM_FROM or neurons % max(LANES.values()):
         return False
-    return tensor[0].numel() % max(LANES.values()) == 0
+    return not any(tensor.data_ptr() % 64 for tensor in fresh)
+
+
+# --- Calls ---
 
 
 def forward(
@@ -123,9 +191,10 @@ def forward(
     Raises:
         ValueError: If a state has become NaN.
     """
-    assume = _assume(program, numbers, ys)
-    kernel = _forward_kernel(program, DTYPES[xs[0].dtype], assume)
-    neurons = xs[0][0].numel()
+    neurons = xs[0].shape[1:].numel()
+    stream = _streams(ys, neurons)
+    room = TILE_LONG if _size(ys) >= STREAM_FROM and not stream else TILE_FORWARD
+    plan = _forward_plan(program, _bits(numbers), xs[0].dtype, stream, room)
     keep: list[Any] = []
     nan = ctypes.c_int64(0)
     words = [ctypes.addressof(nan)]
@@ -134,13 +203,9 @@ def forward(
     for v, w in zip(vs, ws, strict=True):
         words += [*_row(v, keep), w.data_ptr()]
     words += [y.data_ptr() for y in ys]
-    words += _parameters(program, numbers, ps)
-    states = max(1, program.states)
-    long = not assume.stream and any(map(_large, ys))
-    room = TILE_LONG if long else TILE_FORWARD
-    tile = max(256, _aligned(room // (_width(vs) * states)))
+    words += _addresses(program, ps)
     advise_huge_pages(ys)
-    _run(kernel, steps, neurons, tile, tile * states, words, even=True)
+    _run(plan, steps, neurons, words, even=True)
     if nan.value:
         raise ValueError(
             f"run: a state is NaN after {steps} steps; the input or the initial state holds NaN, "
@@ -157,9 +222,9 @@ def backward(
     vs: Sequence[Tensor],
     ps: Sequence[Tensor],
     gys: Sequence[Tensor],
-    gws: Sequence[Tensor],
+    gws: Sequence[Tensor | None],
     gxs: Sequence[Tensor | None],
-    gvs: Sequence[Tensor],
+    gvs: Sequence[Tensor | None],
 ) -> dict[str, Tensor]:
     """Run the reverse sweep.
 
@@ -172,65 +237,66 @@ def backward(
         vs: Initial states.
         ps: The other parameters.
         gys: Gradients of the outputs, with dense rows.
-        gws: Gradients of the last states.
+        gws: Gradients of the last states; None is zero.
         gxs: Receive the gradients of the inputs; None where ``gradient`` has none.
-        gvs: Receive the gradients of the initial states.
+        gvs: Receive the gradients of the initial states; None where nobody wants one.
 
     Returns:
         Learned parameter -> gradient, in the parameter's shape (a row of neurons for per-neuron
-        ones). Sums are taken in a fixed order, whatever the number of threads.
+        ones), perhaps in a wider dtype. Sums are taken in a fixed order, whatever the number of
+        threads.
     """
     fresh = [gx for gx in gxs if gx is not None]
-    assume = _assume(program, numbers, fresh)
-    kernel = _backward_kernel(program, gradient, DTYPES[xs[0].dtype], assume)
-    neurons = xs[0][0].numel()
-    segment = min(steps, SEGMENT)
-    kept, moving = len(gradient.kept), len(gradient.history)
-    tile = _aligned(TILE_BACKWARD // (_width(vs) * segment * max(1, kept)))
-    tile = max(64, min(2048, tile))
-    buffers = program.states + moving + kept * segment + moving * -(-steps // segment)
-    sums = _sums(program, gradient, ps, steps, neurons, tile)
+    neurons = xs[0].shape[1:].numel()
+    stream = _streams(fresh, neurons)
+    plan = _backward_plan(program, gradient, _bits(numbers), xs[0].dtype, stream, steps)
+    sums = _sums(program, plan, ps, steps, neurons)
     keep: list[Any] = []
-    words = [segment]
+    words = [plan.segment]
     for x, gx in zip(xs, gxs, strict=True):
-        words += [x.data_ptr(), x.stride(0), 0 if gx is None else gx.data_ptr()]
+        words += [x.data_ptr(), x.stride(0), _address(gx)]
     for v, gw, gv in zip(vs, gws, gvs, strict=True):
-        words += [*_row(v, keep), *_row(gw, keep), gv.data_ptr()]
+        words += [*_row(v, keep), *_row(gw, keep), _address(gv)]
     for gy in gys:
         words += [gy.data_ptr(), gy.stride(0)]
     words += [total.data_ptr() for total in sums.values()]
-    words += _parameters(program, numbers, ps)
+    words += _addresses(program, ps)
     advise_huge_pages(fresh)
-    _run(kernel, steps, neurons, tile, tile * buffers, words, even=False)
-    return {name: _total(total, dict(program.params)[name]) for name, total in sums.items()}
+    _run(plan, steps, neurons, words, even=False)
+    return {name: _total(sums[name], kind) for name, kind in plan.learned}
 
 
-def _aligned(count: int) -> int:
-    return count // 64 * 64
+# One vector of zeros.
+_zeros = (ctypes.c_double * max(LANES.values()))()
+ZEROS = ctypes.addressof(_zeros)
 
 
-def _width(vs: Sequence[Tensor]) -> int:
-    return vs[0].element_size() if vs else 4
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
-def _row(v: Tensor, keep: list[Any]) -> tuple[int, int]:
+def _row(v: Tensor | None, keep: list[Any]) -> tuple[int, int]:
     """Address and stride of one value a neuron; a shared value becomes one vector of it."""
+    if v is None:
+        return ZEROS, 0
     if v.dim():
         return v.data_ptr(), 1
-    width = max(LANES.values())
-    kind = ctypes.c_double if v.dtype == torch.float64 else ctypes.c_float
-    keep.append((kind * width)(*[v.item()] * width))
+    keep.append(_vector(_bits([v.item()]), v.dtype))
     return ctypes.addressof(keep[-1]), 0
 
 
-def _parameters(program: Program, numbers: Sequence[float], ps: Sequence[Tensor]) -> list[int]:
+@lru_cache(maxsize=1024)
+def _vector(value: bytes, dtype: torch.dtype) -> Any:
+    """A value in every lane."""
+    kind = ctypes.c_double if dtype == torch.float64 else ctypes.c_float
+    width = max(LANES.values())
+    return (kind * width)(*struct.unpack("d", value) * width)
+
+
+def _addresses(program: Program, ps: Sequence[Tensor]) -> list[int]:
+    """Where the parameters are that are tensors, and how many rows a table has."""
     words: list[int] = []
-    remaining, tensors = iter(numbers), iter(ps)
-    for _, kind in program.params:
-        if kind == "number":
-            words.append(struct.unpack("<q", struct.pack("<d", next(remaining)))[0])
-            continue
-        tensor = next(tensors)
+    for tensor, (_, kind) in zip(ps, program.tensors, strict=True):
         words.append(tensor.data_ptr())
         if kind == "gated":
             words.append(tensor.shape[0])
@@ -238,13 +304,15 @@ def _parameters(program: Program, numbers: Sequence[float], ps: Sequence[Tensor]
 
 
 def _sums(
-    program: Program, gradient: Adjoint, ps: Sequence[Tensor], steps: int, neurons: int, tile: int
+    program: Program, plan: Plan, ps: Sequence[Tensor], steps: int, neurons: int
 ) -> dict[str, Tensor]:
     """Where the tiles leave their shares of the parameter gradients."""
-    tiles = -(-neurons // tile)
+    if not plan.learned:
+        return {}
+    tiles = -(-neurons // plan.tile)
     values = {name: p for (name, _), p in zip(program.tensors, ps, strict=True)}
     found: dict[str, Tensor] = {}
-    for name, kind in learned(program, gradient):
+    for name, kind in plan.learned:
         p = values[name]
         shape = {"neuron": (neurons,), "gated": (tiles, *p.shape)}.get(kind, (tiles, steps))
         found[name] = p.new_zeros(shape)
@@ -252,10 +320,10 @@ def _sums(
 
 
 def _total(shares: Tensor, kind: str) -> Tensor:
+    """The gradient itself; sums over tiles are taken, and left, in float64."""
     if kind == "neuron":
         return shares
-    axes = (0, 1) if kind == "scalar" else (0,)
-    return shares.sum(axes, dtype=torch.float64).to(shares.dtype)
+    return shares.sum((0, 1) if kind == "scalar" else 0, dtype=torch.float64)
 
 
 class _Scratch(threading.local):
@@ -273,18 +341,16 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _run(
-    kernel: Kernel, steps: int, neurons: int, tile: int, scratch: int, words: list[int], even: bool
-) -> None:
+def _run(plan: Plan, steps: int, neurons: int, words: list[int], *, even: bool) -> None:
     """Split the neurons over threads, at whole tiles unless an even split is allowed."""
     threads = min(torch.get_num_threads(), max(1, steps * neurons // WORTH_A_THREAD))
-    unit = 64 if even else tile
+    unit = 64 if even else plan.tile
     share = -(-neurons // (threads * unit)) * unit
 
     def part(first: int) -> None:
         last = min(first + share, neurons)
-        address = _scratch.address(8 * scratch + 64)
-        kernel([steps, neurons, first, last, tile, address, *words])
+        address = _scratch.address(8 * plan.scratch + 64)
+        plan.kernel([steps, neurons, first, last, plan.tile, address, *words], plan.numbers)
 
     waiting: list[Future[None]] = [
         _pool().submit(part, first) for first in range(share, neurons, share)

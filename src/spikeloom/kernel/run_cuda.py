@@ -165,9 +165,9 @@ def backward(
     vs: Sequence[Tensor],
     ps: Sequence[Tensor],
     gys: Sequence[Tensor],
-    gws: Sequence[Tensor],
+    gws: Sequence[Tensor | None],
     gxs: Sequence[Tensor | None],
-    gvs: Sequence[Tensor],
+    gvs: Sequence[Tensor | None],
 ) -> dict[str, Tensor]:
     """Run the reverse sweep.
 
@@ -180,9 +180,9 @@ def backward(
         vs: Initial states.
         ps: The other parameters.
         gys: Gradients of the outputs, with dense rows.
-        gws: Gradients of the last states.
+        gws: Gradients of the last states; None is zero.
         gxs: Receive the gradients of the inputs; None where ``gradient`` has none.
-        gvs: Receive the gradients of the initial states.
+        gvs: Receive the gradients of the initial states; None where nobody wants one.
 
     Returns:
         Learned parameter -> gradient, in the parameter's shape (a row of neurons for per-neuron
@@ -191,8 +191,10 @@ def backward(
     x, neurons = xs[0], xs[0].shape[1:].numel()
     reached = (gradient.begin or gradient.step).x
     found = [gx if node is not None else None for gx, node in zip(gxs, reached, strict=True)]
+    last = [v.new_zeros(()) if gw is None else gw for v, gw in zip(vs, gws, strict=True)]
     sequences = [*xs, *gys, *(gx for gx in found if gx is not None)]
-    vec = _vec(neurons, sequences, [*vs, *gws, *gvs, *_per_neuron(program, ps)])
+    first = [gv for gv in gvs if gv is not None]
+    vec = _vec(neurons, sequences, [*vs, *last, *first, *_per_neuron(program, ps)])
     dtype = DTYPES[x.dtype]
     kernel, shape = _backward_plan(program, tuple(numbers), dtype, vec, gradient, steps)
     shares = _Shares(program, gradient, ps, neurons, steps, shape.vec)
@@ -201,8 +203,8 @@ def backward(
     for sequence, gx in zip(xs, found, strict=True):
         arguments += _rows(sequence)
         arguments += [] if gx is None else [gx.data_ptr()]
-    for v, gw, gv in zip(vs, gws, gvs, strict=True):
-        arguments += [*_state(v), *_state(gw), gv.data_ptr()]
+    for v, gw, gv in zip(vs, last, gvs, strict=True):
+        arguments += [*_state(v), *_state(gw), 0 if gv is None else gv.data_ptr()]
     for gy in gys:
         arguments += _rows(gy)
     arguments += [share.data_ptr() for share in shares.tensors.values()]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeloom.kernel.neuron import Neuron, kind, tensor_of
+from spikeloom.kernel.neuron import Neuron
 
 
 def scan(
@@ -36,8 +36,7 @@ def scan(
     Returns:
         The outputs and the states after each step, a list over time for every one of them.
     """
-    kinds = {name: kind(value) for name, value in neuron.params.items()}
-    device = xs[0].device
+    kinds, device = neuron.kinds, xs[0].device
     # Tensors throughout, because torch divides by a Python number inexactly on some devices.
     values = {name: torch.as_tensor(v, dtype=dtype, device=device) for name, v in params.items()}
 
@@ -70,6 +69,3 @@ def scan(
 
 def _full(value: Any, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.as_tensor(value, dtype=dtype, device=device).expand(shape)
-
-
-__all__ = ["scan", "tensor_of"]

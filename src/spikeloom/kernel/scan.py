@@ -1,7 +1,8 @@
 """The scan as torch sees it: a differentiable function that can be mapped, compiled, exported.
 
 The operators beneath have no autograd rule of their own; the autograd.Function around them is the
-form that torch.compile, torch.export, torch.func and vmap all accept.
+form that torch.compile, torch.export, torch.func and vmap all accept. Where none of these looks on,
+the functions behind the operators are called as they are, which is quicker.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from spikeloom.kernel import operators
 from spikeloom.kernel.batch import Dims, Mapped, each_sample, more_neurons
 from spikeloom.kernel.operators import LIBRARY
 from spikeloom.kernel.trace import Program
@@ -43,39 +46,31 @@ class Call(NamedTuple):
     params: int
     outputs: int
 
-    def groups(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    def groups(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
         """The flat tensors as inputs, states and parameters."""
         first = self.inputs + self.states
-        return (
-            list(tensors[: self.inputs]),
-            list(tensors[self.inputs : first]),
-            list(tensors[first : first + self.params]),
-        )
+        return tensors[: self.inputs], tensors[self.inputs : first], tensors[first:]
 
     def forward(self, *tensors: Tensor) -> Tensors:
         """Outputs and last states."""
-        groups = self.groups(tensors)
-        return tuple(torch.ops.spikeloom.scan(self.text, self.steps, list(self.numbers), *groups))
+        run = operators.scan if _plain(tensors) else torch.ops.spikeloom.scan
+        return tuple(run(self.text, self.steps, self.numbers, *self.groups(tensors)))
 
-    def backward(self, wanted: Sequence[int], *tensors: Tensor) -> Tensors:
+    def backward(self, wanted: Sequence[int], *tensors: Tensor | None) -> Tensors:
         """The wanted gradients; behind the call's tensors come the gradients that arrived."""
-        arrived = tensors[self.inputs + self.states + self.params :]
-        gys, gws = list(arrived[: self.outputs]), list(arrived[self.outputs :])
-        groups = self.groups(tensors)
-        return tuple(
-            torch.ops.spikeloom.scan_backward(
-                self.text, self.steps, list(self.numbers), list(wanted), *groups, gys, gws
-            )
-        )
+        first = self.inputs + self.states + self.params
+        arrived = tensors[first : first + self.outputs], tensors[first + self.outputs :]
+        run = operators.scan_backward if _plain(tensors) else torch.ops.spikeloom.scan_backward
+        groups = (*self.groups(tensors[:first]), *arrived)
+        return tuple(run(self.text, self.steps, self.numbers, wanted, *groups))
 
-    def filled(self, grads: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The gradients that arrived, where none did a zero that takes no memory."""
-        x, states = tensors[0], tensors[self.inputs : self.inputs + self.states]
-        shape = x.shape[1:]
-        zeros = [(x, (self.steps, *shape))] * self.outputs + [(v, shape) for v in states]
+    def filled(self, grads: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:
+        """The gradients that arrived, where an output's did not a zero that takes no memory."""
         return [
-            like.new_zeros(()).expand(shape) if grad is None else grad
-            for grad, (like, shape) in zip(grads, zeros, strict=True)
+            x.new_zeros(()).expand(self.steps, *x.shape[1:])
+            if grad is None and i < self.outputs
+            else grad
+            for i, grad in enumerate(grads)
         ]
 
     def kinds(self) -> list[str]:
@@ -86,8 +81,35 @@ class Call(NamedTuple):
 def scan(call: Call, tensors: Tensors) -> Tensors:
     """Run a program; returns the outputs and the last states."""
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return Scan.apply(call, *tensors)
+        return (PlainScan if _plain(tensors) else Scan).apply(call, *tensors)
     return call.forward(*tensors)
+
+
+def _plain(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether nobody but autograd follows a call, and its tensors are simply memory.
+
+    Graphs, transformations, dispatch modes and profiles see operators only.
+    """
+    followed = (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch.autograd._profiler_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+    )
+    return not followed and all(map(_is_memory, tensors))
+
+
+def _is_memory(tensor: Tensor | None) -> bool:
+    """Whether a tensor's values are what lies at its address."""
+    if tensor is None:
+        return True
+    if type(tensor) not in (Tensor, Parameter) or tensor.is_neg():
+        return False
+    try:
+        return tensor.data_ptr() != 0
+    except RuntimeError:  # it wraps another
+        return False
 
 
 # --- Autograd ---
@@ -111,7 +133,7 @@ class Scan(torch.autograd.Function):
         needed = ctx.needs_input_grad[1:]
         wanted = tuple(number for number, need in enumerate(needed) if need)
         saved = ctx.saved_tensors  # read once: activation checkpointing allows no more
-        tensors = (*saved, *ctx.call.filled(grads, saved))
+        tensors = (*saved, *ctx.call.filled(grads, saved[0]))
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             found = ScanBackward.apply(ctx.call, wanted, *tensors)
         else:
@@ -126,6 +148,17 @@ class Scan(torch.autograd.Function):
 
 # torch asks for it at every call.
 Scan.forward.__signature__ = inspect.signature(Scan.forward)  # type: ignore[attr-defined]
+
+
+class PlainScan(torch.autograd.Function):
+    """The same in the form that functorch does not accept, and torch applies faster."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *tensors: Tensor) -> Tensors:
+        Scan.setup_context(ctx, (call, *tensors), ())
+        return call.forward(*tensors)
+
+    backward = staticmethod(Scan.backward)
 
 
 class ScanBackward(torch.autograd.Function):
@@ -179,7 +212,7 @@ def _mapped_scan(size: int, dims: Dims, call: Call, tensors: Sequence[Tensor]) -
 
 
 def _mapped_backward(
-    size: int, dims: Dims, call: Call, wanted: Sequence[int], tensors: Sequence[Tensor]
+    size: int, dims: Dims, call: Call, wanted: Sequence[int], tensors: Sequence[Tensor | None]
 ) -> Mapped:
     kinds, first = call.kinds(), call.inputs + call.states
     shared = any(number >= first and kinds[number - first] != "neuron" for number in wanted)
@@ -220,7 +253,7 @@ def _scan_backward_vmap(
     vs: list[Tensor],
     ps: list[Tensor],
     gys: list[Tensor],
-    gws: list[Tensor],
+    gws: list[Tensor | None],
 ) -> Any:
     call = Call(text, steps, tuple(numbers), len(xs), len(vs), len(ps), len(gys))
     dims = [dim for group in in_dims[4:] for dim in group]
