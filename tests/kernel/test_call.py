@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -155,3 +157,44 @@ def test_importing_spikeloom_loads_no_optional_package():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("given", [LIF, "LIF", torch.rand(2)], ids=["class", "str", "x"])
+def test_what_is_no_neuron_is_refused(given):
+    with pytest.raises(TypeError, match=r"neuron: must be a spikeloom.Neuron such as neurons.LIF"):
+        spikeloom.run(given, torch.rand(3, 2))
+
+
+def test_sparse_input_is_refused_with_the_remedy():
+    with pytest.raises(TypeError, match=r"x: must be dense, .* pass x.to_dense\(\)"):
+        spikeloom.run(LIF(), torch.rand(3, 2).to_sparse())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"state": "mem"}, r"state: must be names such as \('v',\).* got 'mem'"),
+        ({"state": ("v", "v")}, r"state: names a state twice"),
+        ({"params": ["w"]}, r"params: must be name -> value, got \['w'\]"),
+        ({"params": {"w": PerStep([1.0])}}, r"PerStep must hold a tensor, got \[1.0\]"),
+    ],
+)
+def test_a_description_that_cannot_be_meant_is_refused(settings, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Neuron(lambda x, state, p: (x, state), **settings)
+
+
+def test_numbers_of_numpy_are_numbers():
+    neuron = Neuron(lambda x, state, p: (x * p.w, state), params={"w": np.float32(2)})
+    assert torch.equal(spikeloom.run(neuron, torch.ones(1, 2))[0], torch.full((1, 2), 2.0))
+
+
+def test_a_graph_recorded_for_another_length_does_not_read_beyond_its_input():
+    layer = spikeloom.SpikingLayer(LIF())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns of every value that becomes fixed
+        traced = torch.jit.trace(layer, torch.rand(6, 2, 3), check_trace=False)
+    x = torch.rand(6, 2, 3) * 3
+    assert torch.equal(traced(x), layer(x))
+    with pytest.raises(RuntimeError, match=r"recorded for T=6, the input has 2 steps"):
+        traced(x[:2])

@@ -149,11 +149,21 @@ def _run_kernel(call: Bound) -> Results:
 
 
 def _check_inputs(neuron: Neuron, xs: State) -> torch.dtype:
+    if not isinstance(neuron, Neuron):
+        given = (
+            f"the class {neuron.__name__}" if isinstance(neuron, type) else type(neuron).__name__
+        )
+        raise TypeError(
+            f"neuron: must be a spikeloom.Neuron such as neurons.LIF(), got {given}; call "
+            f"run(neuron, x)"
+        )
     if len(xs) != neuron.inputs:
         raise TypeError(f"x: {neuron.name} reads {neuron.inputs} input(s), got {len(xs)}")
     for x in xs:
         if not isinstance(x, Tensor):
             raise TypeError(f"x: must be a tensor [T, ...], got {type(x).__name__}")
+        if x.layout is not torch.strided:
+            raise TypeError(f"x: must be dense, got {x.layout}; pass x.to_dense()")
         if x.dtype not in COMPUTED:
             raise TypeError(f"x: must be float16, bfloat16, float32 or float64, got {x.dtype}")
         if x.dim() == 0:

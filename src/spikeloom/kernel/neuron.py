@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -106,8 +107,8 @@ class Neuron:
         self.begin = begin
         self.inputs = _count("inputs", inputs)
         self.name = str(name or getattr(step, "__name__", type(step).__name__))
-        self.rest = dict(state) if isinstance(state, Mapping) else dict.fromkeys(state, 0.0)
-        self.params = dict(params or {})
+        self.rest = _rest(state)
+        self.params = {} if params is None else _named(params)
         self.steps = None if steps is None else _count("steps", steps)
         if (begin is None) != (steps is None):
             raise ValueError("begin and steps: give both, or neither")
@@ -159,8 +160,32 @@ class Neuron:
         return dict(self.params)
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{key}={_short(value)}" for key, value in self.settings().items())
+        shown = ", ".join(f"{key}={short(value)}" for key, value in self.settings().items())
         return f"{self.name}({shown})"
+
+
+def _rest(state: Any) -> dict[str, float]:
+    """State name -> value at rest."""
+    if isinstance(state, Mapping):
+        return dict(state)
+    names = [] if isinstance(state, str) else list(state)
+    if isinstance(state, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"state: must be names such as ('v',), or name -> value, got {state!r}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"state: names a state twice, got {state!r}")
+    return dict.fromkeys(names, 0.0)
+
+
+def _named(params: Any) -> dict[str, Parameter]:
+    """Parameter name -> value, numbers of any type as Python's."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params: must be name -> value, got {params!r}")
+    return {
+        name: float(value)
+        if isinstance(value, Real) and not isinstance(value, (int, float))
+        else value
+        for name, value in params.items()
+    }
 
 
 def kind(value: Parameter) -> str:
@@ -190,7 +215,7 @@ def _count(name: str, value: int) -> int:
 
 
 def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: must be a number, got {value!r}")
     if not math.isfinite(value):
         raise ValueError(f"{name}: must be finite, got {value}")
@@ -201,6 +226,8 @@ def _check_parameter(neuron: str, name: str, value: Any) -> None:
     tensor = tensor_of(value)
     if tensor is None:
         return _check_number(where, value)
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{where}: {type(value).__name__} must hold a tensor, got {tensor!r}")
     expected = {"step": 1, "gated": 2}.get(kind(value))
     if expected is not None and tensor.dim() != expected:
         shape = "[T]" if expected == 1 else "[G, T]"
@@ -211,7 +238,8 @@ def _check_parameter(neuron: str, name: str, value: Any) -> None:
         raise ValueError(f"{where}: must be finite, got NaN or infinity")
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A setting for repr: a tensor by its shape, a single value by its digits."""
     tensor = tensor_of(value) if not isinstance(value, (str, type(None))) else None
     if tensor is None:
         return repr(value)

@@ -47,6 +47,16 @@ def _is_empty(steps: int, x: Tensor) -> bool:
     return steps == 0 or x.shape[1:].numel() == 0
 
 
+def _check_steps(program: Program, steps: int, xs: Tensors) -> None:
+    """Raise if a graph that was recorded for another T reads beyond its input."""
+    rows = steps if program.begin is None else 1
+    if any(x.shape[0] != rows for x in xs):
+        raise ValueError(
+            f"spikeloom: this graph was recorded for T={steps}, the input has {xs[0].shape[0]} "
+            f"steps; record it again for this length"
+        )
+
+
 def _state(v: Tensor, order: Order) -> Tensor:
     """A state for the kernel: dense, or one number that serves all neurons."""
     if v.numel() > 1 and not any(v.stride()):
@@ -88,6 +98,7 @@ def scan(
         ps: The other parameters, in order.
     """
     program, order = Program.parse(text), layout.row_order(xs[0])
+    _check_steps(program, steps, xs)
     ys, ws = _outputs(program, steps, order, xs[0], vs)
     if _is_empty(steps, xs[0]):
         for w, v in zip(ws, vs, strict=True):

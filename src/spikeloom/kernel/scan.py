@@ -8,7 +8,7 @@ the functions behind the operators are called as they are, which is quicker.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -85,19 +85,30 @@ def scan(call: Call, tensors: Tensors) -> Tensors:
     return call.forward(*tensors)
 
 
+def _watchers() -> tuple[Callable[[], Any], ...]:
+    """Functions of this torch that tell whether somebody follows a call."""
+    try:
+        return (
+            torch.jit.is_tracing,
+            torch.autograd._profiler_enabled,
+            torch._C._are_functorch_transforms_active,
+            torch._C._len_torch_dispatch_stack,
+        )
+    except AttributeError:  # they have other names: take it that somebody does
+        return (lambda: True,)
+
+
+WATCHERS = _watchers()
+
+
 def _plain(tensors: Sequence[Tensor | None]) -> bool:
     """Whether nobody but autograd follows a call, and its tensors are simply memory.
 
     Graphs, transformations, dispatch modes and profiles see operators only.
     """
-    followed = (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch.autograd._profiler_enabled()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-    )
-    return not followed and all(map(_is_memory, tensors))
+    if torch.compiler.is_compiling() or any(watches() for watches in WATCHERS):
+        return False
+    return all(map(_is_memory, tensors))
 
 
 def _is_memory(tensor: Tensor | None) -> bool:

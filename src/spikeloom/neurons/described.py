@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from spikeloom.kernel.neuron import Gated, Neuron, PerStep, _short
+from spikeloom.kernel.neuron import Gated, Neuron, PerStep, short
 
 __all__ = ["Described"]
 
@@ -24,7 +24,7 @@ class Described(Neuron):
     def __repr__(self) -> str:
         arguments = inspect.signature(type(self)).parameters
         shown = (
-            f"{name}={_short(value)}"
+            f"{name}={short(value)}"
             for name, value in self.settings().items()
             if name not in arguments or not _same(value, arguments[name].default)
         )
