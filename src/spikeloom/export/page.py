@@ -101,6 +101,11 @@ it is named in the report's first note.
 The time step `dt` stands in the graph's metadata. `run_nir` and `from_nir` take it from there;
 a `dt` given to them wins, and without either it is 1e-4 s.
 
+The frameworks' own export calls are there under their own names: `export_to_nir` in
+`plugins.spikingjelly` and `plugins.snntorch`, `to_nir` in `plugins.norse`; the graph's `report`
+says what was compared. `plugins.<host>.to_host(net)` returns a copy with the framework's own
+neurons, for exporters that know only those.
+
 ## Neurons
 
 Verdicts, each found by exporting:
