@@ -145,6 +145,28 @@ class Leaky(SpikingModule):
         self.neuron = type(self.neuron)(**settings)
         self.reset_mechanism_val.fill_(MECHANISMS.index(mechanism))
 
+    # The kernel is made for these: they can be read, and setting one raises.
+
+    @property
+    def reset_delay(self) -> bool:
+        """Whether a reset takes effect at the next step."""
+        return self.neuron.reset_delay
+
+    @property
+    def spike_grad(self) -> Any:
+        """What stands in for a spike's derivative."""
+        return getattr(self.neuron, "spike_grad", None) or self.neuron.surrogate
+
+    @property
+    def state_quant(self) -> Any:
+        """The function that quantises the membrane potential, or False."""
+        return getattr(self.neuron, "state_quant", None) or False
+
+    @property
+    def inhibition(self) -> bool:
+        """False."""
+        return False
+
     def init_leaky(self) -> Any:
         """:meth:`reset_mem` under the name that snnTorch's tutorials use."""
         return self.reset_mem()

@@ -453,3 +453,20 @@ def test_the_arguments_are_those_of_the_host_in_its_order():
     for mine, theirs in zip(own(x), host(x), strict=True):
         equal(mine, theirs)
     assert {n for n, _ in own.named_parameters()} == {n for n, _ in host.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("spike_grad", surrogate.fast_sigmoid()),
+        ("reset_delay", False),
+        ("state_quant", torch.round),
+        ("inhibition", True),
+    ],
+)
+def test_what_the_kernel_was_made_for_can_be_read_but_not_set(name, value):
+    lif = snntorch.Leaky(0.9)
+    before = getattr(lif, name)
+    with pytest.raises(AttributeError, match=name):
+        setattr(lif, name, value)
+    assert getattr(lif, name) == before
