@@ -46,7 +46,8 @@ class SpikingLayer(nn.Module):
 
     Args:
         neuron: What to run. Its tensors become the module's parameters (if they are Parameters)
-            or buffers, so they train, move and save with it.
+            or buffers, so they train, move and save with it. Modules made of one description
+            share its tensors; for tensors of their own give each a ``copy.deepcopy``.
         implementation: As for :func:`spikeloom.run`.
 
     Shape:
