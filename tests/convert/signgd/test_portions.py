@@ -1,5 +1,6 @@
 """Large batches in portions."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -33,7 +34,10 @@ def test_a_batch_in_portions_comes_out_as_a_whole():
             assert torch.allclose(found, expected, atol=1e-12)
 
 
-def test_samples_that_see_each_other_stay_together():
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_samples_that_see_each_other_stay_together(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+
     class Mixed(nn.Module):
         def forward(self, x):
             return torch.relu(x).cumsum(0)

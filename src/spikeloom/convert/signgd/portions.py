@@ -35,17 +35,20 @@ def portion_size(graph: fx.Graph, plan: Plan, steps: int) -> int:
 
 
 def portions(inputs: Sequence[Any], size: int | None) -> list[list[Any]]:
-    """Flat inputs, cut along the batch into parts that are about equal.
+    """Flat inputs, cut along the batch into parts that are about equal; on a GPU, one part.
 
     Args:
         inputs: Tensors with the batch in front, and other values.
-        size: Samples for each thread of a CPU; None leaves the batch whole.
+        size: How many samples a part may have; None leaves the batch whole.
     """
     lengths = {len(value) for value in inputs if _is_batched(value)}
     if size is None or len(lengths) != 1 or any(value.is_cuda for value in _tensors(inputs)):
         return [list(inputs)]
     (length,) = lengths
-    count = max(1, -(-length // (size * torch.get_num_threads())))
+    return _cut(inputs, max(1, -(-length // size)))
+
+
+def _cut(inputs: Sequence[Any], count: int) -> list[list[Any]]:
     cut = [value.tensor_split(count) if _is_batched(value) else None for value in inputs]
     return [
         [value if parts is None else parts[i] for value, parts in zip(inputs, cut, strict=True)]
@@ -73,7 +76,7 @@ def are_independent(
         return False
     if not all(_is_batched(value) and {len(value)} == lengths for value in outputs):
         return False
-    halves = [run(part) for part in portions(inputs, -(-min(lengths) // 2))]
+    halves = [run(part) for part in _cut(inputs, 2)]
     return all(
         _is_close(joined(parts), whole)
         for parts, whole in zip(zip(*halves, strict=True), outputs, strict=True)
