@@ -18,23 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Example", "Habits", "copy_at_rest", "example_of", "spikes_over_time"]
+from spikeloom.hosted import to_rest
+
+__all__ = ["Example", "TakesSteps", "copy_at_rest", "example_of", "spikes_over_time"]
 
 Weighted = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
-@dataclass(frozen=True)
-class Habits:
-    """How a host's networks are called.
-
-    Attributes:
-        takes_steps: Of a module: True for a neuron that takes one step at each call, False for one
-            that takes sequences, None for everything else.
-        reset: Puts a network back to rest.
-    """
-
-    takes_steps: Callable[[nn.Module], bool | None]
-    reset: Callable[[nn.Module], None]
+# Of a module: True for a neuron that takes one step at each call, False for one that takes
+# sequences, None for everything else. Each host has its own.
+TakesSteps = Callable[[nn.Module], bool | None]
 
 
 @dataclass(frozen=True)
@@ -52,7 +45,7 @@ class Example:
     leading: int
 
 
-def copy_at_rest(net: nn.Module, habits: Habits) -> nn.Module:
+def copy_at_rest(net: nn.Module) -> nn.Module:
     """A copy of a network with all neurons at rest.
 
     Raises:
@@ -67,18 +60,18 @@ def copy_at_rest(net: nn.Module, habits: Habits) -> nn.Module:
         raise ValueError(
             f"net: cannot be copied ({error}); reset its neurons' states first"
         ) from error
-    habits.reset(fresh)
+    to_rest(fresh)
     return fresh
 
 
-def example_of(net: nn.Module, given: Any, habits: Habits, steps: int) -> Example:
+def example_of(net: nn.Module, given: Any, takes_steps: TakesSteps, steps: int) -> Example:
     """Find the axes of an example by calling the network with it once.
 
     Args:
         net: The network; a copy is called.
         given: ``[batch, *]`` or ``[*]`` for a network that takes steps, ``[T, batch, *]`` for one
             that takes sequences.
-        habits: The host's.
+        takes_steps: The host's.
         steps: How often a single step is repeated.
 
     Raises:
@@ -92,7 +85,7 @@ def example_of(net: nn.Module, given: Any, habits: Habits, steps: int) -> Exampl
         raise TypeError(f"steps: must be an int, got {steps!r}")
     if steps < 1:
         raise ValueError(f"steps: must be at least 1, got {steps}")
-    stepwise, batched = _calls(copy_at_rest(net, habits).eval(), given, habits)
+    stepwise, batched = _calls(copy_at_rest(net).eval(), given, takes_steps)
     if stepwise:
         step = given if batched else given[None]
         return Example(step.expand(steps, *step.shape), True, int(batched))
@@ -104,9 +97,9 @@ def example_of(net: nn.Module, given: Any, habits: Habits, steps: int) -> Exampl
     return Example(given, False, 2)
 
 
-def _calls(net: nn.Module, given: Tensor, habits: Habits) -> tuple[bool, bool]:
+def _calls(net: nn.Module, given: Tensor, takes_steps: TakesSteps) -> tuple[bool, bool]:
     """Whether an example is one step of the network, and whether it has a batch axis."""
-    neurons = {module: habits.takes_steps(module) for module in net.modules()}
+    neurons = {module: takes_steps(module) for module in net.modules()}
     called: Counter[nn.Module] = Counter()
     single = [given.dim() == 1]
 
@@ -134,16 +127,15 @@ def _calls(net: nn.Module, given: Tensor, habits: Habits) -> tuple[bool, bool]:
     return stepwise, not any(single)
 
 
-def spikes_over_time(net: nn.Module, sequence: Tensor, stepwise: bool, habits: Habits) -> Tensor:
+def spikes_over_time(net: nn.Module, sequence: Tensor, stepwise: bool) -> Tensor:
     """The first output of a network from rest, ``[T, batch, *]``.
 
     Args:
         net: The network.
         sequence: ``[T, batch, *]``.
         stepwise: Whether it takes one step at each call; a ``state`` or ``mem`` is handed back.
-        habits: The host's.
     """
-    habits.reset(net)
+    to_rest(net)
     with torch.no_grad():
         if not stepwise:
             return _first_tensor(net(sequence))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .example import Habits, example_of
+from .example import TakesSteps, example_of
 
 __all__ = ["exported", "named"]
 
@@ -33,7 +33,7 @@ def named(net: nn.Module, name: str) -> nn.Module:
 def exported(
     net: nn.Module,
     example: Any,
-    habits: Habits,
+    takes_steps: TakesSteps,
     dt: float,
     steps: int,
     on_inexact: str,
@@ -45,7 +45,7 @@ def exported(
     Args:
         net: The network.
         example: As for :func:`spikeloom.plugins.example.example_of`.
-        habits: The host's.
+        takes_steps: The host's.
         dt: As for :func:`spikeloom.export.to_nir`, like the arguments below.
         steps: How often a single step is repeated.
         on_inexact: What is allowed beyond exact nodes.
@@ -59,7 +59,7 @@ def exported(
     # Here, because a plugin that only computes needs no nir.
     from spikeloom import export
 
-    sample = example_of(net, example, habits, steps).sequence
+    sample = example_of(net, example, takes_steps, steps).sequence
     graph, report = export.to_nir(net, sample, dt, on_inexact, target, path)
     graph.report = report
     return graph

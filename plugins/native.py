@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spikeloom.kernel.neuron import Neuron, Parameter, tensor_of
 from spikeloom.layer import current_parameters
 
-from .example import Habits, copy_at_rest, example_of, spikes_over_time
+from .example import TakesSteps, copy_at_rest, example_of, spikes_over_time
 
 __all__ = ["Differs", "NativeNeurons", "NoCounterpart", "Unmatched", "replaced", "values_of"]
 
@@ -70,14 +70,14 @@ class NativeNeurons:
         base: The classes of our modules in that host.
         build: From a module of ours to the host's own; raises :class:`Differs`.
         run: From a neuron, ours or the host's, and ``[T, batch, *]`` to its spikes from rest.
-        habits: How the host's networks are called.
+        takes_steps: Which of the host's modules take one step at each call.
     """
 
     host: str
     base: tuple[type, ...]
     build: Callable[[Any], nn.Module]
     run: Callable[[Any, Tensor], Tensor]
-    habits: Habits
+    takes_steps: TakesSteps
 
 
 def replaced(
@@ -99,8 +99,7 @@ def replaced(
         TypeError: If ``net`` is no module or ``sample`` no tensor.
         ValueError: If the network cannot be copied, or does not run on the sample.
     """
-    habits = natives.habits
-    fresh = copy_at_rest(net, habits)
+    fresh = copy_at_rest(net)
     found: dict[nn.Module, nn.Module] = {}
     missing = []
     for name, module in _neurons(fresh):
@@ -112,9 +111,9 @@ def replaced(
         raise NoCounterpart(natives.host, missing)
     native = _with(fresh, found)
     if sample is not None:
-        example = example_of(net, sample, habits, STEPS)
+        example = example_of(net, sample, natives.takes_steps, STEPS)
         ours, theirs = (
-            spikes_over_time(copy_at_rest(one, habits).eval(), example.sequence, by_steps, habits)
+            spikes_over_time(copy_at_rest(one).eval(), example.sequence, by_steps)
             for one, by_steps in ((net, example.stepwise), (native, example.stepwise or stepwise))
         )
         if reason := _difference(ours, theirs, "the sample"):
@@ -191,7 +190,7 @@ def _unit(values: dict[str, Parameter]) -> float | Tensor:
     value = next((values[name] for name in UNITS if name in values), 1.0)
     tensor = tensor_of(value)
     if tensor is None:
-        return abs(float(value)) or 1.0  # type: ignore[arg-type]
+        return abs(float(value)) or 1.0  # type: ignore[arg-type]  # a number
     sizes = tensor.detach().abs()
     sizes = torch.where(sizes > 0, sizes, 1.0)
     return sizes if isinstance(value, Tensor) else sizes.max()

@@ -15,7 +15,7 @@ from spikeloom import neurons
 from ..native import Differs, NativeNeurons, replaced, values_of
 from .lif_box import _LIFBox
 from .module import SpikeloomCell, SpikeloomSequence
-from .network import HABITS
+from .network import takes_steps
 from .threshold import host_form
 
 __all__ = ["to_host"]
@@ -93,5 +93,5 @@ def _run(module: Any, x: Tensor) -> Tensor:
 
 
 BASE = (SpikeloomCell, SpikeloomSequence)
-NATIVE = NativeNeurons("Norse", BASE, _build, _run, HABITS)
-CELLS = NativeNeurons("Norse", BASE, _cell, _run, HABITS)
+NATIVE = NativeNeurons("Norse", BASE, _build, _run, takes_steps)
+CELLS = NativeNeurons("Norse", BASE, _cell, _run, takes_steps)

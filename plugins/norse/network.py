@@ -5,17 +5,13 @@ from __future__ import annotations
 from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 from torch import nn
 
-from ..example import Habits
 from .module import SpikeloomCell, SpikeloomSequence
 
-__all__ = ["HABITS"]
+__all__ = ["takes_steps"]
 
 
-def _takes_steps(module: nn.Module) -> bool | None:
+def takes_steps(module: nn.Module) -> bool | None:
+    """True for a neuron that takes one step at each call, False for sequences, else None."""
     if isinstance(module, (SpikeloomCell, SNNCell, SNNRecurrentCell)):
         return True
     return False if isinstance(module, (SpikeloomSequence, SNN, SNNRecurrent)) else None
-
-
-# States are in the caller's hands: there is nothing to reset.
-HABITS = Habits(_takes_steps, lambda net: None)

@@ -14,7 +14,7 @@ from spikeloom import neurons
 from ..native import Differs, NativeNeurons, replaced, values_of
 from .leaky import CalledLeaky
 from .module import SpikingModule
-from .network import HABITS
+from .network import takes_steps
 from .surrogate import NoGradient, host_form
 
 __all__ = ["to_host"]
@@ -113,4 +113,4 @@ def _run(neuron: Any, x: Tensor) -> Tensor:
     return torch.stack(spikes)
 
 
-NATIVE = NativeNeurons("snnTorch", (SpikingModule,), _build, _run, HABITS)
+NATIVE = NativeNeurons("snnTorch", (SpikingModule,), _build, _run, takes_steps)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import snntorch
 from torch import nn
 
-from ..example import Habits
 from .module import SpikingModule
 
-__all__ = ["HABITS", "reset"]
+__all__ = ["reset", "takes_steps"]
 
 
 def reset(net: nn.Module) -> None:
@@ -38,10 +37,8 @@ def reset(net: nn.Module) -> None:
             getattr(module, "reset_mem", lambda: None)()
 
 
-def _takes_steps(module: nn.Module) -> bool | None:
+def takes_steps(module: nn.Module) -> bool | None:
+    """True for a neuron that takes one step at each call, False for sequences, else None."""
     if isinstance(module, SpikingModule):
         return not module.time_first
     return True if isinstance(module, snntorch.SpikingNeuron) else None
-
-
-HABITS = Habits(_takes_steps, reset)

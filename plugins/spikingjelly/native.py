@@ -12,11 +12,12 @@ from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
 from spikeloom import neurons
+from spikeloom.hosted import to_rest
 
 from ..native import Differs, NativeNeurons, replaced, values_of
 from .few_spike import few_spike_tables
 from .lif import HostFired, ParametricLIFNode
-from .network import HABITS
+from .network import takes_steps
 from .node import SpikeloomNode
 from .surrogate import host_form
 
@@ -208,7 +209,7 @@ def _run(node: Any, x: Tensor) -> Tensor:
     node = copy.deepcopy(node)
     node.step_mode = "s"
     singles = torch.stack([node(now) for now in x])
-    HABITS.reset(node)
+    to_rest(node)
     node.step_mode = "m"
     # SpikingJelly's few-spike nodes take as many steps as their tables have.
     steps = getattr(getattr(node, "neuron", node), "steps", getattr(node, "K", None))
@@ -224,4 +225,4 @@ NODES = {
     neurons.HG: _hg,
     neurons.FewSpike: _few_spike,
 }
-NATIVE = NativeNeurons("SpikingJelly", (SpikeloomNode,), _build, _run, HABITS)
+NATIVE = NativeNeurons("SpikingJelly", (SpikeloomNode,), _build, _run, takes_steps)

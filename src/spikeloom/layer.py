@@ -72,8 +72,8 @@ class SpikingLayer(nn.Module):
         self.implementation = implementation
         register_parameters(self, neuron)
 
-    def forward(self, x: Tensor) -> Any:
-        """Run the neuron over ``[T, batch, *]`` from rest."""
+    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Any:
+        """Run the neuron over ``[T, batch, *]``, a tuple of them for several inputs, from rest."""
         params = current_parameters(self, self.neuron)
         y, _ = run(self.neuron, x, params=params, implementation=self.implementation)
         return y

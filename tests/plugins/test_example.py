@@ -6,9 +6,9 @@ from torch import nn
 
 from spikeloom import plugins
 from spikeloom.plugins.example import example_of
-from spikeloom.plugins.norse.network import HABITS as NORSE
-from spikeloom.plugins.snntorch.network import HABITS as SNNTORCH
-from spikeloom.plugins.spikingjelly.network import HABITS as SPIKINGJELLY
+from spikeloom.plugins.norse.network import takes_steps as NORSE
+from spikeloom.plugins.snntorch.network import takes_steps as SNNTORCH
+from spikeloom.plugins.spikingjelly.network import takes_steps as SPIKINGJELLY
 
 sj, st, no = plugins.spikingjelly, plugins.snntorch, plugins.norse
 
@@ -68,18 +68,18 @@ OVER_TIME = {
 
 @pytest.mark.parametrize("case", STEPWISE)
 def test_one_step_is_repeated(case):
-    make, habits = STEPWISE[case]
+    make, takes_steps = STEPWISE[case]
     step = torch.rand(5, 3)
-    found = example_of(make(), step, habits, 7)
+    found = example_of(make(), step, takes_steps, 7)
     assert found.stepwise and found.leading == 1
     assert torch.equal(found.sequence, torch.stack([step] * 7))
 
 
 @pytest.mark.parametrize("case", STEPWISE)
 def test_a_step_without_batch_gets_one(case):
-    make, habits = STEPWISE[case]
+    make, takes_steps = STEPWISE[case]
     step = torch.rand(3)
-    found = example_of(make(), step, habits, 7)
+    found = example_of(make(), step, takes_steps, 7)
     assert found.stepwise and found.leading == 0
     assert torch.equal(found.sequence, torch.stack([step[None]] * 7))
 
@@ -93,18 +93,18 @@ def test_an_image_without_batch_gets_one():
 
 @pytest.mark.parametrize("case", OVER_TIME)
 def test_a_sequence_stays_as_it_is(case):
-    make, habits = OVER_TIME[case]
+    make, takes_steps = OVER_TIME[case]
     sequence = torch.rand(6, 5, 3)
-    found = example_of(make(), sequence, habits, 7)
+    found = example_of(make(), sequence, takes_steps, 7)
     assert not found.stepwise and found.leading == 2
     assert torch.equal(found.sequence, sequence)
 
 
 @pytest.mark.parametrize("case", OVER_TIME)
 def test_a_sequence_without_batch_is_refused(case):
-    make, habits = OVER_TIME[case]
+    make, takes_steps = OVER_TIME[case]
     with pytest.raises(ValueError, match=r"takes sequences, \[T, batch, \*\], got \[6, 3\]"):
-        example_of(make(), torch.rand(6, 3), habits, 7)
+        example_of(make(), torch.rand(6, 3), takes_steps, 7)
 
 
 def test_the_network_is_left_as_it_was():

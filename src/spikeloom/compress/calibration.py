@@ -17,11 +17,11 @@ from spikeloom.calibrate import arguments_of, each_batch
 from spikeloom.compress.blocks import Block
 from spikeloom.compress.discovery import Site, discover
 from spikeloom.compress.hessian import SecondMoment, as_float, check_finite
-from spikeloom.compress.names import names_of_layers
 from spikeloom.compress.response import Response
 from spikeloom.compress.statistics import Facts, LayerStatistics, Statistics, fingerprint
 from spikeloom.hosted import to_rest
 from spikeloom.kernel.call import run
+from spikeloom.names import names_of
 from spikeloom.neurons import Trace
 
 __all__ = ["calibrate"]
@@ -86,7 +86,7 @@ def calibrate(
         2           3     2  -       0          6       10
     """
     _check_mode(model)
-    wanted = names_of_layers(layers)
+    wanted = None if layers is None else names_of("layers", layers)
     _check_traces(traces)
     recorders: list[_Recorder] = []
     with torch.no_grad(), ExitStack() as stack:

@@ -15,13 +15,13 @@ from spikeloom.compress.allocation import allocate
 from spikeloom.compress.blocks import Block
 from spikeloom.compress.buffers import BUFFERS, codes_follow, keep
 from spikeloom.compress.hessian import WeightLayer
-from spikeloom.compress.names import names_of_layers
 from spikeloom.compress.objective import quadratic_error
 from spikeloom.compress.order import Order, Pattern
 from spikeloom.compress.pruning import lowest, prune_blocks
 from spikeloom.compress.quantization import check_bits, grid, quantize_blocks, round_to_grid
 from spikeloom.compress.removal import magnitude_losses, working_memory
 from spikeloom.compress.statistics import LayerStatistics, Statistics, fingerprint
+from spikeloom.names import names_of
 from spikeloom.report import Report
 
 __all__ = ["load_compressed", "prune", "quantize"]
@@ -308,7 +308,7 @@ def _selected(
     if not isinstance(stats, Statistics):
         raise TypeError(f"stats: must come from calibrate, got {type(stats).__name__}")
     modules = dict(model.named_modules())
-    layers = names_of_layers(layers)
+    layers = None if layers is None else names_of("layers", layers)
     for name in layers or ():
         if name not in stats:
             raise ValueError(f"layers: {name!r} was not calibrated; there are {', '.join(stats)}")

@@ -158,7 +158,7 @@ class Scan(torch.autograd.Function):
 
 
 # torch asks for it at every call.
-Scan.forward.__signature__ = inspect.signature(Scan.forward)  # type: ignore[attr-defined]
+Scan.forward.__signature__ = inspect.signature(Scan.forward)  # type: ignore[attr-defined]  # any function takes one
 
 
 class PlainScan(torch.autograd.Function):

@@ -124,10 +124,10 @@ class Expr:
     def __le__(self, other: Any) -> Expr:
         return self._swapped("ge", other)
 
-    def __eq__(self, other: Any) -> Expr:  # type: ignore[override]
+    def __eq__(self, other: Any) -> Expr:  # type: ignore[override]  # a node, no bool
         return self._op("eq", other)
 
-    def __ne__(self, other: Any) -> Expr:  # type: ignore[override]
+    def __ne__(self, other: Any) -> Expr:  # type: ignore[override]  # a node, no bool
         return ~self._op("eq", other)
 
     def _logic(self, op: str, *others: Any) -> Expr:

@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from spikeloom.hosted import to_rest
 from spikeloom.kernel.neuron import Neuron
+from spikeloom.names import check_names
 from spikeloom.report import Report
 from spikeloom.verify.gather import Gathering
-from spikeloom.verify.names import check_names
 from spikeloom.verify.static import Finding, KindTrace
 from spikeloom.verify.watch import call
 

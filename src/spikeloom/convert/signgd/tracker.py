@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spikeloom.convert.signgd.pooling import AxisWindow, count, elements
 from spikeloom.kernel.choose import choose
-from spikeloom.kernel.neuron import Neuron, kind
+from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.scan import Call, scan
 from spikeloom.kernel.vocabulary import maximum
 from spikeloom.layer import SpikingLayer
@@ -32,15 +32,14 @@ class Tracker(SpikingLayer):
         steps: T.
 
     Shape:
-        - Input: ``[T, batch, *]``, as many as the neuron reads
+        - Input: ``[T, batch, *]``, or a tuple of them if the neuron reads several
         - Output: ``[T, batch, *]``
     """
 
     def __init__(self, neuron: Neuron, steps: int) -> None:
         super().__init__(neuron)
         self.steps = steps
-        kinds = [(name, kind(value)) for name, value in neuron.params.items()]
-        self._tensors = [(name, each) for name, each in kinds if each != "number"]
+        self._tensors = [(name, kind) for name, kind in neuron.kinds.items() if kind != "number"]
         numbers = tuple(v for v in neuron.params.values() if isinstance(v, (int, float)))
         counts = (neuron.inputs, len(neuron.rest), len(self._tensors), neuron.outputs)
         text = "" if neuron.reason else neuron.variant(None, False)
@@ -52,15 +51,16 @@ class Tracker(SpikingLayer):
         """Whether it computes a function of its input, instead of following it."""
         return isinstance(self.neuron, SignTracker) and self.neuron.function.name != "identity"
 
-    def forward(self, *x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
         """The estimates after every step."""
-        if not self._is_usual(x[0]):
-            return super().forward(x)  # type: ignore[arg-type]  # several inputs come as a tuple
-        shape = x[0].shape[1:]
-        held = [(getattr(self, name), each) for name, each in self._tensors]
-        params = [value.expand(shape) if each == "neuron" else value for value, each in held]
+        xs = x if isinstance(x, tuple) else (x,)
+        if not self._is_usual(xs[0]):
+            return super().forward(x)
+        shape = xs[0].shape[1:]
+        held = [(getattr(self, name), kind) for name, kind in self._tensors]
+        params = [value.expand(shape) if kind == "neuron" else value for value, kind in held]
         rest = [self._rest.expand(shape)] * self._call.states
-        return scan(self._call, (*x, *rest, *params))[0]
+        return scan(self._call, (*xs, *rest, *params))[0]
 
     def _is_usual(self, x: Tensor) -> bool:
         """Whether nothing is left to check or to convert."""
@@ -101,11 +101,10 @@ class MaxTracker(Tracker):
             scales = [scale] * count(windows)
         super().__init__(_Maximum(pooled, own, scales), own.length)
 
-    def forward(self, *x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Tensor:
         """The estimates of the maxima."""
-        (target,) = x
-        parts = elements(target, self.windows)
-        return super().forward(*(part.expand(self.steps, *part.shape) for part in parts))
+        parts = elements(x, self.windows)
+        return super().forward(tuple(part.expand(self.steps, *part.shape) for part in parts))
 
 
 class _Maximum(Neuron):

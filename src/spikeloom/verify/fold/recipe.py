@@ -11,11 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from spikeloom.hosted import Make, to_rest
 from spikeloom.layer import SpikingLayer
+from spikeloom.names import check_names
 from spikeloom.verify.fold.draft import Draft
 from spikeloom.verify.fold.gains import fold_gains
 from spikeloom.verify.fold.norms import fold_norm
 from spikeloom.verify.fold.pools import fold_pool
-from spikeloom.verify.names import check_names
 
 __all__ = ["fold_norms"]
 
