@@ -38,20 +38,24 @@ class Assume:
     Attributes:
         powers: Number parameters that are powers of two: dividing by them is multiplying.
         stream: Outputs are larger than the cache and their rows aligned: write past it.
+        indexed: The rows of the inputs are not dense; an index tells where each neuron's value is.
     """
 
     powers: frozenset[str] = frozenset()
     stream: bool = False
+    indexed: bool = False
 
 
-def forward_words(program: Program) -> list[str]:
+def forward_words(program: Program, assume: Assume) -> list[str]:
     """The forward kernel's argument words."""
     words = ["steps", "neurons", "first", "last", "tile", "scratch", "nan"]
     for i in range(program.inputs):
         words += [f"x{i}", f"x{i}.stride"]
-    for i in range(program.states):
-        words += [f"v{i}", f"v{i}.stride", f"w{i}"]
     words += [f"y{i}" for i in range(len(program.outputs))]
+    words += [f"w{i}" for i in range(program.states)]
+    for i in range(program.states):
+        words += [f"v{i}", f"v{i}.stride"]
+    words += ["index"] if assume.indexed else []
     return words + _parameter_words(program)
 
 
@@ -84,8 +88,8 @@ def forward(program: Program, dtype: str, assume: Assume | None = None) -> str:
         dtype: What the inputs and outputs are stored as, such as ``bfloat16``.
         assume: What the kernel may take for granted; by default nothing.
     """
-    words = forward_words(program)
-    return Forward(program, "forward", words, dtype, assume or Assume()).emit()
+    assume = assume or Assume()
+    return Forward(program, "forward", forward_words(program, assume), dtype, assume).emit()
 
 
 def backward(program: Program, gradient: Adjoint, dtype: str, assume: Assume | None = None) -> str:
@@ -147,6 +151,9 @@ class Step:
             return self._parameter(str(name))
         f, word = self.scan.f, f"{op}{name}"
         stride = f.word(f"{word}.stride")
+        if self.scan.indexed:
+            row = f.at(f.word(word, "ptr"), f.mul(self.t, stride))
+            return self.lanes.load_indexed(row, f.word("index", "ptr"), self.neuron)
         offset = f.add(f.mul(self.t, stride), self.neuron)
         # Tiles jump from row to row, which the hardware does not foresee.
         if self.prefetch == "next":
@@ -213,7 +220,7 @@ class Scan:
         self, program: Program, name: str, words: Sequence[str], dtype: str, assume: Assume
     ) -> None:
         self.program = program
-        self.stream = assume.stream
+        self.stream, self.indexed = assume.stream, assume.indexed
         self.kinds = dict(program.params)
         self.powers = assume.powers
         self.f = Function(name, words, dtype)

@@ -36,7 +36,20 @@ def row_order(x: Tensor) -> Order:
 def rows(x: Tensor, order: Order) -> Tensor:
     """A sequence ``[T, ...]`` with its axes in this order and dense rows, copied only if needed."""
     x = _ordered(x, order)
-    return x if x.is_contiguous() or _dense(x) else x.contiguous()
+    return x if is_dense(x) else x.contiguous()
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether the rows of a sequence are dense, in the axes' own order."""
+    return x.is_contiguous() or _dense(x)
+
+
+def places(x: Tensor) -> Tensor:
+    """Where in a row of a sequence each neuron's value is, int32."""
+    found = torch.zeros((), dtype=torch.int32)
+    for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True):
+        found = found[..., None] + torch.arange(size, dtype=torch.int32) * stride
+    return found
 
 
 def row(v: Tensor, order: Order) -> Tensor:

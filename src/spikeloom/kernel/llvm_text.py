@@ -234,6 +234,21 @@ class Lanes:
         )
         return self.cast("bitcast", wide, self.int, self.type)
 
+    def load_indexed(self, row: str, index: str, neuron: str) -> str:
+        """Values of a user's tensor, stored as they are computed with, at the neurons' places."""
+        address = self.f.at(index, neuron, "i32")
+        places = self.f.value(f"load {self.of('i32')}, ptr {address}, align 4")
+        wide = self.cast("sext", places, self.of("i32"), self.of("i64"))
+        addresses = self.f.value(f"getelementptr {self.real}, ptr {row}, {self.of('i64')} {wide}")
+        return self.f.call(
+            self.type,
+            f"llvm.masked.gather.v{self.width}f{8 * self.bytes}.v{self.width}p0",
+            (self.of("ptr"), addresses),
+            ("i32", str(self.bytes)),
+            (self.bool, self.literal("i1", "true")),
+            (self.type, "poison"),
+        )
+
     def store_stored(self, value: str, base: str, index: str, *, stream: bool = False) -> None:
         """Write values to a user's tensor, rounded to nearest even.
 

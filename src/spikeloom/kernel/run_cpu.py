@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,10 +17,9 @@ import llvmlite.binding as llvm
 import torch
 from torch import Tensor
 
-from spikeloom.kernel import emit_llvm
+from spikeloom.kernel import emit_llvm, layout
 from spikeloom.kernel.adjoint import Adjoint, learned
 from spikeloom.kernel.emit_llvm import Assume
-from spikeloom.kernel.layout import DTYPES
 from spikeloom.kernel.llvm_text import LANES
 from spikeloom.kernel.trace import Program
 
@@ -104,11 +104,35 @@ class Plan(NamedTuple):
 # Numbers are told apart by their bits, because 0 and -0 are equal.
 
 
+def forward_plan(
+    program: Program,
+    numbers: Sequence[float],
+    dtype: torch.dtype,
+    size: int,
+    *,
+    stream: bool = False,
+    indexed: bool = False,
+) -> Plan:
+    """The forward kernel for some calls.
+
+    Args:
+        program: The traced neuron.
+        numbers: The parameters of kind ``number``, in order.
+        dtype: Of the inputs.
+        size: Bytes of an output.
+        stream: Whether outputs may be written past the cache.
+        indexed: Whether an index tells where the inputs' values are.
+    """
+    room = TILE_LONG if size >= STREAM_FROM and not stream else TILE_FORWARD
+    return _forward_plan(program, _bits(numbers), dtype, stream, indexed, room)
+
+
 @lru_cache(maxsize=4096)
 def _forward_plan(
-    program: Program, numbers: bytes, dtype: torch.dtype, stream: bool, room: int
+    program: Program, numbers: bytes, dtype: torch.dtype, stream: bool, indexed: bool, room: int
 ) -> Plan:
-    kernel = _forward_kernel(program, DTYPES[dtype], _assume(program, numbers, stream))
+    assume = replace(_assume(program, numbers, stream), indexed=indexed)
+    kernel = _forward_kernel(program, layout.DTYPES[dtype], assume)
     states = max(1, program.states)
     tile = max(256, _aligned(room // (_width(dtype) * states)))
     return Plan(kernel, tile, tile * states, numbers)
@@ -124,7 +148,7 @@ def _backward_plan(
     steps: int,
 ) -> Plan:
     assume = _assume(program, numbers, stream)
-    kernel = _backward_kernel(program, gradient, DTYPES[dtype], assume)
+    kernel = _backward_kernel(program, gradient, layout.DTYPES[dtype], assume)
     segment = min(steps, SEGMENT)
     kept, moving = len(gradient.kept), len(gradient.history)
     tile = _aligned(TILE_BACKWARD // (_width(dtype) * segment * max(1, kept)))
@@ -193,19 +217,32 @@ def forward(
     """
     neurons = xs[0].shape[1:].numel()
     stream = _streams(ys, neurons)
-    room = TILE_LONG if _size(ys) >= STREAM_FROM and not stream else TILE_FORWARD
-    plan = _forward_plan(program, _bits(numbers), xs[0].dtype, stream, room)
+    plan = forward_plan(program, numbers, xs[0].dtype, _size(ys), stream=stream)
     keep: list[Any] = []
-    nan = ctypes.c_int64(0)
-    words = [ctypes.addressof(nan)]
+    words: list[int] = []
     for x in xs:
         words += [x.data_ptr(), x.stride(0)]
-    for v, w in zip(vs, ws, strict=True):
-        words += [*_row(v, keep), w.data_ptr()]
-    words += [y.data_ptr() for y in ys]
-    words += _addresses(program, ps)
+    words += [tensor.data_ptr() for tensor in (*ys, *ws)]
+    for v in vs:
+        words += row_words(v, keep)
     advise_huge_pages(ys)
-    _run(plan, steps, neurons, words, even=True)
+    run_forward(plan, steps, neurons, words + parameter_words(program, ps))
+
+
+def run_forward(plan: Plan, steps: int, neurons: int, words: Sequence[int]) -> None:
+    """Run a forward kernel.
+
+    Args:
+        plan: The kernel.
+        steps: T.
+        neurons: N.
+        words: Its arguments behind ``nan``, see :func:`~spikeloom.kernel.emit_llvm.forward_words`.
+
+    Raises:
+        ValueError: If a state has become NaN.
+    """
+    nan = ctypes.c_int64(0)
+    _run(plan, steps, neurons, [ctypes.addressof(nan), *words], even=True)
     if nan.value:
         raise ValueError(
             f"run: a state is NaN after {steps} steps; the input or the initial state holds NaN, "
@@ -256,11 +293,11 @@ def backward(
     for x, gx in zip(xs, gxs, strict=True):
         words += [x.data_ptr(), x.stride(0), _address(gx)]
     for v, gw, gv in zip(vs, gws, gvs, strict=True):
-        words += [*_row(v, keep), *_row(gw, keep), _address(gv)]
+        words += [*row_words(v, keep), *row_words(gw, keep), _address(gv)]
     for gy in gys:
         words += [gy.data_ptr(), gy.stride(0)]
     words += [total.data_ptr() for total in sums.values()]
-    words += _addresses(program, ps)
+    words += parameter_words(program, ps)
     advise_huge_pages(fresh)
     _run(plan, steps, neurons, words, even=False)
     return {name: _total(sums[name], kind) for name, kind in plan.learned}
@@ -275,8 +312,13 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _row(v: Tensor | None, keep: list[Any]) -> tuple[int, int]:
-    """Address and stride of one value a neuron; a shared value becomes one vector of it."""
+def row_words(v: Tensor | None, keep: list[Any]) -> tuple[int, int]:
+    """Address and stride of one value a neuron; a shared value becomes one vector of it.
+
+    Args:
+        v: The values, dense; a 0-d tensor serves all neurons; None is zero.
+        keep: Receives what must live as long as the address is used.
+    """
     if v is None:
         return ZEROS, 0
     if v.dim():
@@ -293,8 +335,13 @@ def _vector(value: bytes, dtype: torch.dtype) -> Any:
     return (kind * width)(*struct.unpack("d", value) * width)
 
 
-def _addresses(program: Program, ps: Sequence[Tensor]) -> list[int]:
-    """Where the parameters are that are tensors, and how many rows a table has."""
+def parameter_words(program: Program, ps: Sequence[Tensor]) -> list[int]:
+    """Where the parameters are that are tensors, and how many rows a table has.
+
+    Args:
+        program: The traced neuron.
+        ps: The parameters, dense, in order.
+    """
     words: list[int] = []
     for tensor, (_, kind) in zip(ps, program.tensors, strict=True):
         words.append(tensor.data_ptr())

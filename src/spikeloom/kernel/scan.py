@@ -20,7 +20,7 @@ from spikeloom.kernel.batch import Dims, Mapped, each_sample, more_neurons
 from spikeloom.kernel.operators import LIBRARY
 from spikeloom.kernel.trace import Program
 
-__all__ = ["Call", "scan"]
+__all__ = ["Call", "is_plain", "scan"]
 
 Tensors = tuple[Tensor, ...]
 
@@ -53,14 +53,14 @@ class Call(NamedTuple):
 
     def forward(self, *tensors: Tensor) -> Tensors:
         """Outputs and last states."""
-        run = operators.scan if _plain(tensors) else torch.ops.spikeloom.scan
+        run = operators.scan if is_plain(tensors) else torch.ops.spikeloom.scan
         return tuple(run(self.text, self.steps, self.numbers, *self.groups(tensors)))
 
     def backward(self, wanted: Sequence[int], *tensors: Tensor | None) -> Tensors:
         """The wanted gradients; behind the call's tensors come the gradients that arrived."""
         first = self.inputs + self.states + self.params
         arrived = tensors[first : first + self.outputs], tensors[first + self.outputs :]
-        run = operators.scan_backward if _plain(tensors) else torch.ops.spikeloom.scan_backward
+        run = operators.scan_backward if is_plain(tensors) else torch.ops.spikeloom.scan_backward
         groups = (*self.groups(tensors[:first]), *arrived)
         return tuple(run(self.text, self.steps, self.numbers, wanted, *groups))
 
@@ -81,7 +81,7 @@ class Call(NamedTuple):
 def scan(call: Call, tensors: Tensors) -> Tensors:
     """Run a program; returns the outputs and the last states."""
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return (PlainScan if _plain(tensors) else Scan).apply(call, *tensors)
+        return (PlainScan if is_plain(tensors) else Scan).apply(call, *tensors)
     return call.forward(*tensors)
 
 
@@ -101,7 +101,7 @@ def _watchers() -> tuple[Callable[[], Any], ...]:
 WATCHERS = _watchers()
 
 
-def _plain(tensors: Sequence[Tensor | None]) -> bool:
+def is_plain(tensors: Sequence[Tensor | None]) -> bool:
     """Whether nobody but autograd follows a call, and its tensors are simply memory.
 
     Graphs, transformations, dispatch modes and profiles see operators only.

@@ -1,5 +1,6 @@
 """Max-pooling as maxima, beside torch's own."""
 
+import copy
 import itertools
 
 import pytest
@@ -102,3 +103,40 @@ def test_chains_never_track_what_stands_outside(kernel, padding):
         error = (snn(x) - model(x)).square().mean() / model(x).square().mean()
     assert max(snn.report.column("reach")) < 1.01 * most
     assert error < 1e-2
+
+
+@pytest.mark.parametrize("function", [nn.GELU(), nn.ReLU()])
+def test_pools_behind_other_nodes_are_joined_too(function):
+    x = torch.randn(5, 1, 12, 13)
+    stages = [nn.Conv2d(1, 4, 3), function, nn.MaxPool2d(2), nn.Conv2d(4, 3, 2), function]
+    model = nn.Sequential(*stages, nn.MaxPool2d((2, 1)), nn.Flatten(), nn.Linear(24, 2))
+    snn = SignGD(12, Exponential(1.0, 0.8), margin=1.2).apply(model, x)
+    assert list(snn.pools) == [site.name for site in snn.plan.sites if "pool" in site.operator]
+    with torch.no_grad():
+        (alone,) = snn.run([x], lambda site, y: None)
+        (joined,) = snn.run([x])
+    assert torch.equal(joined, alone)
+    assert torch.equal(snn(x), alone[-1])  # with gradients wanted, all steps through run
+
+
+def test_a_scale_that_is_changed_in_place_counts():
+    x = torch.randn(4, 1, 8, 8)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.GELU(), nn.MaxPool2d(2), nn.Flatten())
+    snn = SignGD(6, Exponential(1.0, 0.8), margin=1.2, per="neuron").apply(model, x)
+    with torch.no_grad():
+        before = snn(x)
+        for tracker in snn.pools.values():
+            tracker.scale.zero_()
+        assert before.abs().sum() > 0 and not snn(x).any()
+
+
+def test_copies_track_on_their_own():
+    x = torch.randn(4, 1, 8, 8)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.GELU(), nn.MaxPool2d(2), nn.Flatten())
+    snn = SignGD(6, Exponential(1.0, 0.8), margin=1.2, per="neuron").apply(model, x)
+    with torch.no_grad():
+        before = snn(x)
+        copied = copy.deepcopy(snn)
+        for tracker in snn.pools.values():
+            tracker.scale.zero_()
+        assert torch.equal(copied(x), before)

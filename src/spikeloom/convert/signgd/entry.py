@@ -26,7 +26,7 @@ def largest(value: Any) -> float:
     if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
         return 0.0
     least, most = torch.aminmax(value.detach())
-    return float(torch.maximum(-least, most))
+    return max(-least.item(), most.item())  # of NaN, both are
 
 
 class Entry:

@@ -62,6 +62,13 @@ class Captured:
     results: Any
     example: list[Any]
 
+    def __post_init__(self) -> None:
+        args, kwargs = self.arguments.unflatten(self.example)
+        self._names, self._count = list(kwargs), len(args)
+        # Tensors and nothing around them, as most models have it, are quickly laid out.
+        self._has_bare_arguments = not kwargs and all(isinstance(arg, Tensor) for arg in args)
+        self._has_bare_result = self.results.is_leaf()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Captured:
         module = copy.deepcopy(self.module, memo)
         return Captured(module, self.arguments, self.results, self.example)
@@ -80,6 +87,7 @@ class Captured:
         self.module, self.example = state["module"], state["example"]
         self.arguments = pytree.tree_structure(state["arguments"])
         self.results = pytree.tree_structure(state["results"])
+        self.__post_init__()
 
     def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         """The arguments of a call as a flat list, checked against the example.
@@ -92,18 +100,33 @@ class Captured:
             TypeError: If their number, type or dtype differs from the calibration batches'.
             ValueError: If their shape does, in any dimension but the first.
         """
-        names = list(self.arguments.unflatten(self.example)[1])
-        ordered = {name: kwargs[name] for name in names if name in kwargs}
+        flat = list(args) if self._are_bare(args, kwargs) else self._laid_out(args, kwargs)
+        for value, seen in zip(flat, self.example, strict=True):
+            _check_argument(value, seen)
+        return flat
+
+    def _are_bare(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the arguments are their own flat list."""
+        if kwargs or not self._has_bare_arguments or len(args) != self._count:
+            return False
+        return all(isinstance(arg, Tensor) for arg in args)
+
+    def _laid_out(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        ordered = {name: kwargs[name] for name in self._names if name in kwargs}
         flat, structure = pytree.tree_flatten((tuple(args), ordered))
         if structure != self.arguments or len(ordered) != len(kwargs):
             raise TypeError(
                 f"forward: the arguments must be like those of the calibration batches, "
-                f"{len(self.arguments.unflatten(self.example)[0])} positional and "
-                f"{names or 'no'} keyword(s); got {len(args)} and {list(kwargs) or 'none'}"
+                f"{self._count} positional and {self._names or 'no'} keyword(s); "
+                f"got {len(args)} and {list(kwargs) or 'none'}"
             )
-        for value, seen in zip(flat, self.example, strict=True):
-            _check_argument(value, seen)
         return flat
+
+    def restored(self, leaves: list[Any]) -> Any:
+        """What the model returns, from its flat results."""
+        if self._has_bare_result:
+            return leaves[0]
+        return pytree.tree_unflatten(leaves, self.results)
 
 
 def _check_argument(value: Any, seen: Any) -> None:

@@ -83,22 +83,18 @@ class SignGDNetwork(nn.Module):
                 schedule, scale = schedules[site.name], scales[site.name]
                 self.nodes[site.name] = _Increments(site, schedule, steps, scale, make)
         self._machine = Machine(self.graph, plan, over_time=True)
-        # Max-pools of nodes with a constant target, by their own name; and where those lead to.
+        # Max-pools that are tracked together with what they pool, by name; and where that leads.
         self.pools, self.pooled = nn.ModuleDict(), dict[str, str]()
         self._join_pools(trackers)
 
     def _join_pools(self, trackers: dict[str, SignTracker]) -> None:
-        """Let one kernel track a max-pool and what only it reads, where the target is constant."""
+        """Let one kernel track a max-pool and what only it reads."""
         for node in self.graph.graph.nodes:
             tiles = tiles_of(node) if node.name in trackers else None
             if tiles is None or count(tiles) > MANY:
                 continue
             (source,) = node.all_input_nodes
-            if (
-                source.name in trackers
-                and len(source.users) == 1
-                and not self._machine.reads_time(source.name)
-            ):
+            if source.name in trackers and len(source.users) == 1:
                 pooled, own = trackers[source.name], trackers[node.name]
                 self.pools[node.name] = MaxTracker(pooled, own, tiles)
                 self.pooled[source.name] = node.name
@@ -141,7 +137,7 @@ class SignGDNetwork(nn.Module):
         if self.entry is not None:
             self.entry.check(flat)
         moments = self.decode(flat, steps)
-        results = [pytree.tree_unflatten(leaves, self.captured.results) for leaves in moments]
+        results = [self.captured.restored(leaves) for leaves in moments]
         return results if isinstance(at, Iterable) else results[0]
 
     def _moments(self, at: int | Iterable[int] | None) -> list[int]:
@@ -183,10 +179,10 @@ class SignGDNetwork(nn.Module):
                 return self.pools[site.name](operands[0])
             node = self.nodes[site.name]
             drive = operands[0] if node.reads_operand else compute()
-            if observe is None and site.name in self.pooled:
-                return drive  # tracked by the max-pool that reads it
             if not self._machine.reads_time(site.name):
                 drive = drive.expand(self.steps, *drive.shape)
+            if observe is None and site.name in self.pooled:
+                return drive  # tracked by the max-pool that reads it
             sent = node(drive)
             if observe is not None:
                 observe(site, sent)

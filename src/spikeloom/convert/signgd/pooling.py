@@ -147,7 +147,7 @@ def count(windows: Sequence[AxisWindow]) -> int:
 
 
 def elements(x: Tensor, windows: Sequence[AxisWindow]) -> list[Tensor]:
-    """For each element of a window, that element of all windows, dense; nothing is padded.
+    """For each element of a window, that element of all windows, as a view; nothing is padded.
 
     Args:
         x: A tensor whose last axes are pooled.
@@ -156,7 +156,7 @@ def elements(x: Tensor, windows: Sequence[AxisWindow]) -> list[Tensor]:
     parts = [x]
     for axis, window in enumerate(windows, start=-len(windows)):
         parts = [element for part in parts for element in window.parts(part, axis)]
-    return [part.contiguous() for part in parts]
+    return parts
 
 
 def max_pool(axes: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

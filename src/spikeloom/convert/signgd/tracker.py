@@ -7,18 +7,20 @@ from functools import reduce
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from spikeloom.convert.signgd.pooling import AxisWindow, count, elements
 from spikeloom.kernel.choose import choose
 from spikeloom.kernel.neuron import Neuron
-from spikeloom.kernel.scan import Call, scan
+from spikeloom.kernel.replay import Replay
 from spikeloom.kernel.vocabulary import maximum
 from spikeloom.layer import SpikingLayer
 from spikeloom.neurons.signgd import SignTracker
 
 __all__ = ["MaxTracker", "Tracker"]
+
+# Kinds of calls that a tracker remembers; portions of a batch come in two sizes.
+KEPT = 8
 
 
 class Tracker(SpikingLayer):
@@ -32,52 +34,46 @@ class Tracker(SpikingLayer):
         steps: T.
 
     Shape:
-        - Input: ``[T, batch, *]``, or a tuple of them if the neuron reads several
+        - Input: ``[T, batch, *]``
         - Output: ``[T, batch, *]``
     """
 
     def __init__(self, neuron: Neuron, steps: int) -> None:
         super().__init__(neuron)
         self.steps = steps
-        self._tensors = [(name, kind) for name, kind in neuron.kinds.items() if kind != "number"]
-        numbers = tuple(v for v in neuron.params.values() if isinstance(v, (int, float)))
-        counts = (neuron.inputs, len(neuron.rest), len(self._tensors), neuron.outputs)
-        text = "" if neuron.reason else neuron.variant(None, False)
-        self._call = Call(text, steps, numbers, *counts)
-        self._rest = torch.zeros(())
+        self._replays: dict[tuple[Any, ...], Replay] = {}
 
     @property
     def reads_operand(self) -> bool:
         """Whether it computes a function of its input, instead of following it."""
         return isinstance(self.neuron, SignTracker) and self.neuron.function.name != "identity"
 
-    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
+    def forward(self, x: Any) -> Tensor:
         """The estimates after every step."""
-        xs = x if isinstance(x, tuple) else (x,)
-        if not self._is_usual(xs[0]):
-            return super().forward(x)
-        shape = xs[0].shape[1:]
-        held = [(getattr(self, name), kind) for name, kind in self._tensors]
-        params = [value.expand(shape) if kind == "neuron" else value for value, kind in held]
-        rest = [self._rest.expand(shape)] * self._call.states
-        return scan(self._call, (*xs, *rest, *params))[0]
+        tensors = [tensor for tensor in self._buffers.values() if tensor is not None]
+        key = Replay.key(x, tensors) if len(x) == self.steps else None
+        if key is None or choose(self.implementation, "cpu", self.neuron.reason)[0] != "llvm":
+            return super().forward(self.inputs(x))
+        if key not in self._replays:
+            if len(self._replays) >= KEPT:
+                self._replays.clear()
+            self._replays[key] = Replay(self.neuron, x, tensors, self.inputs(x))
+        return self._replays[key](x)
 
-    def _is_usual(self, x: Tensor) -> bool:
-        """Whether nothing is left to check or to convert."""
-        return (
-            x.dtype is torch.float32
-            and x.is_cpu
-            and len(x) == self.steps
-            and all(getattr(self, name).dtype is torch.float32 for name, _ in self._tensors)
-            and choose(self.implementation, "cpu", self.neuron.reason)[0] == "llvm"
-        )
+    def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What the neuron reads, as views of ``x``."""
+        return (x,)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but what belongs to memory that is not copied."""
+        return {**super().__getstate__(), "_replays": {}}
 
 
 class MaxTracker(Tracker):
     """The tracker of a max-pool and those of what it pools, in one kernel.
 
-    The estimates that only the max-pool reads need not be written anywhere. It pays where the
-    pooled nodes have a constant target, such as those behind the first layer.
+    The estimates that only the max-pool reads need not be written anywhere, and the elements of
+    its windows are read where they are.
 
     Args:
         pooled: The tracker of the values that are pooled.
@@ -85,7 +81,7 @@ class MaxTracker(Tracker):
         windows: The max-pool's, along each axis; they do not overlap.
 
     Shape:
-        - Input: ``[batch, *]``, the constant targets
+        - Input: ``[T, batch, *]``, the targets of the values that are pooled
         - Output: ``[T, batch, *]``, the estimates of their maxima
     """
 
@@ -101,10 +97,9 @@ class MaxTracker(Tracker):
             scales = [scale] * count(windows)
         super().__init__(_Maximum(pooled, own, scales), own.length)
 
-    def forward(self, x: Any) -> Tensor:
-        """The estimates of the maxima."""
-        parts = elements(x, self.windows)
-        return super().forward(tuple(part.expand(self.steps, *part.shape) for part in parts))
+    def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The elements of a window, each of all windows."""
+        return tuple(elements(x, self.windows))
 
 
 class _Maximum(Neuron):

@@ -1,0 +1,130 @@
+"""Forward calls that are alike but for their inputs' values, made again and again.
+
+What :func:`spikeloom.run` finds out at every call is found out once: the kernel, its parameters as
+rows of neurons, and where in memory the inputs' values are. Inputs are read where they are, also
+where their rows are not dense (every other pixel of an image, say).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeloom.kernel import layout, run_cpu
+from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.scan import is_plain
+from spikeloom.kernel.trace import Program
+
+__all__ = ["Replay"]
+
+# What an input is stored as; both are computed in.
+DTYPES = (torch.float32, torch.float64)
+# Values of a row that an index of 32 bits can tell apart.
+MOST = 2**31
+
+
+class Replay:
+    """Calls of a neuron from rest on a CPU, without gradients.
+
+    Args:
+        neuron: What to run; it has one output and a kernel.
+        x: A tensor like those to come: the same shape, strides and dtype.
+        params: The tensors of the neuron's parameters, in order; their values are read now.
+        inputs: The neuron's inputs ``[T, *]`` as views of ``x`` that have the same strides; by
+            default ``x`` itself.
+
+    Raises:
+        RuntimeError: If a parameter does not broadcast to the neurons.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> from spikeloom.kernel.replay import Replay
+        >>> x = torch.tensor([[1.5, 0.0, 0.2, 0.0]] * 4)
+        >>> replay = Replay(spikeloom.neurons.LIF(tau=2.0), x, [], [x[:, ::2]])
+        >>> replay(x).sum(0)
+        tensor([2., 0.])
+    """
+
+    def __init__(
+        self,
+        neuron: Neuron,
+        x: Tensor,
+        params: Sequence[Tensor],
+        inputs: Sequence[Tensor] | None = None,
+    ) -> None:
+        views = [x] if inputs is None else inputs
+        self._shape, self._row_stride = views[0].shape, views[0].stride(0)
+        self._neurons = self._shape[1:].numel()
+        self._offsets = [view.data_ptr() - x.data_ptr() for view in views]
+        self._states, self._row_bytes = len(neuron.rest), self._neurons * x.element_size()
+
+        program = Program.parse(neuron.variant(None, False))
+        numbers = [value for value in neuron.params.values() if isinstance(value, (int, float))]
+        index = None if layout.is_dense(views[0]) else layout.places(views[0])
+        size = self._shape[0] * self._row_bytes
+        self._plan = run_cpu.forward_plan(
+            program, numbers, x.dtype, size, indexed=index is not None
+        )
+        rest = [torch.full((), value, dtype=x.dtype) for value in neuron.rest.values()]
+        tensors = self._expanded(neuron, params)
+        # Also what was copied: no other tensor may take its address, which is in the key.
+        self._kept: list[Any] = [index, *params, *tensors]
+        self._settled = [w for v in rest for w in run_cpu.row_words(v, self._kept)]
+        self._settled += [] if index is None else [index.data_ptr()]
+        self._settled += run_cpu.parameter_words(program, tensors)
+
+    def _expanded(self, neuron: Neuron, params: Sequence[Tensor]) -> list[Tensor]:
+        """The parameters as a kernel takes them."""
+        kinds = [kind for kind in neuron.kinds.values() if kind != "number"]
+        return [
+            (value.detach().expand(self._shape[1:]) if kind == "neuron" else value).contiguous()
+            for value, kind in zip(params, kinds, strict=True)
+        ]
+
+    @staticmethod
+    def key(x: Tensor, params: Sequence[Tensor]) -> tuple[Any, ...] | None:
+        """What two calls have in common if one replay serves both.
+
+        Args:
+            x: What the inputs are views of.
+            params: The tensors of the parameters.
+
+        Returns:
+            The key; None if the call cannot be replayed, because a gradient is wanted, somebody
+            looks on, or the tensors are not plain memory of a CPU.
+        """
+        if not (x.is_cpu and x.dtype in DTYPES and x.numel() and x[0].numel() < MOST):
+            return None
+        if any(value.dtype is not x.dtype or value.is_inference() for value in params):
+            return None
+        if torch.is_grad_enabled() and any(value.requires_grad for value in (x, *params)):
+            return None
+        if not is_plain((x, *params)):
+            return None
+        # Values that were changed in place have another version.
+        held = [(value.data_ptr(), value._version) for value in params]
+        return (x.dtype, x.shape, x.stride(), *held)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The outputs ``[T, *]``.
+
+        Args:
+            x: What the inputs are views of.
+
+        Raises:
+            ValueError: If a state has become NaN.
+        """
+        y = torch.empty(self._shape, dtype=x.dtype)
+        last = torch.empty(self._states * self._neurons, dtype=x.dtype)
+        first, start = last.data_ptr(), x.data_ptr()
+        words: list[int] = []
+        for offset in self._offsets:
+            words += (start + offset, self._row_stride)
+        words.append(y.data_ptr())
+        words += range(first, first + self._states * self._row_bytes, self._row_bytes)
+        run_cpu.advise_huge_pages([y])
+        run_cpu.run_forward(self._plan, self._shape[0], self._neurons, words + self._settled)
+        return y
