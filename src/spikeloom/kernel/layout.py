@@ -30,12 +30,12 @@ def row_order(x: Tensor) -> Order:
         return ()
     axes = tuple(range(x.dim() - 1))
     order = tuple(sorted(axes, key=lambda axis: -x.stride(axis + 1)))
-    return order if order != axes and _dense(_ordered(x, order)) else ()
+    return order if order != axes and _dense(ordered(x, order)) else ()
 
 
 def rows(x: Tensor, order: Order) -> Tensor:
     """A sequence ``[T, ...]`` with its axes in this order and dense rows, copied only if needed."""
-    x = _ordered(x, order)
+    x = ordered(x, order)
     return x if is_dense(x) else x.contiguous()
 
 
@@ -59,7 +59,7 @@ def row(v: Tensor, order: Order) -> Tensor:
 
 def empty_rows(like: Tensor, order: Order) -> Tensor:
     """A fresh sequence of the same shape whose memory follows this order."""
-    return _ordered(empty(_ordered(like, order)), _inverse(order)) if order else empty(like)
+    return ordered(empty(ordered(like, order)), _inverse(order)) if order else empty(like)
 
 
 def empty_row(like: Tensor, order: Order) -> Tensor:
@@ -76,7 +76,8 @@ def _inverse(order: Order) -> Order:
     return tuple(sorted(range(len(order)), key=lambda i: order[i]))
 
 
-def _ordered(x: Tensor, order: Order) -> Tensor:
+def ordered(x: Tensor, order: Order) -> Tensor:
+    """A sequence ``[T, ...]`` with its axes in this order, as a view."""
     return x.permute(0, *(axis + 1 for axis in order)) if order else x
 
 

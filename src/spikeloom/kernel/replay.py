@@ -22,7 +22,7 @@ __all__ = ["Replay"]
 
 # What an input is stored as; both are computed in.
 DTYPES = (torch.float32, torch.float64)
-# Values of a row that an index of 32 bits can tell apart.
+# Bytes of a tensor whose values an index of 32 bits surely reaches.
 MOST = 2**31
 
 
@@ -56,31 +56,36 @@ class Replay:
         inputs: Sequence[Tensor] | None = None,
     ) -> None:
         views = [x] if inputs is None else inputs
-        self._shape, self._row_stride = views[0].shape, views[0].stride(0)
+        order = layout.row_order(views[0])
+        row = layout.ordered(views[0], order)
+        self._shape, self._row_stride = views[0].shape, row.stride(0)
+        self._axes = [0, *(axis + 1 for axis in order or range(row.dim() - 1))]
         self._neurons = self._shape[1:].numel()
         self._offsets = [view.data_ptr() - x.data_ptr() for view in views]
         self._states, self._row_bytes = len(neuron.rest), self._neurons * x.element_size()
 
         program = Program.parse(neuron.variant(None, False))
         numbers = [value for value in neuron.params.values() if isinstance(value, (int, float))]
-        index = None if layout.is_dense(views[0]) else layout.places(views[0])
+        index = None if layout.is_dense(row) else layout.places(row)
         size = self._shape[0] * self._row_bytes
         self._plan = run_cpu.forward_plan(
             program, numbers, x.dtype, size, indexed=index is not None
         )
         rest = [torch.full((), value, dtype=x.dtype) for value in neuron.rest.values()]
-        tensors = self._expanded(neuron, params)
+        tensors = self._rows(neuron, params, order)
         # Also what was copied: no other tensor may take its address, which is in the key.
         self._kept: list[Any] = [index, *params, *tensors]
         self._settled = [w for v in rest for w in run_cpu.row_words(v, self._kept)]
         self._settled += [] if index is None else [index.data_ptr()]
         self._settled += run_cpu.parameter_words(program, tensors)
 
-    def _expanded(self, neuron: Neuron, params: Sequence[Tensor]) -> list[Tensor]:
+    def _rows(self, neuron: Neuron, params: Sequence[Tensor], order: layout.Order) -> list[Tensor]:
         """The parameters as a kernel takes them."""
         kinds = [kind for kind in neuron.kinds.values() if kind != "number"]
         return [
-            (value.detach().expand(self._shape[1:]) if kind == "neuron" else value).contiguous()
+            layout.row(value.detach().expand(self._shape[1:]), order)
+            if kind == "neuron"
+            else value.contiguous()
             for value, kind in zip(params, kinds, strict=True)
         ]
 
@@ -96,20 +101,22 @@ class Replay:
             The key; None if the call cannot be replayed, because a gradient is wanted, somebody
             looks on, or the tensors are not plain memory of a CPU.
         """
-        if not (x.is_cpu and x.dtype in DTYPES and x.numel() and x[0].numel() < MOST):
+        if not is_plain((x, *params)):
+            return None
+        if not (x.is_cpu and x.dtype in DTYPES and x.numel()):
+            return None
+        if x.untyped_storage().nbytes() > MOST:
             return None
         if any(value.dtype is not x.dtype or value.is_inference() for value in params):
             return None
         if torch.is_grad_enabled() and any(value.requires_grad for value in (x, *params)):
-            return None
-        if not is_plain((x, *params)):
             return None
         # Values that were changed in place have another version.
         held = [(value.data_ptr(), value._version) for value in params]
         return (x.dtype, x.shape, x.stride(), *held)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The outputs ``[T, *]``.
+        """The outputs ``[T, *]``, their axes in memory in the order of the inputs'.
 
         Args:
             x: What the inputs are views of.
@@ -117,7 +124,7 @@ class Replay:
         Raises:
             ValueError: If a state has become NaN.
         """
-        y = torch.empty(self._shape, dtype=x.dtype)
+        y = torch.empty_permuted(self._shape, self._axes, dtype=x.dtype)
         last = torch.empty(self._states * self._neurons, dtype=x.dtype)
         first, start = last.data_ptr(), x.data_ptr()
         words: list[int] = []
