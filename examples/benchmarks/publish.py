@@ -25,7 +25,8 @@ def rendered(result: dict[str, Any]) -> str:
         *rows,
         "",
         f"One thread of {result['processor']}; {versions}.",
-        f"All took turns in one run; the best of {result['rounds']} rounds counts.",
+        f"All took turns in one run; the best of {result['rounds']} rounds counts,",
+        "for 64 neurons of 20 times as many.",
         f"For the backward pass a layer keeps {result['kept / input']:.2f} times its input.",
         f"The first call (trace, compile, run) takes {result['first call s']:.2f} s;",
         f"`import spikeloom` adds {result['import s']:.2f} s to `import torch`.",
@@ -40,7 +41,8 @@ def row(key: str, times: dict[str, dict[str, float]]) -> str:
     for name in FRAMEWORKS:
         ours, own = (times[who]["best"] for who in (f"spikeloom, as {name}", name))
         cells.append(f"**{own / ours:.1f}×** ({ours:.3g} ms, {own:.3g} ms)")
-    return f"| {steps} steps, {int(neurons):,} neurons | {' | '.join(cells)} |"
+    size = f"{steps} step{'s' if steps != '1' else ''}, {int(neurons):,} neurons"
+    return f"| {size} | {' | '.join(cells)} |"
 
 
 def published(page: str, result: dict[str, Any]) -> str:
