@@ -322,6 +322,13 @@ def test_the_users_model_is_left_as_it_was():
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
+def test_a_conversion_is_in_evaluation_mode():
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Dropout())
+    assert model.training
+    snn = SignGD(4).apply(model, torch.randn(8, 3))
+    assert model.training and not any(module.training for module in snn.modules())
+
+
 def test_batch_norms_are_folded_into_the_layer_before():
     model, x = built("cnn gelu")
     names = {node.name for node in SignGD(4).apply(model, x).graph.graph.nodes}

@@ -135,7 +135,7 @@ class SignGD:
         return f"SignGD({', '.join(given)})"
 
     def apply(self, model: nn.Module, calibration: Any) -> SignGDNetwork:
-        """The converted network; the model is left as it is.
+        """The converted network, in evaluation mode; the model is left as it is.
 
         Args:
             model: A trained network. It is converted in evaluation mode.
@@ -170,7 +170,7 @@ class SignGD:
             fit = _Fit(self, captured, plan, inputs)
             network = fit.network(fit.best())
             network.report = fit.report(network)
-        return network
+        return network.eval()
 
 
 @dataclass(frozen=True)
