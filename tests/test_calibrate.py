@@ -154,6 +154,12 @@ def test_quantile_is_the_magnitude_that_a_share_does_not_exceed(q, axes):
     assert torch.all((below >= q - 1e-6) & (below < q + 1 / count))
 
 
+def test_shares_are_taken_in_decimals():
+    values = torch.arange(1.0, 101.0)
+    found = [float(batch_quantile(values, percent / 100, (0,))) for percent in range(1, 101)]
+    assert found == list(range(1, 101))  # in binary, 0.07 of 100 is 7.000...1
+
+
 def test_without_axes_every_value_is_its_own():
     values = torch.tensor([-2.0, 1.0])
     assert torch.equal(batch_quantile(values, 1.0, ()), values.abs())

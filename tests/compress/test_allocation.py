@@ -70,3 +70,11 @@ def test_gradients_and_half_precision_do_not_matter():
 def test_bad_input_is_named(arguments, error, message):
     with pytest.raises(error, match=message):
         compress.allocate(WEIGHTS, *arguments)
+
+
+@pytest.mark.parametrize("allocation", ["lamps", "uniform"])
+def test_shares_are_taken_in_decimals(allocation):
+    weights = {"a": torch.randn(10, 10)}
+    for percent in range(100):  # in binary, 0.29 of 100 is 28.999...
+        assert compress.allocate(weights, percent / 100, allocation) == {"a": percent}
+        assert compress.allocate(weights, allocation={"a": percent / 100}) == {"a": percent}

@@ -563,3 +563,27 @@ def test_spikelooms_own_sequence_method_is_followed():
     torch.testing.assert_close(stats["fc"].spiking[0].hessian, expected)
     assert "sequence" not in vars(model.lif)
     assert spikeloom.plugins is not None
+
+
+@pytest.mark.parametrize(
+    "threshold",
+    [torch.Tensor.bool, torch.Tensor.int, torch.signbit],
+    ids=["bool", "int", "signbit"],
+)
+def test_a_cast_of_a_current_is_a_threshold_that_nobody_knows(threshold):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc, self.out = nn.Linear(6, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.out(threshold(self.fc(x)).float())
+
+    with pytest.raises(compress.UnknownNeuron, match="'fc': its output meets the operation"):
+        compress.calibrate(Net().eval(), [spikes(T, B, 6)])
+
+
+def test_a_compiled_model_is_refused():
+    model = torch.compile(spikingjelly_mlp("m"), backend="eager")
+    with pytest.raises(ValueError, match=r"model: is compiled.*_orig_mod"):
+        compress.calibrate(model, [spikes(T, B, 6)])

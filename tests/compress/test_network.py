@@ -358,3 +358,91 @@ def test_a_failure_in_a_late_layer_leaves_the_early_ones_alone(monkeypatch):
         compress.prune(net, STATS, 0.5)
     assert list(net.state_dict()) == list(NET.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), NET.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["osbc", "magnitude"])
+def test_layers_pruned_one_after_another_stay_pruned(method):
+    net = copy.deepcopy(NET)
+    compress.prune(net, STATS, method=method, allocation={"0": 0.75, "2": 0.0, "4": 0.0})
+    gone = net[0].weight_mask.clone()
+    report = compress.prune(net, STATS, method=method, allocation={"0": 0.0, "2": 0.5, "4": 0.0})
+    assert torch.equal(net[0].weight_mask, gone)
+    assert report.column("target") == [0, 64, 0] and report.column("removed") == [144, 64, 0]
+    assert report.notes[-1].endswith("stays so: 0")
+    compress.quantize(net, STATS, 3)
+    assert not net[0].weight[gone].any() and not net[0].weight_codes[gone].any()
+
+
+def test_weights_removed_before_count_among_those_that_go():
+    net = copy.deepcopy(NET)
+    for sparsity in (0.5, 0.7, 0.9):
+        before = net[0].weight_mask.clone() if sparsity > 0.5 else torch.zeros(16, 12).bool()
+        report = compress.prune(net, STATS, sparsity, "obs")
+        assert sum(report.column("removed")) == int(sparsity * (16 * 12 + 8 * 16 + 4 * 8))
+        assert net[0].weight_mask[before].all()
+    (block,) = STATS["0"].plain
+    layer, last = net[0], copy.deepcopy(net[0].weight.detach())
+    solution = solved(last.double(), block.hessian, layer.weight_mask)
+    torch.testing.assert_close(last.double(), solution, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["osbc", "magnitude"])
+def test_a_pattern_spares_nothing_that_was_removed_before(method):
+    net, _ = pruned(0.8, method)
+    gone = {name: net.get_submodule(name).weight_mask.clone() for name in LAYERS}
+    compress.prune(net, STATS, method=method, pattern="2:4")
+    for name in LAYERS:
+        layer = net.get_submodule(name)
+        assert layer.weight_mask[gone[name]].all() and not layer.weight[gone[name]].any()
+        left = (~layer.weight_mask).unflatten(1, (-1, 4)).sum(2)
+        assert left.max() == 2
+
+
+def test_statistics_on_another_device_are_refused():
+    net = copy.deepcopy(NET).to("meta")
+    with pytest.raises(ValueError, match=r"stats: are on cpu, the weight of '0' on meta"):
+        compress.prune(net, STATS, 0.5)
+
+
+def test_loading_shares_nothing_with_the_state():
+    net, fresh = pruned(0.5)[0], network()
+    compress.load_compressed(fresh, net.state_dict())
+    mask = net[0].weight_mask.clone()
+    net[0].weight_mask.logical_not_()
+    assert torch.equal(fresh[0].weight_mask, mask)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda state: state.update({"0.weight_mask": torch.ones(3, 12).bool()}), "size mismatch"),
+        (lambda state: state.update({"9.weight_mask": torch.ones(3).bool()}), "9.weight_mask"),
+        (lambda state: state.pop("4.bias"), "4.bias"),
+    ],
+    ids=["shape", "unknown layer", "missing"],
+)
+def test_a_state_that_does_not_fit_leaves_no_masks_behind(change, message):
+    state = pruned(0.5)[0].state_dict()
+    change(state)
+    fresh = network()
+    keys = fresh.state_dict().keys()
+    with pytest.raises(RuntimeError, match=message):
+        compress.load_compressed(fresh, state)
+    assert fresh.state_dict().keys() == keys
+    fresh(X)
+    compress.load_compressed(fresh, pruned(0.5)[0].state_dict())
+    assert fresh[0].weight_mask.any() and len(fresh[0]._forward_pre_hooks) == 1
+
+
+def test_removed_weights_are_saved_as_zero_right_after_an_optimizers_step():
+    net, _ = pruned(0.5)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(X).sum().backward()
+    optimizer.step()
+    assert net[0].weight[net[0].weight_mask].any()
+    assert not net.state_dict()["0.weight"][net[0].weight_mask].any()
+
+
+def test_no_layers_is_an_error():
+    with pytest.raises(ValueError, match="layers: names no layer"):
+        pruned(0.5, layers=[])

@@ -255,3 +255,27 @@ def test_bad_input_is_named(change, error_type, message):
     arguments = {"W": torch.ones(3, 8), "H": torch.eye(8), "count": 12, **change}
     with pytest.raises(error_type, match=message):
         compress.prune_weight(**arguments)
+
+
+@pytest.mark.parametrize("rounds", [0, 16])
+@pytest.mark.parametrize("weights, hessian", [(1e-25, 1.0), (1e25, 1.0), (1.0, 1e-40), (1.0, 1e40)])
+def test_units_do_not_matter_to_wide_layers_either(weights, hessian, rounds):
+    W, H = layer_case(4, 300)
+    _, expected = compress.prune_weight(W, H, 600, rounds=rounds)
+    _, mask = compress.prune_weight(weights * W, hessian * H, 600, rounds=rounds)
+    assert torch.equal(mask, expected)
+
+
+@pytest.mark.parametrize(
+    "H, message",
+    [
+        (torch.tensor([[1.0, 5.0], [0.0, 1.0]]), "H: must be symmetric"),
+        (-torch.eye(2), "H: must be symmetric with no negative diagonal"),
+        (torch.tensor([[1.0, 2.0], [2.0, 1.0]]), "H: must be positive semidefinite"),
+    ],
+)
+def test_what_is_no_second_moment_is_refused(H, message):
+    with pytest.raises(ValueError, match=message):
+        compress.prune_weight(torch.ones(1, 2), H, 1)
+    with pytest.raises(ValueError, match=message):
+        compress.quantize_weight(torch.ones(1, 2), H, 3)

@@ -126,3 +126,14 @@ def test_convolutions_keep_their_shape():
 def test_bits_outside_two_to_eight_are_refused(bits, error_type):
     with pytest.raises(error_type, match="bits"):
         compress.quantize_weight(torch.ones(2, 2), torch.eye(2), bits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_a_row_too_small_for_a_step_of_its_own_is_rounded_to_the_smallest_step(dtype):
+    limits = torch.finfo(dtype)
+    smallest = torch.tensor(limits.smallest_normal * limits.eps, dtype=torch.float64)
+    counts = torch.tensor([[1.0, -2.0, 3.0, 0.0], [1.0, 0.0, 0.0, -1.0]], dtype=torch.float64)
+    W, codes, scale = compress.quantize_weight((smallest * counts).to(dtype), torch.eye(4), 4)
+    assert torch.equal(scale.double(), smallest.expand(2))
+    assert torch.equal(codes.double(), counts)
+    assert torch.equal(W, scale[:, None] * codes.to(dtype)) and W.any()

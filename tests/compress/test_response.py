@@ -77,6 +77,8 @@ OURS = [
     neurons.LIF(tau=3.0, v_threshold=HIGH),
     neurons.LIF(tau=3.0, v_threshold=HIGH, decay_input=False),
     neurons.IF(v_threshold=HIGH),
+    neurons.ParametricLIF(0.3, v_threshold=HIGH),
+    neurons.ParametricLIF(0.3, v_threshold=HIGH, decay_input=False),
     neurons.Leaky(0.7, threshold=HIGH),
     neurons.Leaky(torch.tensor([0.1, 0.5, 0.9, 1.7]), threshold=HIGH),
     neurons.LIFBox(v_th=HIGH, dt=0.002),

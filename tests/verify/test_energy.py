@@ -1,13 +1,16 @@
 """Operation counts against counts by hand, SpikingJelly's counters and the gathering run."""
 
 import json
+import math
 
 import pytest
 import torch
+from spikingjelly.activation_based.neuron import LIFNode
 from torch import nn
 
 import spikeloom
 from spikeloom import neurons
+from spikeloom.plugins.snntorch import Leaky
 from spikeloom.verify import EnergyCosts, check_mfi, count_energy, fold_norms
 from tests.models.spiking_mlp.cases import image, small, wake
 
@@ -158,18 +161,156 @@ def test_a_network_without_spike_driven_layers_has_no_break_even():
     assert "nan" not in str(report)
 
 
-def test_an_output_without_a_batch_needs_one_said():
-    class Total(nn.Module):
+class After(nn.Module):
+    """Two layers, and what becomes of their output ``[T, batch, 5]``."""
+
+    def __init__(self, then) -> None:
+        super().__init__()
+        self.body, self.then = two_layers(), then
+
+    def forward(self, x):
+        return self.then(self.body(x))
+
+
+@pytest.mark.parametrize(
+    "then",
+    [lambda y: y.mean(0), lambda y: y.sum((1, 2)), lambda y: y.transpose(0, 1), lambda y: y[-1:]],
+    ids=["mean over time", "sum", "batch first", "last step"],
+)
+def test_steps_and_samples_are_those_of_the_neurons_whatever_the_output(then):
+    x = torch.ones(4, 3, 3)
+    report, expected = count_energy(After(then).eval(), x), count_energy(two_layers(), x)
+    assert (report.steps, report.spikes, report.rate) == (4, 12.0, 1.0)
+    for number in ("accumulates", "macs", "dense", "twin_macs"):
+        assert getattr(report, number) == getattr(expected, number), number
+
+
+def test_steps_may_be_calls_of_the_layers():
+    class Loop(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.body = two_layers()
+            self.first, self.neuron, self.last = nn.Linear(3, 3), Leaky(0.5), nn.Linear(3, 5)
+            self.neuron.init_hidden = True
 
         def forward(self, x):
-            return self.body(x).sum((1, 2))
+            return torch.stack([self.last(self.neuron(self.first(now))) for now in x]).mean(0)
 
-    with pytest.raises(ValueError, match="batch: the output has the shape"):
-        count_energy(Total().eval(), torch.ones(2, 1, 3))
-    assert count_energy(Total().eval(), torch.ones(2, 1, 3), batch=1).accumulates == 30
+    model = Loop().eval()
+    with torch.no_grad():
+        model.first.weight.copy_(2 * torch.eye(3))
+        model.first.bias.zero_()
+    report = count_energy(model, torch.ones(4, 2, 3))
+    assert (report.steps, report.spikes, report.rate) == (4, 12.0, 1.0)
+    assert report.macs == 4 * 9 and report.twin_macs == 9 + 15
+    assert report.accumulates == report.dense == 4 * 15
+
+
+def test_neurons_that_see_different_axes_need_steps_and_batch_said():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = lif(), lif()
+
+        def forward(self, x):
+            return self.two(self.one(x).flatten(1, 2)).mean(0)
+
+    x = torch.ones(4, 3, 2, 5)
+    with pytest.raises(ValueError, match=r"\(6, 5\), neurons see T=4 of 3 .*T=4 of 6 .*say"):
+        count_energy(Net().eval(), x)
+    report = count_energy(Net().eval(), x, steps=4, batch=3)
+    assert (report.steps, report.rate) == (4, 0.0)
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 7, 3), (4, 2, 3)], ids=["tokens", "no tokens"])
+def test_the_twin_runs_a_layer_once_for_every_token(shape):
+    report = count_energy(two_layers(), torch.ones(shape))
+    tokens = shape[2] if len(shape) == 4 else 1
+    assert report.macs == 4 * tokens * 9
+    assert report.twin_macs == tokens * (9 + 15)
+
+
+def test_a_weight_on_the_left_meets_each_unit_once_for_every_row():
+    class Left(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.neuron = spikeloom.SpikingLayer(neurons.IF())
+            self.weight = nn.Parameter(torch.randn(7, 5))
+
+        def forward(self, x):
+            spikes = self.neuron(x)
+            return torch.stack([self.weight @ now[0] for now in spikes])[:, None]
+
+    report = count_energy(Left().eval(), torch.ones(3, 1, 5, 6))
+    assert report.accumulates == report.dense == 3 * 7 * 5 * 6
+
+
+def test_a_module_may_multiply_spikes_and_real_values():
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.neuron = spikeloom.SpikingLayer(neurons.IF())
+
+        def forward(self, x):
+            q = self.neuron(x)
+            return (q @ q.transpose(-1, -2)) @ q
+
+    report = count_energy(Attention().eval(), torch.ones(3, 1, 5, 6))
+    assert report.accumulates == report.dense == 3 * 5 * 5 * 6
+    assert report.macs == 3 * 5 * 5 * 6  # products of spikes are not followed as whole numbers
+    assert report.active == 1.0
+
+
+def test_the_products_of_fused_kernels_are_counted():
+    class Fused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent, self.neuron = nn.LSTM(6, 5), lif()
+
+        def forward(self, x):
+            y = self.recurrent(x)[0][:, :, None, None].expand(-1, -1, 1, 7, -1)
+            y = nn.functional.scaled_dot_product_attention(*3 * (y.flatten(0, 1),))
+            return self.neuron(y.unflatten(0, x.shape[:2]))
+
+    T = 4
+    report = count_energy(Fused().eval(), torch.randn(T, 3, 6))
+    # The first step multiplies no hidden state: it is zero whatever the sample.
+    recurrent = T * 20 * 6 + (T - 1) * 20 * 5
+    attention = T * 2 * 7 * 7 * 5
+    assert report.macs == recurrent + attention
+
+
+def test_zeros_and_copies_around_a_map_are_no_real_values():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.neuron = spikeloom.SpikingLayer(neurons.IF())
+            self.conv = nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular")
+
+        def forward(self, x):
+            return self.conv(self.neuron(x).flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    report = count_energy(Net().eval(), torch.ones(2, 1, 1, 4, 4))
+    assert report.accumulates == report.dense == 2 * 16 * 9 * 2
+    assert report.macs == 0
+
+
+def test_spikes_of_another_frameworks_neurons_are_not_taken_for_none():
+    model = nn.Sequential(nn.Linear(3, 3), LIFNode(step_mode="m"), nn.Linear(3, 5)).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(4 * torch.eye(3))
+        model[0].bias.zero_()
+    report = count_energy(model, torch.ones(2, 1, 3))
+    assert math.isnan(report.spikes) and math.isnan(report.rate)
+    assert "No neuron of spikeloom ran" in str(report) and "nan" not in str(report)
+    assert report.accumulates == 2 * 3 * 5
+    assert json.loads(report.to_json())["spikes"] is None
+
+
+def test_a_network_without_neurons_needs_its_batch_said():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Flatten(0))
+    with pytest.raises(ValueError, match=r"output has the shape \(6,\), neurons see nothing; say"):
+        count_energy(model.eval(), torch.ones(2, 1, 3))
+    assert count_energy(model.eval(), torch.ones(2, 1, 3), steps=2, batch=1).macs == 18
 
 
 def test_a_model_in_training_mode_is_refused():

@@ -106,6 +106,28 @@ def test_a_norm_in_front_of_a_neuron_takes_any_sign_of_gain():
     assert folded[1].neuron.params["v_threshold"].shape == (5, 1, 1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gain", [1e-42, -1e-38, 1e-30, 1e-25])
+def test_a_gain_that_weight_decay_has_left_over_still_folds(gain, dtype):
+    model = ready(nn.BatchNorm2d(5), lif(), nn.Flatten()).to(dtype)
+    with torch.no_grad():
+        model[0].weight[:3] = gain
+        model[0].bias.copy_(torch.tensor([3.0, 0.0, -1.0, 1.0, 2.0]))
+    x = 3 * torch.randn(6, 5, 4, 4, dtype=dtype)
+    folded = fold_norms(model)
+    assert results(folded) == {"0": "folded"}
+    assert model(x).any()
+    assert torch.equal(folded(x), model(x))
+
+
+def test_a_threshold_beyond_the_dtype_leaves_the_norm():
+    model = ready(nn.BatchNorm2d(5), lif(), nn.Flatten()).half()
+    model[0].weight.data.fill_(1e-6)
+    folded = fold_norms(model)
+    assert results(folded) == {"0": "remains"}
+    assert "beyond its dtype" in folded.report.column("why")[0]
+
+
 @pytest.mark.parametrize("reset", [0.0, None])
 @pytest.mark.parametrize("decay", [True, False])
 def test_thresholds_take_a_norm_for_either_reset(reset, decay):

@@ -115,6 +115,7 @@ def test_layers_that_keep_whole_numbers_are_free(pool):
         nn.Conv2d(4, 6, 3, padding=2, dilation=2, groups=2),
         nn.Conv2d(4, 4, (3, 1), stride=(2, 1), groups=4, bias=False),
         nn.Conv1d(4, 6, 3, padding=1, stride=2),
+        nn.Conv2d(4, 2, 3, padding=1, padding_mode="circular"),
         nn.Conv3d(4, 2, 2),
     ],
     ids=str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -69,12 +70,12 @@ def allocate(
                 f"got {', '.join(map(str, allocation)) or 'none'}"
             )
         shares = {name: _share(f"allocation[{name!r}]", allocation[name]) for name in weights}
-        return {name: int(weights[name].numel() * share) for name, share in shares.items()}
+        return {name: _count(weights[name].numel(), share) for name, share in shares.items()}
     if sparsity is None:
         raise ValueError("sparsity: say which share of the weights goes, such as 0.9")
     sparsity = _share("sparsity", sparsity)
     if allocation == "uniform":
-        return {name: int(weight.numel() * sparsity) for name, weight in weights.items()}
+        return {name: _count(weight.numel(), sparsity) for name, weight in weights.items()}
     if allocation != "lamps":
         raise ValueError(
             f"allocation: must be 'lamps', 'uniform' or a mapping from layer to share, "
@@ -84,10 +85,15 @@ def allocate(
         raise ValueError(f"power: must be positive, got {power}")
     scores = [lamps_scores(weight, power) for weight in weights.values()]
     joined = torch.cat(scores) if scores else torch.empty(0)
-    removed = joined.argsort(stable=True)[: int(len(joined) * sparsity)]
+    removed = joined.argsort(stable=True)[: _count(len(joined), sparsity)]
     owner = torch.repeat_interleave(torch.tensor([len(part) for part in scores]))
     counts = torch.bincount(owner[removed.cpu()], minlength=len(scores)).tolist()
     return dict(zip(weights, counts, strict=True))
+
+
+def _count(weights: int, share: float) -> int:
+    """A share of so many weights, rounded down; in decimals, for 0.29 of 100 weights are 29."""
+    return int(weights * Fraction(repr(share)))
 
 
 def _share(name: str, value: float) -> float:

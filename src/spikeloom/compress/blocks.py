@@ -11,6 +11,8 @@ __all__ = ["Block", "check_weight", "damped", "damped_inverse", "split_blocks"]
 
 # Relative damping: this share of the mean of the diagonal is added to it.
 DAMPING = 0.01
+# How far a Hessian may be from symmetric, as a share of its trace.
+SYMMETRY = 1e-6
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ def split_blocks(W: Tensor, H: Tensor) -> list[Block]:
     if not bool(torch.isfinite(H).all()):
         raise ValueError("H: must be finite, got NaN or infinity")
     stack = H.double() if H.dim() == 3 else H.double()[None]
+    diagonals = stack.diagonal(dim1=1, dim2=2)
+    away = (stack - stack.mT).abs().amax((1, 2)) if width else stack.new_zeros(len(stack))
+    if bool((diagonals < 0).any()) or bool((away > SYMMETRY * diagonals.sum(1)).any()):
+        raise ValueError("H: must be symmetric with no negative diagonal; see layer_hessian")
     if rows % len(stack):
         raise ValueError(f"H: {len(stack)} groups do not divide {rows} rows")
     parts = torch.arange(rows, device=W.device).chunk(len(stack)) if rows else ()
@@ -59,5 +65,14 @@ def damped(H: Tensor) -> Tensor:
 
 
 def damped_inverse(H: Tensor) -> Tensor:
-    """The inverse of the damped Hessian."""
-    return torch.cholesky_inverse(torch.linalg.cholesky(damped(H)))
+    """The inverse of the damped Hessian.
+
+    Raises:
+        ValueError: If H is not the second moment of anything.
+    """
+    factor, failed = torch.linalg.cholesky_ex(damped(H))
+    if int(failed):
+        raise ValueError(
+            "H: must be positive semidefinite, as a second moment is; see layer_hessian"
+        )
+    return torch.cholesky_inverse(factor)

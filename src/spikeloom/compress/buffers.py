@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BUFFERS", "codes_follow", "keep"]
+__all__ = ["BUFFERS", "blank", "codes_follow", "keep"]
 
 BUFFERS = ("weight_mask", "weight_codes", "weight_scale")
 
@@ -17,17 +17,30 @@ BUFFERS = ("weight_mask", "weight_codes", "weight_scale")
 def keep(layer: nn.Module, buffers: Mapping[str, Tensor]) -> None:
     """Give a layer buffers, and the hooks that hold them true."""
     for name, value in buffers.items():
-        if name == "weight_mask" and not hasattr(layer, name):
+        if name == "weight_mask" and hold_zeros not in layer._forward_pre_hooks.values():
             layer.register_forward_pre_hook(hold_zeros)
+            layer.register_state_dict_pre_hook(save_zeros)
         if name == "weight_codes" and warn_of_stale_codes not in saving_hooks(layer):
             layer.register_state_dict_pre_hook(warn_of_stale_codes)
         layer.register_buffer(name, value)
 
 
+def blank(layer: Any, name: str, dtype: torch.dtype) -> Tensor:
+    """What a buffer of a layer is before its values are known."""
+    shape = layer.weight.shape[:1] if name == "weight_scale" else layer.weight.shape
+    return torch.zeros(shape, dtype=dtype, device=layer.weight.device)
+
+
 def hold_zeros(layer: Any, args: Any) -> None:
     """Put removed weights back to zero, whatever an optimiser has made of them."""
-    # Through .data: a layer that is called at every step must not invalidate its earlier calls.
-    layer.weight.data.masked_fill_(layer.weight_mask, 0.0)
+    if layer.weight_mask is not None:
+        # Through .data: a layer that is called at every step must not invalidate its earlier calls.
+        layer.weight.data.masked_fill_(layer.weight_mask, 0.0)
+
+
+def save_zeros(layer: Any, prefix: str, keep_vars: bool) -> None:
+    """Put removed weights back to zero before they are saved."""
+    hold_zeros(layer, ())
 
 
 def codes_follow(layer: Any) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -15,10 +15,13 @@ from torch.utils._pytree import tree_leaves
 
 from spikeloom.calibrate import arguments_of, each_batch
 from spikeloom.compress.blocks import Block
-from spikeloom.compress.discovery import Site, discover
+from spikeloom.compress.discovery import discover
 from spikeloom.compress.hessian import SecondMoment, as_float, check_finite
+from spikeloom.compress.neuron_calls import watched_calls
 from spikeloom.compress.response import Response
+from spikeloom.compress.site import Site
 from spikeloom.compress.statistics import Facts, LayerStatistics, Statistics, fingerprint
+from spikeloom.compress.steps import by_step
 from spikeloom.hosted import to_rest
 from spikeloom.kernel.call import run
 from spikeloom.names import names_of
@@ -41,11 +44,11 @@ def calibrate(
 ) -> Statistics:
     """Run a trained network over a few batches and collect the Hessian of every weight layer.
 
-    The network is run once over each batch (and once more over the first, to see which neuron each
-    layer drives), without gradients, from rest. Inputs of a layer are filtered as the membranes
-    behind it filter them; only one filtered input and the Hessians are in memory. With
-    ``torch.distributed`` initialised, the Hessians of all processes are summed, so that each may
-    see its own share of the data.
+    The network is run once over each batch (and at least twice more over the first, to see which
+    neuron each layer drives and which axis is time), without gradients, from rest. Inputs of a
+    layer are filtered as the membranes behind it filter them; only one filtered input and the
+    Hessians are in memory. With ``torch.distributed`` initialised, the Hessians of all processes
+    are summed, so that each may see its own share of the data.
 
     Args:
         model: A trained network of SpikingJelly, snnTorch, Norse or plain torch, in evaluation
@@ -58,7 +61,8 @@ def calibrate(
             Weights inside a neuron (recurrent ones) are left alone, with a warning.
         traces: Module name -> filter, for neurons whose decay cannot be read; the name of a weight
             layer states the filter behind it, ``neurons.Trace(0)`` that there is none. A module
-            named here that is called once a pass is taken to read sequences ``[T, batch, ...]``.
+            named here that is called once a pass is taken to read sequences ``[T, batch, ...]``;
+            a layer named here that is called once has its steps on the first axis.
         forward: ``forward(model, batch)`` runs the network on a batch as it is, for models that
             need more than one call, such as a loop over time.
         plain: Also collect the Hessians without filter, which the methods ``"obs"`` and ``"obc"``
@@ -69,9 +73,15 @@ def calibrate(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If the model is in training mode, there is no sample, an activation is NaN or
-            infinite, or a layer or its steps cannot be made out.
+        ValueError: If the model is in training mode or compiled, there is no sample, an activation
+            is NaN or infinite, a layer or its steps cannot be made out, or a weight cannot be
+            compressed in place: because it is computed from other tensors, another module's too,
+            not finite, or not all that its layer applies.
         UnknownNeuron: If the decay of a neuron is not known and not stated.
+
+    Warns:
+        UserWarning: If a layer is left out, because it is never called or belongs to a neuron; if
+            one is used several times; or if neurons behind one layer decay differently.
 
     Example:
         >>> import torch
@@ -94,16 +104,15 @@ def calibrate(
         for batch in each_batch(batches, name="batches"):
             run_batch = _bound(model, batch, forward)
             if not recorders:
-                to_rest(model)
                 sites = discover(model, run_batch, wanted, dict(traces or {}))
                 recorders = [_Recorder(site, plain) for site in sites]
                 for recorder in recorders:
-                    hook = recorder.layer.register_forward_pre_hook(recorder, with_kwargs=True)
-                    stack.callback(hook.remove)
-            to_rest(model)
+                    stack.enter_context(recorder.listening(model))
             for recorder in recorders:
                 recorder.start()
             run_batch()
+            for recorder in recorders:
+                recorder.stop()
     return Statistics({r.site.name: r.statistics(model) for r in recorders})
 
 
@@ -112,6 +121,11 @@ def _check_mode(model: nn.Module) -> None:
         raise TypeError(f"model: must be an nn.Module, got {type(model).__name__}")
     if any(module.training for module in model.modules()):
         raise ValueError("model: is in training mode; call model.eval() first")
+    if any("_orig_mod" in m._modules or m._compiled_call_impl for m in model.modules()):
+        raise ValueError(
+            "model: is compiled, so that its layers cannot be watched; calibrate it before "
+            "torch.compile, or the module that was compiled (model._orig_mod)"
+        )
 
 
 def _check_traces(traces: Any) -> None:
@@ -133,13 +147,20 @@ def _check_traces(traces: Any) -> None:
 def _bound(
     model: nn.Module, batch: Any, forward: Callable[[nn.Module, Any], Any] | None
 ) -> Callable[[], Any]:
-    """One pass over a batch, ready to be called."""
+    """One pass over a batch from rest, ready to be called."""
     if forward is None:
         call = arguments_of(model, batch, name="batches")
-        return functools.partial(model, *call.args, **call.kwargs)
-    if any(isinstance(leaf, Tensor) and not leaf.numel() for leaf in tree_leaves(batch)):
+        run_model = functools.partial(model, *call.args, **call.kwargs)
+    elif any(isinstance(leaf, Tensor) and not leaf.numel() for leaf in tree_leaves(batch)):
         raise ValueError("batches: a batch holds no sample; leave it out")
-    return functools.partial(forward, model, batch)
+    else:
+        run_model = functools.partial(forward, model, batch)
+
+    def from_rest() -> Any:
+        to_rest(model)
+        return run_model()
+
+    return from_rest
 
 
 class _Recorder:
@@ -160,12 +181,44 @@ class _Recorder:
         self.moments = [
             self.plain if same and self.plain else SecondMoment(site.layer) for same in identity
         ]
+        self.first_steps: int | None = None
         self.start()
+
+    @contextmanager
+    def listening(self, model: nn.Module) -> Iterator[None]:
+        """Hear what the layer, and if need be its neuron, are called with."""
+        site = self.site
+        hook = self.layer.register_forward_pre_hook(self, with_kwargs=True)
+        try:
+            if site.neuron is not None and site.time in ("folded", "once"):
+                # How many steps there are can only be seen behind the layer.
+                with watched_calls(model.get_submodule(site.neuron), self._count_steps):
+                    yield
+            else:
+                yield
+        finally:
+            hook.remove()
 
     def start(self) -> None:
         """Forget the last batch."""
-        self.calls = 0
+        self.calls = self.neuron_steps = 0
         self.states: dict[tuple[int, int], Any] = {}
+
+    def stop(self) -> None:
+        """Make sure that the batch had the steps of the first."""
+        if self.first_steps is None:
+            self.first_steps = self.neuron_steps
+        if self.neuron_steps != self.first_steps:
+            raise ValueError(
+                f"layer {self.site.name!r}: its neuron {self.site.neuron!r} ran "
+                f"{self.neuron_steps} steps on a batch and {self.first_steps} on the first; where "
+                "the layer's input does not show them (folded into the batch, or the same for all "
+                "steps), every batch must have the T of the first"
+            )
+
+    def _count_steps(self, args: Any, kwargs: Any, is_sequence: bool) -> None:
+        x, *_ = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        self.neuron_steps += len(x) if x.dim() > len(self.site.shape) + 1 else 1
 
     def __call__(self, layer: nn.Module, args: Any, kwargs: Any) -> None:
         """Take in what the layer is called with."""
@@ -173,22 +226,11 @@ class _Recorder:
         stream, later = self.calls % self.site.streams, self.calls >= self.site.streams
         self.calls += 1
         x = as_float(x)
-        steps: float = self.site.steps
-        if self.site.time == "folded":
-            if len(x) % self.site.steps:
-                raise ValueError(
-                    f"layer {self.site.name!r}: {len(x)} inputs cannot be {self.site.steps} steps "
-                    "folded into a batch; every batch must have the T of the first"
-                )
-            x = x.unflatten(0, (self.site.steps, -1))
-        elif self.site.time == "calls":
-            x = x[None]
-            steps = math.inf if later else 1
-        else:
-            steps = len(x)
         try:
             check_finite(x)
-            self._add(x, steps, stream)
+            x = by_step(self.site, x)
+            in_calls = math.inf if later else 1
+            self._add(x, in_calls if self.site.time == "calls" else len(x), stream)
         except ValueError as error:
             raise ValueError(f"layer {self.site.name!r}: {error}") from None
 

@@ -10,18 +10,19 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from spikeloom.compress.hessian import WeightLayer
+from spikeloom.compress.neuron_calls import watched_calls
 from spikeloom.compress.response import (
     Response,
     UnknownNeuron,
@@ -29,12 +30,18 @@ from spikeloom.compress.response import (
     linear_response,
     reads_sequences,
 )
+from spikeloom.compress.site import Site
+from spikeloom.compress.steps import Inputs, confirm_steps, place_steps, see_steps
+from spikeloom.compress.weights import check_layer, check_weights
 from spikeloom.neurons import Trace
 
-__all__ = ["Site", "discover"]
+__all__ = ["discover"]
 
 # Operations that only a neuron performs on a current: outside a known neuron they are an error.
-THRESHOLDS = {"gt", "ge", "lt", "le", "sign", "sgn", "heaviside", "round", "floor", "ceil", "scan"}
+THRESHOLDS = {
+    *("gt", "ge", "lt", "le", "sign", "sgn", "signbit", "heaviside"),
+    *("round", "floor", "ceil", "trunc", "scan"),
+}
 # Activations without memory: what a layer feeds them is not filtered in time.
 ACTIVATIONS = {
     *("relu", "leaky_relu", "gelu", "silu", "elu", "selu", "celu", "mish", "softplus", "hardtanh"),
@@ -47,33 +54,6 @@ Sources = frozenset[Source]
 NOTHING: Sources = frozenset()
 
 
-@dataclass
-class Site:
-    """What one weight layer feeds.
-
-    Attributes:
-        name: The layer's name in the model.
-        layer: The layer.
-        response: How the membranes behind it respond; the identity without a neuron.
-        neuron: The neuron's name, or None.
-        shape: Shape of the neuron's potential for one sample.
-        norms: Chains of normalisations between layer and neuron.
-        time: Where the steps are in the layer's input: ``"calls"``, ``"first"`` or ``"folded"``.
-        steps: T of a sequence; 1 if steps are calls.
-        streams: How many calls of the layer make up one step, each with a trace of its own.
-    """
-
-    name: str
-    layer: WeightLayer
-    response: Response
-    neuron: str | None = None
-    shape: tuple[int, ...] = ()
-    norms: tuple[tuple[str, ...], ...] = ()
-    time: str = "calls"
-    steps: int = 1
-    streams: int = 1
-
-
 def discover(
     model: nn.Module,
     forward: Callable[[], Any],
@@ -84,7 +64,7 @@ def discover(
 
     Args:
         model: Any network.
-        forward: Runs the model on one batch, from rest.
+        forward: Runs the model on one batch, from rest; it may be run several times.
         layers: Names of the layers wanted; None takes all that are called.
         traces: Filters stated by the user, by the name of a neuron or of a layer.
 
@@ -93,7 +73,8 @@ def discover(
 
     Raises:
         UnknownNeuron: If the decay behind a layer can be neither read nor is stated.
-        ValueError: If a name is not in the model, or layers share a weight.
+        ValueError: If a name is not in the model, a weight cannot be compressed in place, or the
+            steps of a layer are not those of its neuron.
     """
     modules = dict(model.named_modules())
     for name in traces:
@@ -105,15 +86,29 @@ def discover(
     seen = _Seen(set(wanted))
     with torch.no_grad(), _watched(modules, neurons, wanted, seen), _Flow(seen):
         forward()
-    sites = []
-    for name in wanted:
-        if name in seen.inputs:
-            sites.append(_site(name, modules, seen, traces))
-        elif layers is not None:
-            raise ValueError(f"layers: {name!r} was not called in the forward pass")
-    if not sites:
+    called = [name for name in wanted if name in seen.inputs]
+    if not called:
         raise ValueError("model: no Linear, Conv1d or Conv2d module was called")
+    _mind_uncalled([name for name in wanted if name not in seen.inputs], layers is not None)
+    inputs = {
+        name: Inputs(shapes, _is_sequence(name, modules, seen))
+        for name, shapes in seen.potentials.items()
+    }
+    sites = [_site(name, modules, seen, inputs, traces) for name in called]
+    with torch.no_grad():
+        confirm_steps(modules, sites, inputs, forward)
     return sites
+
+
+def _mind_uncalled(names: list[str], asked_for: bool) -> None:
+    if names and asked_for:
+        raise ValueError(f"layers: {names[0]!r} was not called in the forward pass")
+    for name in names:
+        warnings.warn(
+            f"calibrate: {name!r} is not called in the forward pass, even if its weight is used, "
+            "and is left as it is",
+            stacklevel=4,
+        )
 
 
 def _weight_layers(
@@ -135,14 +130,7 @@ def _weight_layers(
             stacklevel=4,
         )
     wanted = [name for name in (found if layers is None else layers) if name not in inside]
-    owners: dict[int, str] = {}
-    for name in wanted:
-        first = owners.setdefault(id(modules[name].weight), name)
-        if first != name:
-            raise ValueError(
-                f"layers: {first!r} and {name!r} share one weight; name the layers to compress "
-                "without them (layers=[...])"
-            )
+    check_weights(modules, wanted)
     return wanted
 
 
@@ -201,7 +189,9 @@ class _Flow(TorchDispatchMode):
         sources = self.seen.of((args, kwargs))
         name = func.overloadpacket.__name__.rstrip("_")
         if sources and not self.seen.inside:
-            if name in THRESHOLDS:
+            if name == "_to_copy" and not result.is_floating_point():
+                name = f"to {result.dtype}"
+            if name in THRESHOLDS or name.startswith("to "):
                 for layer, _ in sources:
                     self.seen.thresholds.setdefault(layer, name)
             if name in ACTIVATIONS:
@@ -221,27 +211,19 @@ def _watched(
     """Hooks on weight layers, normalisations and neurons, for as long as the block runs."""
     with ExitStack() as stack:
         for name, module in modules.items():
-            hooks: list[Any] = []
             if name in neurons:
-                enter, leave = _neuron_hooks(name, seen)
-                hooks = [
-                    module.register_forward_pre_hook(enter, with_kwargs=True),
-                    module.register_forward_hook(leave, with_kwargs=True),
-                ]
-                stack.enter_context(_sequence_hooks(name, module, seen, enter, leave))
-            elif name in wanted:
-                hook = functools.partial(_after_layer, name, seen)
-                hooks = [module.register_forward_hook(hook, with_kwargs=True)]
-            elif isinstance(module, _BatchNorm):
-                hook = functools.partial(_after_norm, name, seen)
-                hooks = [module.register_forward_hook(hook, with_kwargs=True)]
-            for handle in hooks:
-                stack.callback(handle.remove)
+                stack.enter_context(_neuron_calls(name, module, seen))
+            elif name in wanted or isinstance(module, _BatchNorm):
+                after = _after_layer if name in wanted else _after_norm
+                hook = functools.partial(after, name, seen)
+                stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         yield
 
 
 def _after_layer(name: str, seen: _Seen, layer: Any, args: Any, kwargs: Any, output: Any) -> None:
     (x, *_) = _tensors((args, kwargs))
+    with _disable_current_modes():  # what is looked at here is no part of the model
+        check_layer(name, layer, x, output)
     seen.inputs.setdefault(name, []).append(tuple(x.shape))
     seen.mark(output, frozenset({(name, ())}))
 
@@ -251,68 +233,44 @@ def _after_norm(name: str, seen: _Seen, norm: Any, args: Any, kwargs: Any, outpu
     seen.mark(output, frozenset(passed))
 
 
-def _neuron_hooks(name: str, seen: _Seen) -> tuple[Callable[..., None], Callable[..., None]]:
-    def enter(module: Any, args: Any, kwargs: Any) -> None:
+def _neuron_calls(name: str, module: nn.Module, seen: _Seen) -> AbstractContextManager[None]:
+    def enter(args: Any, kwargs: Any, is_sequence: bool) -> None:
         if not seen.inside:
             (x, *_) = _tensors((args, kwargs))
             seen.potentials.setdefault(name, []).append(tuple(x.shape))
+            if is_sequence:
+                seen.sequences.add(name)
             for layer, norms in seen.of((args, kwargs)):
                 seen.reached.setdefault(layer, {})[name, norms] = None
         seen.inside.append(name)
 
-    def leave(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+    def leave(output: Any) -> None:
         seen.inside.pop()
         seen.mark(output, NOTHING)
 
-    return enter, leave
-
-
-@contextmanager
-def _sequence_hooks(
-    name: str,
-    module: nn.Module,
-    seen: _Seen,
-    enter: Callable[..., None],
-    leave: Callable[..., None],
-) -> Iterator[None]:
-    """The same for a method ``sequence``, which spikeloom's snnTorch neurons have."""
-    method = getattr(module, "sequence", None)
-    if not callable(method):
-        yield
-        return
-
-    @functools.wraps(method)
-    def sequence(*args: Any, **kwargs: Any) -> Any:
-        if not seen.inside:
-            seen.sequences.add(name)
-        enter(module, args, kwargs)
-        output = method(*args, **kwargs)
-        leave(module, args, kwargs, output)
-        return output
-
-    vars(module)["sequence"] = sequence
-    try:
-        yield
-    finally:
-        del vars(module)["sequence"]
+    return watched_calls(module, enter, leave)
 
 
 # --- From what was seen to a site -------------------------------------------------------------
 
 
 def _site(
-    name: str, modules: Mapping[str, nn.Module], seen: _Seen, traces: Mapping[str, Trace]
+    name: str,
+    modules: Mapping[str, nn.Module],
+    seen: _Seen,
+    inputs: Mapping[str, Inputs],
+    traces: Mapping[str, Trace],
 ) -> Site:
     layer: Any = modules[name]
     site = Site(name, layer, Response(0.0))
     reached = list(seen.reached.get(name, {}))
     if not reached:
         site.response = _without_neuron(name, seen, traces)
-        anchor = next((n for n in seen.potentials if _is_sequence(n, modules, seen)), None)
+        anchor = next((n for n, found in inputs.items() if found.whole), None)
         if name in traces:
-            _see_steps(site, seen)
+            see_steps(site, seen.inputs[name])
         elif anchor is not None:
-            _place_steps(site, anchor, modules, seen, strict=False)
+            place_steps(site, seen.inputs[name], anchor, inputs[anchor], strict=False)
         return site
     site.neuron = reached[0][0]
     site.norms = tuple(dict.fromkeys(norms for neuron, norms in reached if neuron == site.neuron))
@@ -329,7 +287,7 @@ def _site(
                 f"({', '.join(responses)}); the first one's is used",
                 stacklevel=5,
             )
-    _place_steps(site, site.neuron, modules, seen, strict=True)
+    place_steps(site, seen.inputs[name], site.neuron, inputs[site.neuron], strict=True)
     return site
 
 
@@ -364,46 +322,3 @@ def _is_sequence(neuron: str, modules: Mapping[str, nn.Module], seen: _Seen) -> 
     known = reads_sequences(modules[neuron])
     # A neuron of the user that is called once a pass must have been handed all steps at once.
     return len(seen.potentials[neuron]) == 1 if known is None else known
-
-
-def _see_steps(site: Site, seen: _Seen) -> None:
-    """Find the steps of a layer whose neuron is no module: in its calls, or on its first axis."""
-    shape, calls = seen.inputs[site.name][0], len(seen.inputs[site.name])
-    if calls == 1 and len(shape) > site.layer.weight.dim():
-        site.time, site.steps = "first", shape[0]
-    elif calls == 1 and site.response.decay:
-        raise ValueError(
-            f"traces: layer {site.name!r} is called once, with {shape}, which shows no steps; name "
-            "the neuron's module instead of the layer"
-        )
-
-
-def _place_steps(
-    site: Site, neuron: str, modules: Mapping[str, nn.Module], seen: _Seen, strict: bool
-) -> None:
-    """Find the steps: in the calls of the layer, or on (or folded into) its first axis."""
-    shapes = seen.potentials[neuron]
-    whole = _is_sequence(neuron, modules, seen)
-    site.shape = shapes[0][2:] if whole else shapes[0][1:]
-    steps, batch = shapes[0][:2] if whole else (len(shapes), shapes[0][0])
-    shape, calls = seen.inputs[site.name][0], len(seen.inputs[site.name])
-    if not whole and calls >= len(shapes):
-        site.streams = calls // len(shapes)
-    elif shape[:2] == (steps, batch) and len(shape) > site.layer.weight.dim():
-        site.time, site.steps = "first", steps
-    elif whole and steps > 1 and calls == steps * len(shapes):
-        pass  # the layer is stepped through by a container, the neuron is not
-    elif shape[0] == steps * batch:
-        site.time, site.steps = "folded", steps
-    elif strict:
-        raise ValueError(
-            f"layer {site.name!r}: its input {shape} does not show the {steps} steps of the "
-            f"neuron {neuron!r} with input {shapes[0]}; steps come first, or are folded into the "
-            "batch as by flatten(0, 1)"
-        )
-    repeated = site.streams if site.time == "calls" else calls // len(shapes)
-    if strict and repeated > 1:
-        warnings.warn(
-            f"calibrate: {site.name!r} is used {repeated} times; its statistics cover all uses",
-            stacklevel=6,
-        )

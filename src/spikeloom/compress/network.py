@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from spikeloom.compress.allocation import allocate
 from spikeloom.compress.blocks import Block
-from spikeloom.compress.buffers import BUFFERS, codes_follow, keep
+from spikeloom.compress.buffers import BUFFERS, blank, codes_follow, keep
 from spikeloom.compress.hessian import WeightLayer
 from spikeloom.compress.objective import quadratic_error
 from spikeloom.compress.order import Order, Pattern
@@ -21,6 +21,7 @@ from spikeloom.compress.pruning import lowest, prune_blocks
 from spikeloom.compress.quantization import check_bits, grid, quantize_blocks, round_to_grid
 from spikeloom.compress.removal import magnitude_losses, working_memory
 from spikeloom.compress.statistics import LayerStatistics, Statistics, fingerprint
+from spikeloom.compress.weights import check_weights
 from spikeloom.names import names_of
 from spikeloom.report import Report
 
@@ -43,10 +44,11 @@ def prune(
 
     Each layer gets a buffer ``weight_mask``, True where a weight is removed. It is saved with the
     model (see :func:`load_compressed`) and holds the removed weights at zero in every forward pass,
-    so that the network can be trained further. Biases and normalisations stay as they are. A layer
-    that was quantised keeps its codes, zero where a weight is removed, if its other weights are
-    still on the grid (nothing compensates them with ``"magnitude"``); otherwise it loses codes and
-    scale, and the report says so: quantise after pruning.
+    so that the network can be trained further. Weights that an earlier call removed stay removed,
+    and count. Biases and normalisations stay as they are. A layer that was quantised keeps its
+    codes, zero where a weight is removed, if its other weights are still on the grid (nothing
+    compensates them with ``"magnitude"``); otherwise it loses codes and scale, and the report says
+    so: quantise after pruning.
 
     Args:
         model: The network that was calibrated, or a copy of it.
@@ -72,7 +74,8 @@ def prune(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range, a layer is missing or changed after calibration,
-            or the statistics lack what the method needs. The model is untouched then.
+            its weight cannot be compressed in place, or the statistics lack what the method needs
+            or are on another device. The model is untouched then.
 
     Example:
         >>> import torch
@@ -103,13 +106,14 @@ def prune(
 
     def one(name: str, W: Tensor, layer: LayerStatistics) -> _Result:
         order = Order.plan(weights[name].shape, counts[name], rounds, parsed)
+        held = _held(found[name])
         if method == "magnitude":
-            mask = lowest(magnitude_losses(W, order), counts[name])
+            mask = lowest(magnitude_losses(W, order), counts[name], held)
             pruned, how, memory = W.masked_fill(mask, 0.0), "magnitude", 0
         else:
             blocks = _blocks(name, layer, method == "osbc")
             scale = layer.row_scale if method == "osbc" else None
-            pruned, mask = prune_blocks(W, blocks, counts[name], scale, order, repr(name))
+            pruned, mask = prune_blocks(W, blocks, counts[name], scale, order, held, repr(name))
             how = f"{order.rounds} rounds" if order.rounds else "exact"
             memory = max(working_memory(len(b.rows), W.shape[1], order) for b in blocks)
         shown = (W.numel(), counts[name], int(mask.sum()), how)
@@ -119,6 +123,9 @@ def prune(
     report = _compress(f"Pruned by {method}", columns, found, stats, one)
     total, gone = sum(report.column("weights")), sum(report.column("removed"))
     report.notes.append(f"{gone} of {total} weights removed, {gone / max(total, 1):.2%}")
+    earlier = [name for name, _, target, removed, *_ in report.rows if removed > target]
+    if earlier:
+        report.notes.append(f"More had been removed before, and stays so: {', '.join(earlier)}")
     return report
 
 
@@ -153,7 +160,8 @@ def quantize(
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range, a layer is missing or changed after calibration,
-            or the statistics lack what the method needs. The model is untouched then.
+            its weight cannot be compressed in place, or the statistics lack what the method needs
+            or are on another device. The model is untouched then.
 
     Example:
         >>> import torch
@@ -172,13 +180,12 @@ def quantize(
     def one(name: str, W: Tensor, layer: LayerStatistics) -> _Result:
         kept = found[name]
         dtype = kept.weight.dtype
-        held = kept.get_buffer("weight_mask").flatten(1) if hasattr(kept, "weight_mask") else None
-        scale = grid(W, bits).to(dtype)
+        scale = grid(W, bits, dtype)
         nearest = round_to_grid(W, scale.double(), bits)
         codes, memory = nearest.to(torch.int8), 0
         if method != "rtn":
             blocks = _blocks(name, layer, method == "osbc")
-            codes = quantize_blocks(W, blocks, scale.double(), bits, held)
+            codes = quantize_blocks(W, blocks, scale.double(), bits, _held(kept))
             memory = 2 * max(block.hessian.nbytes for block in blocks)
         quantised = (scale[:, None] * codes.to(dtype)).double()
         buffers = {"weight_codes": codes, "weight_scale": scale}
@@ -200,11 +207,19 @@ def load_compressed(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     Raises:
         RuntimeError: If the architecture does not fit.
     """
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, WeightLayer)}
+    made = []
     for key, value in state_dict.items():
         path, _, name = key.rpartition(".")
-        if name in BUFFERS:
-            keep(model.get_submodule(path), {name: value})
-    model.load_state_dict(state_dict)
+        if name in BUFFERS and path in layers and getattr(layers[path], name, None) is None:
+            keep(layers[path], {name: blank(layers[path], name, value.dtype)})
+            made.append((layers[path], name))
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError:
+        for layer, name in made:
+            setattr(layer, name, None)
+        raise
 
 
 # --- One layer after the other, then all at once ----------------------------------------------
@@ -319,6 +334,12 @@ def _selected(
         layer, calibrated = modules[name], stats[name].facts.fingerprint
         if not isinstance(layer, WeightLayer):
             raise ValueError(f"stats: {name!r} is a {type(layer).__name__} in this model")
+        device = stats[name].spiking[0].hessian.device
+        if device != layer.weight.device:
+            raise ValueError(
+                f"stats: are on {device}, the weight of {name!r} on {layer.weight.device}; move "
+                "the model, or save the statistics and Statistics.load(path, device=...)"
+            )
         now = fingerprint(layer)
         if now != calibrated and getattr(layer, "compressed_from", None) != (calibrated, now):
             raise ValueError(
@@ -326,7 +347,16 @@ def _selected(
                 "calibrate the model as it is now"
             )
         found[name] = layer
+    if not found:
+        raise ValueError("layers: names no layer; leave it out to take all that were calibrated")
+    check_weights(modules, found)
     return found
+
+
+def _held(layer: WeightLayer) -> Tensor | None:
+    """Which weights ``[rows, d]`` have been removed from a layer, if any."""
+    mask = getattr(layer, "weight_mask", None)
+    return mask.flatten(1) if isinstance(mask, Tensor) else None
 
 
 def _blocks(name: str, layer: LayerStatistics, spiking: bool) -> tuple[Block, ...]:

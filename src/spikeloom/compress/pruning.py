@@ -93,6 +93,7 @@ def prune_blocks(
     count: int,
     row_scale: Tensor | None,
     order: Order,
+    held: Tensor | None = None,
     name: str = "the layer",
 ) -> tuple[Tensor, Tensor]:
     """:func:`prune_weight` for rows that have different Hessians.
@@ -103,6 +104,7 @@ def prune_blocks(
         count: How many weights are removed.
         row_scale: Shape ``[rows]``, or None.
         order: How the rows are taken apart.
+        held: True where a weight has been removed before and stays so, shape ``[rows, d]``.
         name: How a warning calls the layer.
 
     Returns:
@@ -125,7 +127,7 @@ def prune_blocks(
             losses[block.rows] = removal_losses(rows, block.hessian, order)
     if row_scale is not None:
         losses = losses * row_scale.square()[:, None]
-    mask = lowest(losses, count)
+    mask = lowest(losses, count, held)
     pruned = W.masked_fill(mask, 0.0)
     for block, is_silent in zip(blocks, silent, strict=True):
         if not is_silent:
@@ -133,11 +135,20 @@ def prune_blocks(
     return pruned, mask
 
 
-def lowest(losses: Tensor, count: int) -> Tensor:
-    """The mask of the ``count`` smallest entries; on a tie the earlier one."""
+def lowest(losses: Tensor, count: int, held: Tensor | None = None) -> Tensor:
+    """The mask of the ``count`` smallest entries; on a tie the earlier one.
+
+    Args:
+        losses: Shape ``[rows, d]``; infinite where a pattern keeps the weight.
+        count: How many.
+        held: True where a weight is gone already: they count, and stay even if they are more.
+    """
+    if held is not None:
+        losses = losses.masked_fill(held & losses.isfinite(), -torch.inf)
     mask = torch.zeros(losses.numel(), dtype=torch.bool, device=losses.device)
     mask[losses.flatten().argsort(stable=True)[:count]] = True
-    return mask.reshape(losses.shape)
+    mask = mask.reshape(losses.shape)
+    return mask if held is None else mask | held
 
 
 def compensate(W: Tensor, H: Tensor, mask: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def quantize_weight(W: Tensor, H: Tensor, bits: int) -> tuple[Tensor, Tensor, Te
     """
     check_bits(bits)
     flat = check_weight(W)
-    scale = grid(flat, bits).to(W.dtype)
+    scale = grid(flat, bits, W.dtype)
     codes = quantize_blocks(flat, split_blocks(flat, H), scale.double(), bits)
     quantised = scale[:, None] * codes.to(W.dtype)
     return quantised.reshape(W.shape), codes.reshape(W.shape), scale
@@ -79,11 +79,14 @@ def check_bits(bits: int) -> None:
         raise ValueError(f"bits: must be from 2 to 8, got {bits}")
 
 
-def grid(W: Tensor, bits: int) -> Tensor:
+def grid(W: Tensor, bits: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """The step of each row's grid: the largest weight lies half a step beyond the last code."""
     largest = W.abs().amax(dim=1) if W.shape[1] else W.new_zeros(len(W))
     largest = torch.where(largest == 0, 1.0, largest)
-    return 2 * largest / (2**bits - 1)
+    scale = (2 * largest / (2**bits - 1)).to(dtype)
+    # A step that is too small for the dtype would leave nothing of the row.
+    limits = torch.finfo(dtype)
+    return torch.where(scale == 0, limits.smallest_normal * limits.eps, scale)
 
 
 def round_to_grid(W: Tensor, scale: Tensor, bits: int) -> Tensor:

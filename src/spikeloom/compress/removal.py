@@ -44,18 +44,27 @@ def removal_losses(W: Tensor, H: Tensor, order: Order) -> Tensor:
         Shape ``[rows, d]``.
     """
     inverse = damped_inverse(H)
-    if W.shape[1] > PRECISE_WIDTH:
-        # Pivots are safe: those of the inverse are at least the inverses of H's damped diagonal.
-        W, inverse = W.float(), inverse.float()
+    if W.shape[1] <= PRECISE_WIDTH:
+        return _losses(W, inverse, order)
+    # Pivots are safe: those of the inverse are at least the inverses of H's damped diagonal.
+    # In units of their own, neither weights nor inverse leave the range of float32.
+    size = W.abs().amax(1, keepdim=True)
+    size = torch.where(size == 0, 1.0, size)
+    gain = inverse.diagonal().mean()
+    losses = _losses((W / size).float(), (inverse / gain).float(), order)
+    return losses.double() * size.square() / gain
+
+
+def _losses(W: Tensor, inverse: Tensor, order: Order) -> Tensor:
     if order.rounds:
-        return _losses_in_rounds(W, inverse, order.share).double()
+        return _losses_in_rounds(W, inverse, order.share)
     together = _rows_together(*W.shape)
     memory = inverse.new_empty(together, *inverse.shape)
     losses = [
         _Dissection(rows, memory[: len(rows)].copy_(inverse), order).losses()
         for rows in W.split(max(1, together))
     ]
-    return torch.cat(losses).double()
+    return torch.cat(losses)
 
 
 def magnitude_losses(W: Tensor, order: Order) -> Tensor:

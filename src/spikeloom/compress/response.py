@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import current_parameters
-from spikeloom.neurons import LIF, Leaky, LIFBox, Trace
+from spikeloom.neurons import LIF, Leaky, LIFBox, ParametricLIF, Trace
 
 __all__ = ["Response", "UnknownNeuron", "is_neuron", "linear_response", "reads_sequences"]
 
@@ -162,8 +162,13 @@ def _lif(neuron: Any, p: dict[str, Any]) -> Response:
     return Response(1 - 1 / p["tau"], gain=1 / p["tau"] if neuron.decay_input else 1.0)
 
 
+def _parametric(neuron: Any, p: dict[str, Any]) -> Response:
+    return Response(1 - p["rate"], gain=p["rate"] if neuron.decay_input else 1.0)
+
+
 _DESCRIPTIONS: dict[Any, Callable[[Any, dict[str, Any]], Response]] = {
     LIF: _lif,
+    ParametricLIF: _parametric,
     Leaky: lambda neuron, p: Response(_clamped(p["beta"])),
     LIFBox: lambda neuron, p: _euler(p["dt"], p["tau_mem_inv"]),
     Trace: lambda neuron, p: Response(p["decay"], p.get("synaptic_decay")),

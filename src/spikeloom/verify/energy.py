@@ -14,15 +14,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
-from spikeloom.kernel.trace import Program
 from spikeloom.report import Report
-from spikeloom.verify.kinds import Kind
+from spikeloom.verify.counting import Counting, Layer, steps_and_batch
 from spikeloom.verify.mfi import check_sample, exact_copy
-from spikeloom.verify.static import KindTrace
-from spikeloom.verify.watch import WEIGHTED, call, weight_call
+from spikeloom.verify.watch import call
 
 __all__ = ["EnergyCosts", "EnergyReport", "count_energy"]
 
@@ -64,10 +61,11 @@ class EnergyReport(Report):
 
     Attributes:
         steps: T.
-        spikes: Spikes of all neurons.
-        rate: Spikes per neuron and step, every neuron counting alike.
+        spikes: Spikes of all neurons; NaN if none of them is spikeloom's.
+        rate: Spikes per neuron and step, every neuron counting alike; NaN likewise.
         accumulates: Synaptic additions (AC): one for each spike and synapse.
-        macs: Multiply-accumulates of layers that see real values, the stem.
+        macs: Multiply-accumulates of layers that see real values: the stem, and layers behind
+            neurons whose output is graded.
         additions: Additions outside weight layers: skips, leaks, pools.
         rescales: Multiplications outside weight layers, such as norms that are not folded.
         dense: Synapses of spike-driven layers, times steps: the accumulates at a rate of 1.
@@ -120,7 +118,12 @@ class EnergyReport(Report):
 
 
 def count_energy(
-    model: nn.Module, sample: Any, *, batch: int | None = None, costs: EnergyCosts | None = None
+    model: nn.Module,
+    sample: Any,
+    *,
+    steps: int | None = None,
+    batch: int | None = None,
+    costs: EnergyCosts | None = None,
 ) -> EnergyReport:
     r"""Count a network's operations on a sample, and estimate energy from them.
 
@@ -131,12 +134,17 @@ def count_energy(
 
     The memory-inclusive estimate adds the accesses that :class:`EnergyCosts` describes. Zeros of
     the padding are no spikes; an image that is encoded once counts once. Norms that are not folded
-    are rescales: fold them first with :func:`~spikeloom.verify.fold_norms`.
+    are rescales: fold them first with :func:`~spikeloom.verify.fold_norms`. What a tensor may hold
+    decides, not what it happens to hold: a layer that reads the sample itself multiplies and
+    accumulates even if the sample is spikes.
 
     Args:
-        model: In eval mode, with spikeloom neurons; it is not changed.
+        model: In eval mode, with spikeloom neurons; it is not changed. Of another framework's
+            neurons the operations are counted, the spikes are not.
         sample: A batch: a tensor, a tuple of arguments or a mapping of them.
-        batch: Samples in it; None reads it from the output, ``[T, batch, ...]``.
+        steps: T; None reads it from what the neurons see, ``[T, batch, ...]`` or ``[batch, ...]``
+            T times, and, if they differ or there are none, from an output ``[T, batch, ...]``.
+        batch: Samples in the batch; None reads it likewise.
         costs: What operations cost.
 
     Returns:
@@ -144,8 +152,8 @@ def count_energy(
 
     Raises:
         TypeError: If the model is no module or the sample holds no tensor.
-        ValueError: If the model is in training mode, the sample on another device, or the batch
-            unknown.
+        ValueError: If the model is in training mode, the sample on another device, or steps or
+            batch are unknown.
 
     Example:
         >>> import torch, spikeloom
@@ -163,100 +171,13 @@ def count_energy(
     counting.start(sample)
     with counting.over(model):
         y = call(model, sample)
-    steps, batch = _steps_and_batch(y, batch)
+    steps, batch = steps_and_batch(counting.layers.values(), y, steps, batch)
     return _report(model, counting, steps, batch, costs or EnergyCosts())
-
-
-@dataclass
-class Layer:
-    """One module's counts over the whole sample."""
-
-    spikes: int = 0
-    neurons: int = 0
-    synapses: int = 0
-    accumulates: int = 0
-    macs: int = 0
-    rows: int = 0
-    is_neuron: bool = False
-
-
-class Counting(KindTrace):
-    """A dense run that counts spikes and synapses beside following value kinds."""
-
-    def __init__(self) -> None:
-        super().__init__(exempt=frozenset())
-        self.layers: dict[str, Layer] = {}
-        self.weight_multiplications = 0
-
-    def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Compute, follow, and count weight layers and neurons."""
-        before = self.multiplications
-        y = super().seen(name, func, args, kwargs)
-        if name == "scan":
-            outputs = y[: len(Program.parse(args[0]).outputs)]
-            layer = self._layer(is_neuron=True)
-            layer.spikes += sum(int(s.count_nonzero()) for s in outputs)
-            layer.neurons += sum(s.numel() for s in outputs)
-        elif name in WEIGHTED:
-            x, weight = weight_call(name, args)
-            if not isinstance(self.operand(x), Kind):
-                x, weight = weight, x
-            kind = self.operand(x)
-            if isinstance(kind, Kind):
-                self._count_synapses(name, args, x, weight, y, kind)
-                self.weight_multiplications += self.multiplications - before
-        return y
-
-    def _layer(self, *, is_neuron: bool) -> Layer:
-        return self.layers.setdefault(self.module, Layer(is_neuron=is_neuron))
-
-    def _count_synapses(
-        self, name: str, args: tuple[Any, ...], x: Tensor, weight: Tensor, y: Tensor, kind: Kind
-    ) -> None:
-        layer = self._layer(is_neuron=False)
-        with torch.utils._python_dispatch._disable_current_modes():
-            synapses = _uses(name, args, torch.ones_like(x), weight, y)
-            layer.synapses += synapses
-            layer.rows = max(layer.rows, y.shape[0])
-            if kind.whole:
-                layer.spikes += int(x.count_nonzero())
-                layer.accumulates += _uses(name, args, x.abs(), weight, y)
-            else:
-                layer.macs += synapses
-
-
-def _uses(name: str, args: tuple[Any, ...], x: Tensor, weight: Tensor, y: Tensor) -> int:
-    """Weight uses by an input of whole numbers, padding excluded."""
-    x = x.double()
-    if name != "convolution":
-        # mm, addmm: every unit of input meets a row of weights; also on the other side.
-        return int(x.sum()) * (y.numel() // max(_rows(x, y), 1))
-    _, _, _, stride, padding, dilation, transposed, output_padding, groups = args[:9]
-    ones = torch.ones_like(weight, dtype=torch.float64)
-    uses = torch.ops.aten.convolution(
-        x, ones, None, stride, padding, dilation, transposed, output_padding, groups
-    )
-    return int(uses.sum())
-
-
-def _rows(x: Tensor, y: Tensor) -> int:
-    return x.numel() // x.shape[-1] if x.dim() else 1
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
     tensors = (*model.parameters(), *model.buffers())
     return next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
-
-
-def _steps_and_batch(y: Any, batch: int | None) -> tuple[int, int]:
-    first = next(leaf for leaf in tree_leaves(y) if isinstance(leaf, Tensor))
-    if batch is None and first.dim() < 2:
-        raise ValueError(
-            f"batch: the output has the shape {tuple(first.shape)}, not [T, batch, ...]; "
-            f"say how many samples there are"
-        )
-    size = first.shape[1] if batch is None else batch
-    return max(first.shape[0], 1), max(size, 1)
 
 
 def _report(
@@ -265,23 +186,22 @@ def _report(
     layers = counting.layers
     neurons = [layer for layer in layers.values() if layer.is_neuron]
     weights = [layer for layer in layers.values() if not layer.is_neuron]
-    spiking = [layer for layer in weights if not layer.macs]
+    spikes = sum(layer.spikes for layer in neurons) if neurons else math.nan
     states = sum(layer.neurons for layer in neurons)
     report = EnergyReport(
         "Operations of one sample, all steps",
         ("module", "layer", "spikes", "rate", "synapses", "AC", "MAC"),
         steps=steps,
-        spikes=sum(layer.spikes for layer in neurons) / batch,
-        rate=sum(layer.spikes for layer in neurons) / max(states, 1),
+        spikes=spikes / batch,
+        rate=spikes / max(states, 1),
         accumulates=sum(layer.accumulates for layer in weights) / batch,
         macs=sum(layer.macs for layer in weights) / batch,
         additions=counting.additions / batch,
         rescales=(counting.multiplications - counting.weight_multiplications) / batch,
-        dense=sum(layer.synapses for layer in spiking) / batch,
+        dense=sum(layer.driven for layer in weights) / batch,
         costs=costs,
     )
-    # A layer that read real values ran once for a constant image, or once a step.
-    once = sum(layer.macs / max(layer.rows // batch, 1) for layer in weights) / batch
+    once = sum(layer.macs / layer.runs(steps, batch) for layer in weights) / batch
     report.twin_macs = once + report.dense / steps
     report.active = report.accumulates / report.dense if report.dense else 0.0
     _estimate(report, states / batch)
@@ -292,12 +212,13 @@ def _report(
 
 
 def _row(layer: Layer, batch: int) -> tuple[Any, ...]:
-    spikes = None if layer.macs else layer.spikes / batch
     if layer.is_neuron:
-        return spikes, layer.spikes / max(layer.neurons, 1), None, None, None
-    active = None if layer.macs else layer.accumulates / max(layer.synapses, 1)
-    counts = (layer.synapses, layer.accumulates, layer.macs)
-    return spikes, active, *(count / batch for count in counts)
+        return layer.spikes / batch, layer.spikes / max(layer.neurons, 1), None, None, None
+    counts = (layer.driven + layer.macs, layer.accumulates, layer.macs)
+    shown = tuple(count / batch for count in counts)
+    if not layer.driven and layer.macs:
+        return None, None, *shown
+    return layer.spikes / batch, layer.accumulates / max(layer.driven, 1), *shown
 
 
 def _estimate(report: EnergyReport, neuron_steps: float) -> None:
@@ -320,9 +241,12 @@ def _break_even(budget: float, dense_cost: float) -> float:
 
 
 def _notes(report: EnergyReport) -> list[str]:
+    if math.isnan(report.spikes):
+        fired = "No neuron of spikeloom ran: spikes and potentials are not counted"
+    else:
+        fired = f"{report.spikes:,.0f} spikes, {100 * report.rate:.2f} % of neurons a step"
     return [
-        f"{report.spikes:,.0f} spikes, {100 * report.rate:.2f} % of neurons a step, "
-        f"T={report.steps}; {100 * report.active:.2f} % of synapses active.",
+        f"{fired}, T={report.steps}; {100 * report.active:.2f} % of synapses active.",
         f"{report.accumulates:,.0f} AC + {report.additions:,.0f} additions + "
         f"{report.macs:,.0f} MAC + {report.rescales:,.0f} rescales; dense, in one step: "
         f"{report.twin_macs:,.0f} MAC.",

@@ -66,6 +66,7 @@ FRESH = frozenset(
         *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"),
     )
 )
+EMPTY = frozenset(("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"))
 FOLD = "fold it first: spikeloom.verify.fold_norms"
 REASONS = {
     "native_batch_norm": f"a batch norm that is not folded; {FOLD}",
@@ -129,7 +130,9 @@ class KindTrace(Watch):
         """Compute as usual; derive the result's kind."""
         leaves = tree_leaves((args, kwargs))
         if name in FRESH or not any(isinstance(self.operand(leaf), Kind) for leaf in leaves):
-            return func(*args, **kwargs)
+            y = func(*args, **kwargs)
+            # What memory held before must not be taken for values of the model.
+            return y.zero_() if name in EMPTY else y
         changes = func._schema.is_mutable
         before = join(self.operand(args[0])) if changes else None
         y = func(*args, **kwargs)

@@ -371,8 +371,9 @@ def test_an_empty_batch_is_refused():
 
 def test_a_temporal_norm_refuses_another_number_of_steps():
     model = small(norm="tebn", steps=4)
-    with pytest.raises(ValueError, match="steps=4"):
-        model(image(3, 1, 1, 8, 8, dtype=torch.float32))
+    for steps, samples in ((3, 1), (2, 2), (8, 1)):  # as many rows as 4 steps could have, too
+        with pytest.raises(ValueError, match=f"x: has {steps} steps; .*steps=4"):
+            model(image(steps, samples, 1, 8, 8, dtype=torch.float32))
 
 
 def test_a_state_dict_of_another_configuration_says_which_keys_differ():
@@ -390,6 +391,13 @@ def test_a_state_dict_of_another_configuration_says_which_keys_differ():
     with pytest.raises(ValueError, match=r"missing: batch_norm\.weight"):
         model.load_published(other)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_as_many_numbers_in_another_shape_are_refused():
+    state = published().state_dict()
+    state["to_patch_embedding.0.0.weight"] = torch.zeros(6, 3, 1, 4)
+    with pytest.raises(ValueError, match=r"of another shape: to_patch_embedding\.0\.0\.weight"):
+        small(in_channels=3, bn_axis="token").load_published(state)
 
 
 def test_a_foreign_state_dict_is_refused():

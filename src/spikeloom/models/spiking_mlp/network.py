@@ -46,7 +46,7 @@ class SpikingMLP(nn.Module):
         depths: Blocks in each stage.
         bn_axis: What the channel blocks normalise: ``"channel"`` folds into the weights exactly,
             ``"token"`` is as published and does not.
-        steps: T of an input that has no time axis.
+        steps: T of an input that has no time axis; with ``norm="tebn"`` of every input.
         expansion: Hidden channels per channel in the channel blocks.
         patch_encoding: Between stages: ``"spiking"`` or ``"conv"``.
         norm: ``"bn"``, ``"tdbn"`` or ``"tebn"``.
@@ -221,7 +221,7 @@ class SpikingMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores at every step."""
-        x = _sequence(x, self.steps, self.in_channels, self.image_size)
+        x = _sequence(x, self.steps, self.in_channels, self.image_size, self.norm == "tebn")
         for stage in self.stages:
             x = stage(x)
         return each_step(self.head, x)
@@ -233,8 +233,16 @@ def _relu(neuron: Neuron) -> nn.Module:
 
 # torch.fx records this as it is, because it looks at the shape of its input.
 @torch.fx.wrap
-def _sequence(x: Tensor, steps: int, channels: int, size: Size) -> Tensor:
-    """``[T, B, C, H, W]``, checked; an image without time is shown at every step."""
+def _sequence(x: Tensor, steps: int, channels: int, size: Size, fixed: bool) -> Tensor:
+    """``[T, B, C, H, W]``, checked; an image without time is shown at every step.
+
+    Args:
+        x: Images.
+        steps: T of images without time.
+        channels: C.
+        size: H and W.
+        fixed: Whether any other T is refused.
+    """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x: must be a floating-point tensor [T, B, C, H, W], got {got}")
@@ -245,4 +253,11 @@ def _sequence(x: Tensor, steps: int, channels: int, size: Size) -> Tensor:
         )
     if not x.shape[-4]:
         raise ValueError(f"x: holds no image, its shape is {tuple(x.shape)}")
-    return x if x.dim() == 5 else x.expand(steps, *x.shape)
+    if x.dim() == 4:
+        return x.expand(steps, *x.shape)
+    if fixed and len(x) != steps:
+        raise ValueError(
+            f"x: has {len(x)} steps; norm='tebn' has a factor for each of the steps={steps} that "
+            f"the model was made with, and takes no other number"
+        )
+    return x

@@ -47,7 +47,7 @@ def load(
             missing += [name for name in absent if not name.endswith("num_batches_tracked")]
             continue
         value = _joined(key, [state_dict[name] for name in sources])
-        if value.numel() != own[key].numel() or value.shape[:1] != own[key].shape[:1]:
+        if _significant(value) != _significant(own[key]):
             wrong.append(f"{', '.join(sources)} {tuple(value.shape)}, not {tuple(own[key].shape)}")
         else:
             found[key] = value.reshape(own[key].shape)
@@ -69,6 +69,11 @@ def _joined(key: str, parts: list[Tensor]) -> Tensor:
     if key.endswith(".scale"):
         return torch.stack(parts, 1)
     return torch.cat(parts) if parts[0].dim() else parts[0]
+
+
+def _significant(tensor: Tensor) -> list[int]:
+    """The shape without axes of length 1: what is a 1x1 convolution there is a matrix here."""
+    return [length for length in tensor.shape if length > 1]
 
 
 def _refuse(missing: list[str], left: list[str], wrong: list[str]) -> None:

@@ -21,6 +21,8 @@ __all__ = ["fold_norm"]
 
 # Axes in front of a linear layer's outputs; its weights do not tell how many there are.
 LEADING = range(1, 7)
+# A gain so small, as weight decay leaves it, moves nothing beside a threshold.
+NEGLIGIBLE = 1e-29
 
 
 def fold_norm(draft: Draft, name: str, norm: Any) -> tuple[str, str]:
@@ -67,15 +69,19 @@ def _into_threshold(draft: Draft, name: str, norm: Any) -> str:
     if shape is None:
         return ""
     a, d = affine(norm)
-    size = torch.where(a == 0, torch.ones_like(a), a.abs())
     dtype, tokens = norm.running_var.dtype, getattr(norm, "tokens", None)
-    new = draft.remade(after, v_threshold=(theta / size).to(dtype).reshape(shape))
+    a = torch.where(a.abs() < NEGLIGIBLE, torch.zeros_like(a), a)
+    size = torch.where(a == 0, torch.ones_like(a), a.abs())
+    threshold, shift = (theta / size).to(dtype), (d / size).to(dtype)
+    if not bool((threshold.isfinite() & shift.isfinite()).all()):
+        return ""
+    new = draft.remade(after, v_threshold=threshold.reshape(shape))
     if new is None:
         return ""
     # Tokens are an axis of their own here, channels the one behind.
     column = (-1, 1) if tokens is not None else (-1, *(1 for _ in own[own.index("f") + 1 :]))
-    sign, shift = a.sign().reshape(column), (d / size).to(dtype).reshape(column)
-    draft.replace(name, FeatureShift(sign, shift, len(own), tokens))
+    sign = a.sign().reshape(column)
+    draft.replace(name, FeatureShift(sign, shift.reshape(column), len(own), tokens))
     draft.replace(after, new)
     return f"into thresholds of {after}"
 
@@ -172,7 +178,8 @@ def _reason(draft: Draft, name: str, norm: Any) -> str:
     if neuron_of(draft.module(after)) is not None:
         return (
             "the neuron behind it does not rest at 0, has thresholds or hooks of its own, hands "
-            "on its potential, or is not what make makes (plugins.<host>.make for a host's)"
+            "on its potential, would need thresholds beyond its dtype, or is not what make makes "
+            "(plugins.<host>.make for a host's)"
         )
     if isinstance(weight, (nn.Linear, _ConvNd)) and not is_weight(weight):
         return "the layer in front computes its weights, or has hooks or a forward of its own"

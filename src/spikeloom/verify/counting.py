@@ -1,0 +1,184 @@
+"""Counting: a dense run that counts spikes, synapses and products, module by module."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
+
+from spikeloom.kernel.trace import Program
+from spikeloom.verify.kinds import Kind
+from spikeloom.verify.static import KindTrace
+from spikeloom.verify.watch import WEIGHTED, weight_call
+
+__all__ = ["Counting", "Layer", "steps_and_batch"]
+
+
+@dataclass
+class Layer:
+    """One module's counts over the whole sample.
+
+    Attributes:
+        is_neuron: Whether it is a neuron of ours.
+        spikes: What a neuron fires, or a weight layer receives.
+        neurons: Neurons, times steps.
+        driven: Synapses behind spikes or whole numbers.
+        accumulates: Those of them that were used, by each unit.
+        macs: Synapses behind real values.
+        inputs: The shape of the module's input in each call.
+        steps: Steps of a neuron.
+        batch: Samples that a neuron sees.
+    """
+
+    is_neuron: bool
+    spikes: int = 0
+    neurons: int = 0
+    driven: int = 0
+    accumulates: int = 0
+    macs: int = 0
+    inputs: list[tuple[int, ...]] = field(default_factory=list)
+    steps: int = 0
+    batch: int = 0
+
+    def runs(self, steps: int, batch: int) -> int:
+        """How often the layer works on one sample: at each step, or once on a constant image."""
+        first = self.inputs[0]
+        in_calls = len(self.inputs) > 1 and len(self.inputs) % steps == 0
+        in_axes = first[:2] == (steps, batch) or (first and first[0] % (steps * batch) == 0)
+        return steps if in_calls or in_axes else 1
+
+
+class Counting(KindTrace):
+    """A dense run that counts spikes and synapses beside following value kinds.
+
+    Attributes:
+        layers: Counts by module, in the order of their first call.
+        weight_multiplications: Multiplications inside weight layers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(exempt=frozenset())
+        self.layers: dict[str, Layer] = {}
+        self.weight_multiplications = 0
+        self.shapes: dict[str, list[tuple[int, ...]]] = {}
+
+    @contextmanager
+    def over(self, model: nn.Module) -> Iterator[None]:
+        """Watch a model, with its fused kernels taken apart so that all their products are seen."""
+        with ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+                # Setting one of torch's flags sets them all, and one says what it cannot do.
+                stack.enter_context(warnings.catch_warnings())
+                warnings.filterwarnings("ignore", "TF32")
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            stack.enter_context(super().over(model))
+            yield
+
+    def _entering(self, name: str) -> Any:
+        entering = super()._entering(name)
+
+        def noting(module: nn.Module, args: Any) -> None:
+            first = next((leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), None)
+            self.shapes.setdefault(name, []).append(() if first is None else tuple(first.shape))
+            entering(module, args)
+
+        return noting
+
+    def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute, follow, and count weight layers and neurons."""
+        before = self.multiplications
+        y = super().seen(name, func, args, kwargs)
+        if name == "scan":
+            self._count_spikes(args, y)
+        elif name in WEIGHTED:
+            factors = [self.operand(factor) for factor in weight_call(name, args)]
+            kind = next((factor for factor in factors if isinstance(factor, Kind)), None)
+            if kind is not None:
+                self._count_synapses(name, args, factors.index(kind), kind)
+                self.weight_multiplications += self.multiplications - before
+        return y
+
+    def _layer(self, *, is_neuron: bool) -> Layer:
+        inputs = self.shapes.setdefault(self.module, [()])
+        return self.layers.setdefault(self.module, Layer(is_neuron, inputs=inputs))
+
+    def _count_spikes(self, args: tuple[Any, ...], y: Any) -> None:
+        text, steps, _, xs, *_ = args
+        outputs = y[: len(Program.parse(text).outputs)]
+        layer = self._layer(is_neuron=True)
+        layer.spikes += sum(int(s.count_nonzero()) for s in outputs)
+        layer.neurons += sum(s.numel() for s in outputs)
+        # One step at each call, or all of them at every call.
+        layer.steps = layer.steps + 1 if steps == 1 else steps
+        layer.batch = xs[0].shape[1] if xs[0].dim() > 1 else 0
+
+    def _count_synapses(self, name: str, args: tuple[Any, ...], position: int, kind: Kind) -> None:
+        layer = self._layer(is_neuron=False)
+        x = weight_call(name, args)[position]
+        with torch.utils._python_dispatch._disable_current_modes():
+            synapses = _uses(name, args, position, torch.ones_like(x))
+            if kind.whole:
+                layer.driven += synapses
+                layer.spikes += int(x.count_nonzero())
+                layer.accumulates += _uses(name, args, position, x.abs())
+            else:
+                layer.macs += synapses
+
+
+def _uses(name: str, args: tuple[Any, ...], position: int, x: Tensor) -> int:
+    """Weight uses by an input of whole numbers, padding excluded.
+
+    Args:
+        name: Of the operation.
+        args: Its arguments.
+        position: Which of the two factors the input is.
+        x: What the input counts as.
+    """
+    x, other = x.double(), weight_call(name, args)[1 - position]
+    if name == "convolution":
+        factors = [torch.ones_like(other, dtype=torch.float64)] * 2
+        factors[position] = x
+        return int(torch.ops.aten.convolution(*factors, None, *args[3:9]).sum())
+    # A unit on the left meets a row of the other factor, one on the right a column.
+    outputs = other.shape[-1 if position == 0 else -2] if other.dim() > 1 else 1
+    return int(x.sum()) * outputs
+
+
+def steps_and_batch(
+    layers: Iterable[Layer], y: Any, steps: int | None, batch: int | None
+) -> tuple[int, int]:
+    """How many steps and samples there are.
+
+    Args:
+        layers: What was counted.
+        y: The model's output.
+        steps: T, if said.
+        batch: Samples, if said.
+
+    Raises:
+        ValueError: If one is not said, and neither the neurons nor the output tell.
+    """
+    seen = {(layer.steps, layer.batch) for layer in layers if layer.is_neuron}
+    first = next((leaf for leaf in tree_leaves(y) if isinstance(leaf, Tensor)), torch.empty(()))
+    found: tuple[int | None, int | None] = (None, None)
+    if len(seen) == 1:
+        (found,) = seen
+    elif first.dim() > 1 and (not seen or tuple(first.shape[:2]) in seen):
+        found = (first.shape[0], first.shape[1])
+    steps, batch = steps or found[0], batch or found[1]
+    if not steps or not batch:
+        counts = ", ".join(f"T={t} of {b} samples" for t, b in sorted(seen)) or "nothing"
+        raise ValueError(
+            f"steps, batch: the output has the shape {tuple(first.shape)}, neurons see {counts}; "
+            f"say how many there are: count_energy(..., steps=, batch=)"
+        )
+    return steps, batch
