@@ -28,6 +28,8 @@ _RESETS = {reset_value: "value", reset_subtract: "subtract"}
 class _OwnReset(Neuron):
     """LIFBox with a reset method that is neither of Norse's two, and no LIFBox to others."""
 
+    rules = neurons.LIFBox.rules
+
     def __init__(self, reset_method: Callable[..., Any], **settings: Any) -> None:
         if not callable(reset_method):
             raise ValueError(

@@ -19,11 +19,16 @@ from .surrogate import kernel_form, no_kernel_form, translated
 __all__ = ["IFNode", "LIFNode", "ParametricLIFNode"]
 
 
-class HostFired(neurons.LIF):
-    """LIF that fires through a SpikingJelly function itself, and therefore runs eager."""
+class HostFires(Neuron):
+    """Mixin: fires through a SpikingJelly function itself, and therefore runs eager.
 
-    def __init__(self, function: Any, **settings: Any) -> None:
-        self.function = function
+    Args:
+        surrogate: The function.
+        settings: The other arguments of the neuron.
+    """
+
+    def __init__(self, surrogate: Any, **settings: Any) -> None:
+        self.function = surrogate
         super().__init__(**settings)
 
     def _fire(self, u: Any) -> Any:
@@ -36,12 +41,23 @@ class HostFired(neurons.LIF):
         return {**super().settings(), "surrogate": self.function}
 
 
+class HostFiredLIF(HostFires, neurons.LIF):
+    """LIF that fires through a SpikingJelly function."""
+
+
+class HostFiredParametricLIF(HostFires, neurons.ParametricLIF):
+    """ParametricLIF that fires through a SpikingJelly function."""
+
+
+HOST_FIRED = {neurons.LIF: HostFiredLIF, neurons.ParametricLIF: HostFiredParametricLIF}
+
+
 class _IntegrateAndFire(SpikeloomNode):
     """The host's arguments as attributes, which may be changed between two calls.
 
     Args:
-        leak: ``tau`` and ``decay_input``; empty without leak.
-        fire: The other arguments of :class:`spikeloom.neurons.LIF`, under the host's names.
+        leak: ``tau`` or ``rate``, and ``decay_input``; empty without leak.
+        fire: The other arguments of the description, under the host's names.
         habits: The arguments of every node.
     """
 
@@ -69,11 +85,16 @@ class _IntegrateAndFire(SpikeloomNode):
         """The description that the attributes state now."""
         # A surrogate function may also change within.
         if self._changed or _form(self.surrogate_function) != self._made_from[-1]:
-            settings = {name: getattr(self, name) for name in self._names}
+            settings = {name: self._setting(name) for name in self._names}
             if (key := _key(settings)) != self._made_from:
                 self._neuron, self._made_from = _description(settings), key
             self._changed = False
         return self._neuron
+
+    def _setting(self, name: str) -> Any:
+        value = getattr(self, name)
+        # What is computed has a graph, and a description with one could not be copied.
+        return value.detach() if name in self._computed else value
 
     def _shown(self) -> str:
         # All arguments, as the host shows them, not those alone that differ from a default.
@@ -91,17 +112,20 @@ def _form(function: Any) -> Any:
     return kernel_form(function) or function
 
 
-def _description(settings: dict[str, Any]) -> neurons.LIF:
-    settings = {"tau": None, **settings}
+def _description(settings: dict[str, Any]) -> Neuron:
+    settings = dict(settings)
     function = settings.pop("surrogate_function")
     if not callable(function) and not hasattr(function, "derivative"):
         raise TypeError(
             f"surrogate_function: must be one of SpikingJelly's or of "
             f"spikeloom.neurons.surrogate, got {function!r}"
         )
+    own: Any = neurons.ParametricLIF if "rate" in settings else neurons.LIF
+    if own is neurons.LIF:
+        settings.setdefault("tau", None)
     if hasattr(function, "derivative") or kernel_form(function):
-        return neurons.LIF(surrogate=translated(function), **settings)
-    return HostFired(function, **settings)
+        return own(surrogate=translated(function), **settings)
+    return HOST_FIRED[own](function, **settings)
 
 
 @component("LIF", "W. Gerstner and W. M. Kistler, Spiking Neuron Models, 2002")
@@ -231,12 +255,12 @@ class IFNode(_IntegrateAndFire):
 class ParametricLIFNode(_IntegrateAndFire):
     r""":class:`LIFNode` with one learned time constant, as SpikingJelly parametrises it.
 
-    .. math:: \tau = 1 / \sigma(w)
+    .. math::
+        h[t] = v[t-1] + \bigl(x[t] - (v[t-1] - v_\mathrm{reset})\bigr)\,\sigma(w),\qquad
+        \tau = 1 / \sigma(w)
 
-    ``w`` is the module's parameter, so weights move between this class and SpikingJelly's. The
-    potential is divided by tau where the host multiplies by the sigmoid of w: spikes are equal
-    where 1 / sigmoid(w) is exact (``init_tau=2.0``), and may otherwise differ where a potential
-    lies within rounding of the threshold.
+    ``w`` is the module's parameter, so weights move between this class and SpikingJelly's. Spikes
+    and potentials equal the host's bit for bit, whatever ``w``.
 
     Args:
         init_tau: Time constant at the start, in steps, above 1.
@@ -265,7 +289,7 @@ class ParametricLIFNode(_IntegrateAndFire):
     Source: SpikingJelly 2.0, ``activation_based.neuron.ParametricLIFNode``.
     """
 
-    _computed = frozenset({"tau"})
+    _computed = frozenset({"rate", "tau"})
 
     def __init__(
         self,
@@ -283,8 +307,9 @@ class ParametricLIFNode(_IntegrateAndFire):
             raise ValueError(
                 f"ParametricLIFNode: init_tau must be a number above 1, got {init_tau!r}"
             )
+        w = torch.as_tensor(-math.log(init_tau - 1.0))
         super().__init__(
-            {"tau": torch.tensor(float(init_tau)), "decay_input": decay_input},
+            {"rate": w.sigmoid(), "decay_input": decay_input},
             {
                 "v_threshold": v_threshold,
                 "v_reset": v_reset,
@@ -295,17 +320,22 @@ class ParametricLIFNode(_IntegrateAndFire):
             store_v_seq=store_v_seq,
             implementation=implementation,
         )
-        # From here on tau is computed from w, so that only w is saved and trained.
-        del self._buffers["tau"]
-        self.w = nn.Parameter(torch.as_tensor(-math.log(init_tau - 1.0)))
+        # From here on the rate is computed from w, so that only w is saved and trained.
+        del self._buffers["rate"]
+        self.w = nn.Parameter(w)
+
+    @property
+    def rate(self) -> Tensor:
+        """The share of its distance that a potential loses in a step, sigmoid(w)."""
+        return self.w.sigmoid()
 
     @property
     def tau(self) -> Tensor:
         """The time constant in steps, 1 / sigmoid(w)."""
-        return 1.0 / self.w.sigmoid()
+        return 1.0 / self.rate
 
     def _shown(self) -> str:
-        given = {name: getattr(self, name) for name in self._names if name != "tau"}
+        given = {name: getattr(self, name) for name in self._names if name != "rate"}
         del given["surrogate_function"]  # shown as a submodule
         others = ", ".join(f"{name}={value!r}" for name, value in given.items())
         return f"tau={float(self.tau.detach()):.6g}, {others}"

@@ -16,7 +16,7 @@ from spikeloom.hosted import to_rest
 
 from ..native import Differs, NativeNeurons, replaced, values_of
 from .few_spike import few_spike_tables
-from .lif import HostFired, ParametricLIFNode
+from .lif import HostFiredLIF, HostFiredParametricLIF, HostFires
 from .network import takes_steps
 from .node import SpikeloomNode
 from .surrogate import host_form
@@ -38,8 +38,8 @@ def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
     ======================================  =======================================================
     ``LIF``, firing at the threshold        ``LIFNode``; tau above 1
     ``IF``, firing at the threshold         ``IFNode``
-    :class:`ParametricLIFNode`              ``ParametricLIFNode``, which multiplies where we divide:
-                                            equal to the last bit for tau a power of two
+    ``ParametricLIF``, at the threshold     ``ParametricLIFNode``; the same ``w`` if ours has one,
+                                            else that of the rate
     ``ElasticBiSpike``, alpha 1, symmetric  ``TernaryLIFNode`` for a decay of 1/2, 3/4, 7/8 and so
                                             on, ``TernaryIFNode`` for 1
     ``OAT``, ``HG`` with ``tie="ge"``       ``OutlierAwareThresholdNode``, ``HGNode``: equal spikes,
@@ -102,15 +102,23 @@ def _lif(module: SpikeloomNode) -> nn.Module:
     neuron: Any = module.neuron
     if "tau" not in neuron.params:
         return _if(module)
-    settings = {"decay_input": neuron.decay_input, **_fire(module)}
-    if isinstance(module, ParametricLIFNode):
-        native = host.ParametricLIFNode(**settings)
-        native.w = module.w
-        return native
     tau = _number(module, "tau")
     if tau <= 1.0:
         raise Differs(f"its tau is {tau}, SpikingJelly's is above 1")
-    return host.LIFNode(tau, **settings)
+    return host.LIFNode(tau, decay_input=neuron.decay_input, **_fire(module))
+
+
+def _parametric(module: SpikeloomNode) -> nn.Module:
+    neuron: Any = module.neuron
+    native = host.ParametricLIFNode(decay_input=neuron.decay_input, **_fire(module))
+    if isinstance(w := getattr(module, "w", None), nn.Parameter):
+        native.w = w
+        return native
+    rate = torch.tensor(_number(module, "rate"))
+    native.w = nn.Parameter(rate.logit())
+    if not (native.w.isfinite() and native.w.sigmoid() == rate):
+        raise Differs(f"its rate is {float(rate)}, of which no w of SpikingJelly's is the logit")
+    return native
 
 
 def _ternary(module: SpikeloomNode) -> nn.Module:
@@ -149,7 +157,7 @@ def _oat(module: SpikeloomNode) -> nn.Module:
     if len(neuron.ranges) > 2:
         raise Differs(f"SpikingJelly has two ranges, it has {len(neuron.ranges)}")
     reaches = {name: _number(module, name) for name in neuron.ranges}
-    tables = few_spike_tables(neurons.OAT(**{**neuron.settings(), **reaches}))
+    tables = few_spike_tables(neuron.replace(**reaches))
     ends = min(reaches.values()), max(reaches.values())
     return host.OutlierAwareThresholdNode(tables[0], tables[-1], *ends, step_mode=module.step_mode)
 
@@ -177,7 +185,7 @@ def _require_ge(neuron: Any) -> None:
 
 
 def _function(neuron: Any) -> Any:
-    if isinstance(neuron, HostFired):
+    if isinstance(neuron, HostFires):
         return neuron.function
     function = host_form(neuron.surrogate)
     if function is None:
@@ -218,7 +226,9 @@ def _run(node: Any, x: Tensor) -> Tensor:
 
 NODES = {
     neurons.LIF: _lif,
-    HostFired: _lif,
+    HostFiredLIF: _lif,
+    neurons.ParametricLIF: _parametric,
+    HostFiredParametricLIF: _parametric,
     neurons.IF: _if,
     neurons.ElasticBiSpike: _ternary,
     neurons.OAT: _oat,

@@ -1,5 +1,6 @@
 """Bad calls get one clear error that names the argument, its value and the remedy."""
 
+import math
 import subprocess
 import sys
 import warnings
@@ -7,9 +8,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import spikeloom
-from spikeloom import Gated, Neuron, PerStep
+from spikeloom import Gated, Neuron, PerStep, neurons
 from spikeloom.kernel import choose
 from spikeloom.neurons import LIF, Leaky
 
@@ -75,6 +79,22 @@ def scaled(x, state, p):
             "has 5 steps, the sequence has T=4",
         ),
         (
+            lambda: spikeloom.run(
+                Neuron(scaled, params={"a": PerStep(torch.ones(4))}),
+                X,
+                params={"a": PerStep(torch.ones(2, 4))},
+            ),
+            ValueError,
+            r"params: 'a' of scaled must have shape \[T\], got \[2, 4\]",
+        ),
+        (
+            lambda: spikeloom.run(
+                Neuron(scaled, params={"a": torch.ones(3)}), X, params={"a": torch.ones(3).long()}
+            ),
+            TypeError,
+            "'a' of scaled must be a floating-point tensor, got torch.int64",
+        ),
+        (
             lambda: spikeloom.run(Neuron(scaled, params={"a": torch.ones(2)}), X),
             ValueError,
             "does not broadcast to the neurons",
@@ -93,9 +113,9 @@ def scaled(x, state, p):
         (
             lambda: Neuron(scaled, params={"a": torch.tensor(torch.inf)}),
             ValueError,
-            "NaN or infinity",
+            "scaled: a must be finite, got inf",
         ),
-        (lambda: Neuron(scaled, params={"a": "2"}), TypeError, "must be a number, got '2'"),
+        (lambda: Neuron(scaled, params={"a": "2"}), TypeError, "must be a number or a tensor"),
         (lambda: Neuron(scaled, params={"a": torch.ones(2).long()}), TypeError, "floating-point"),
         (
             lambda: Neuron(scaled, params={"a": PerStep(torch.ones(2, 2))}),
@@ -113,6 +133,112 @@ def scaled(x, state, p):
 def test_a_bad_call_is_explained(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+# Every class with numbers among its parameters, the numbers by name, and an input.
+NUMBERS = [
+    (neurons.LIF, {"tau": 2.0, "v_threshold": 1.0}),
+    (neurons.IF, {"v_threshold": 1.0}),
+    (neurons.ParametricLIF, {"rate": 0.5, "v_threshold": 1.0}),
+    (neurons.Leaky, {"beta": 0.9, "threshold": 1.0, "graded_spikes_factor": 1.0}),
+    (
+        neurons.LIFBox,
+        {"tau_mem_inv": 100.0, "v_leak": 0.0, "v_th": 1.0, "v_reset": 0.0, "dt": 0.001},
+    ),
+    (neurons.Trace, {"decay": 0.5, "synaptic_decay": 0.5}),
+    (neurons.ElasticBiSpike, {"alpha": 1.0}),
+    (neurons.OAT, {"normal": 1.0, "outlier": 8.0}),
+    (neurons.SignGD, {"scale": 1.0}),
+    (lambda **numbers: neurons.SignTracker([0.5, 0.25], 2, **numbers), {"scale": 1.0}),
+    (lambda **numbers: Neuron(scaled, params=numbers), {"a": 1.0}),
+]
+
+
+def refusal(act):
+    """The message of a ValueError, None if there is none."""
+    try:
+        act()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+EDGES = [math.nan, math.inf, -math.inf, 0.0, -1.0, 0.5, 1.0, 8.0, 1e6]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.one_of(st.sampled_from(EDGES), st.floats(-10, 10)))
+def test_a_call_refuses_the_numbers_that_the_constructor_refuses(value):
+    x = torch.zeros(2, 3)
+    for make, numbers in NUMBERS:
+        neuron = make(**numbers)
+        for name in numbers:
+            wanted = refusal(lambda: make(**{**numbers, name: value}))  # noqa: B023
+            found = refusal(lambda: spikeloom.run(neuron, x, params={name: value}))  # noqa: B023
+            assert found == wanted, (neuron, name, value)
+
+
+def test_each_number_has_values_that_are_refused():
+    for make, numbers in NUMBERS:
+        for name in numbers:
+            with pytest.raises(ValueError, match=name):
+                spikeloom.run(make(**numbers), torch.zeros(2, 3), params={name: math.nan})
+
+
+def test_a_call_takes_numbers_of_any_type():
+    x = 2 * torch.rand(6, 5)
+    for number in (3, np.float32(3), np.int64(3)):
+        y, _ = spikeloom.run(LIF(), x, params={"tau": number})
+        assert torch.equal(y, spikeloom.run(LIF(tau=3.0), x)[0])
+
+
+def test_ranges_are_compared_with_those_of_the_neuron_and_of_the_call():
+    neuron, x = neurons.OAT(4, normal=1.0, between=[2.0], outlier=8.0), torch.ones(1, 3)
+    with pytest.raises(ValueError, match="outlier must be larger than between_0 everywhere"):
+        spikeloom.run(neuron, x, params={"outlier": 1.5})
+    y, _ = spikeloom.run(neuron, x, params={"outlier": 1.5, "between_0": 1.25})
+    assert torch.equal(y, spikeloom.run(neurons.OAT(4, 1.0, 1.5, [1.25]), x)[0])
+
+
+class Operations(TorchDispatchMode):
+    """The torch operations of a block, by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_values_of_tensors_are_not_read():
+    """A learned value may leave its range, and to look at it would stop a GPU."""
+    neuron, x = LIF(torch.tensor(2.0), torch.ones(2)), torch.ones(3, 2)
+    beyond = {"tau": torch.tensor(0.5), "v_threshold": torch.zeros(2)}
+    for params in (None, beyond):
+        with Operations() as done:
+            spikeloom.run(neuron, x, params=params, implementation="eager")
+        assert "stack" in done.names
+        assert not done.names & {"_local_scalar_dense", "isfinite", "all"}
+    with Operations() as done:
+        LIF(torch.tensor(2.0))
+    assert "_local_scalar_dense" in done.names
+
+
+def test_a_compiled_call_takes_a_number_that_changes_and_refuses_one_out_of_range():
+    neuron, x = LIF(), 2 * torch.rand(4, 8)
+
+    def call(x, tau):
+        return spikeloom.run(neuron, x, params={"tau": tau})[0]
+
+    torch._dynamo.reset()
+    for fullgraph in (True, False):
+        compiled = torch.compile(call, backend="aot_eager", fullgraph=fullgraph)
+        for tau in (2.0, 3.0, 4.5):
+            assert torch.equal(compiled(x, tau), call(x, tau))
+    with pytest.raises(ValueError, match=r"LIF: tau .* got 0.5"):
+        compiled(x, 0.5)
 
 
 def test_two_inputs_must_agree():
@@ -171,7 +297,7 @@ def test_sparse_input_is_refused_with_the_remedy():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("arguments", "message"),
     [
         ({"state": "mem"}, r"state: must be names such as \('v',\).* got 'mem'"),
         ({"state": ("v", "v")}, r"state: names a state twice"),
@@ -179,9 +305,9 @@ def test_sparse_input_is_refused_with_the_remedy():
         ({"params": {"w": PerStep([1.0])}}, r"PerStep must hold a tensor, got \[1.0\]"),
     ],
 )
-def test_a_description_that_cannot_be_meant_is_refused(settings, message):
+def test_a_description_that_cannot_be_meant_is_refused(arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        Neuron(lambda x, state, p: (x, state), **settings)
+        Neuron(lambda x, state, p: (x, state), **arguments)
 
 
 def test_numbers_of_numpy_are_numbers():

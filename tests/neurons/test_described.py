@@ -5,7 +5,18 @@ import torch
 from torch import nn
 
 from spikeloom import neurons
-from spikeloom.neurons import HG, IF, LIF, OAT, ElasticBiSpike, FewSpike, Leaky, LIFBox, Trace
+from spikeloom.neurons import (
+    HG,
+    IF,
+    LIF,
+    OAT,
+    ElasticBiSpike,
+    FewSpike,
+    Leaky,
+    LIFBox,
+    ParametricLIF,
+    Trace,
+)
 from spikeloom.neurons.surrogate import ATan, Sigmoid
 
 NAMES = {**vars(neurons), **vars(neurons.surrogate)}
@@ -17,6 +28,8 @@ SHOWN = [
     (LIF(tau=None), "LIF(tau=None)"),
     (LIF(3.0, v_reset=None, decay_input=False), "LIF(tau=3.0, v_reset=None, decay_input=False)"),
     (LIF(surrogate=ATan(3.0)), "LIF(surrogate=ATan(alpha=3.0))"),
+    (ParametricLIF(), "ParametricLIF()"),
+    (ParametricLIF(0.3, v_reset=None), "ParametricLIF(rate=0.3, v_reset=None)"),
     (IF(), "IF()"),
     (IF(v_reset=None), "IF(v_reset=None)"),
     (Leaky(0.9), "Leaky(beta=0.9)"),

@@ -299,9 +299,9 @@ def test_a_few_spike_neuron_differentiates_like_its_loop():
     [
         ({"steps": 0}, "steps must be in 1..24"),
         ({"steps": 25}, "steps must be in 1..24"),
-        ({"normal": 0.0}, "normal must be finite and larger than zero"),
+        ({"normal": 0.0}, "normal must be larger than zero"),
         ({"normal": float("nan")}, "normal must be finite"),
-        ({"normal": 2.0, "outlier": 2.0}, "outlier must be finite and larger than normal"),
+        ({"normal": 2.0, "outlier": 2.0}, "outlier must be larger than normal"),
         ({"normal": 2.0, "outlier": 9.0, "between": (1.0,)}, "between_0"),
         ({"normal": torch.tensor([1.0, 5.0]), "outlier": 4.0}, "got 4 above 1 to 5"),
         ({"between": (2.0,)}, "give outlier"),

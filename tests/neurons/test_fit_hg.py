@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -193,7 +194,9 @@ def test_the_picture_shows_function_and_error(tmp_path):
     [
         (("gello", -1, 1), "'gello' is not one of"),
         (("gelu", 1, 1), "low <= zero_below < identity_above"),
-        (("gelu", -math.inf, 1), "low <= zero_below < identity_above"),
+        (("gelu", -math.inf, 1), "low must be finite, got -inf"),
+        (("gelu", -6, 6, 8, math.nan), "max_error must be positive, got nan"),
+        (("gelu", -6, 6, 8, 1e-3, 0), "segments must be at least 1, got 0"),
         (("reciprocal", 0.0, 1.0), "not finite at 0"),
         (("sqrt", -1.0, 1.0), "not finite at -1"),
         (("gelu", -6, 6, 8, 0.0), "max_error must be positive"),
@@ -214,6 +217,18 @@ def test_wrong_types_are_refused():
         fit_hg("gelu", "0", 1)
     with pytest.raises(TypeError, match="same shape"):
         fit_hg(lambda x: x.sum(), 0, 1)
+    # A count that is no whole number would never be reached, and the pieces not be limited.
+    for segments in (1.5, "8", True):
+        with pytest.raises(TypeError, match=f"segments must be an int, got {segments!r}"):
+            fit_hg("gelu", -6, 6, 8, segments=segments)
+
+
+def test_numbers_of_numpy_are_numbers():
+    edges = np.float32(-6), np.float64(6)
+    assert (
+        fit_hg("gelu", *edges, np.int64(8), np.float32(2**-7)).edges
+        == fit_hg("gelu", -6.0, 6.0, 8, 2**-7).edges
+    )
 
 
 def test_gates_that_do_not_fit_are_refused():
@@ -226,8 +241,18 @@ def test_gates_that_do_not_fit_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             HG(*arguments)
-    with pytest.raises(TypeError, match="without theta"):
-        HG([], [object])
+    for arguments, message in (
+        (([], [object]), "without theta"),
+        (([], table), "tables must be a list or tuple of few-spike tables"),
+        ((0.0, [table, table]), "boundaries must be a list of numbers, got 0.0"),
+        ((["a"], [table, table]), "boundaries must be a list of numbers"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            HG(*arguments)
+    with pytest.raises(TypeError, match="edges must be a list of numbers, got 2"):
+        LinearHG(2, [1.0], [0.0])
+    with pytest.raises(ValueError, match="errors"):
+        LinearHG([0.0, 1.0], [1.0], [0.0], errors=[])
 
 
 @pytest.mark.parametrize("written", [False, True])

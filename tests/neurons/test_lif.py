@@ -1,4 +1,4 @@
-"""LIF, IF, Leaky, LIFBox against independent float64 loops; their arguments."""
+"""LIF, IF, ParametricLIF, Leaky, LIFBox against independent float64 loops; their arguments."""
 
 import copy
 import itertools
@@ -12,7 +12,7 @@ from torch import nn
 
 import spikeloom
 from spikeloom import plugins
-from spikeloom.neurons import IF, LIF, Leaky, LIFBox, surrogate
+from spikeloom.neurons import IF, LIF, Leaky, LIFBox, ParametricLIF, surrogate
 
 GRID = torch.randint(-8, 16, (60, 50), generator=torch.Generator().manual_seed(1)).double() / 8.0
 
@@ -29,10 +29,12 @@ class AtanSpike(torch.autograd.Function):
         return grad / (1 + (math.pi * u) ** 2), None
 
 
-def lif_loop(x, v, tau, threshold, v_reset, decay_input, detach_reset, strict):
+def lif_loop(x, v, tau, threshold, v_reset, decay_input, detach_reset, strict, rate=None):
     spikes, rest = [], 0.0 if v_reset is None else v_reset
     for now in x:
-        if tau is None:
+        if rate is not None:
+            h = v + (now - (v - rest)) * rate if decay_input else v - (v - rest) * rate + now
+        elif tau is None:
             h = v + now
         elif decay_input:
             h = v + (now - (v - rest)) / tau
@@ -85,6 +87,30 @@ def test_lif_equals_a_float64_loop(tau, v_reset, decay_input, detach_reset, at, 
     )
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "llvm"])
+@pytest.mark.parametrize("v_reset", [None, 0.0, -0.3])
+@pytest.mark.parametrize("decay_input", [True, False])
+@pytest.mark.parametrize("per_neuron", [True, False])
+def test_parametric_lif_equals_a_float64_loop(per_neuron, decay_input, v_reset, implementation):
+    rate = torch.linspace(0.05, 1.0, 50).double() if per_neuron else torch.tensor(0.3).double()
+    threshold = torch.tensor(0.7).double()
+    x, v, rate, threshold = (
+        leaf.requires_grad_()
+        for leaf in (GRID[:8].clone(), torch.zeros(50).double() + 0.1, rate, threshold)
+    )
+    neuron = ParametricLIF(rate, threshold, v_reset, decay_input, surrogate=surrogate.ATan())
+    y, (w,) = spikeloom.run(neuron, x, (v,), implementation=implementation)
+    arguments = (None, threshold, v_reset, decay_input, False, False, rate)
+    expected, expected_w = lif_loop(x, v, *arguments)
+    assert torch.equal(y, expected) and torch.equal(w, expected_w)
+    leaves, weights = (x, v, rate, threshold), torch.linspace(-1, 1, 400).double().reshape(8, 50)
+    found, wanted = (
+        torch.autograd.grad((spikes * weights).sum() + (last**2).sum(), leaves)
+        for spikes, last in ((y, w), (expected, expected_w))
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("implementation", ["eager", "llvm"])
@@ -145,14 +171,18 @@ def test_a_hard_reset_neuron_rests_at_its_reset_potential():
         (lambda: LIF(tau=math.nan), ValueError, "LIF: tau"),
         (lambda: LIF(tau="2"), TypeError, "LIF: tau must be a number or a tensor, got '2'"),
         (lambda: LIF(tau=torch.tensor([2.0, 0.5])), ValueError, "got 0.5 to 2$"),
+        (lambda: ParametricLIF(0.0), ValueError, r"ParametricLIF: rate must lie in \(0, 1\]"),
+        (lambda: ParametricLIF(torch.tensor(1.5)), ValueError, r"rate .*, got 1.5"),
+        (lambda: ParametricLIF(v_reset="0"), TypeError, "ParametricLIF: v_reset"),
+        (lambda: IF(v_threshold=-1.0), ValueError, "IF: v_threshold must be positive"),
         (lambda: LIF(v_threshold=0.0), ValueError, "LIF: v_threshold must be positive"),
         (lambda: LIF(v_threshold=math.inf), ValueError, "LIF: v_threshold"),
         (lambda: LIF(v_reset=math.nan), ValueError, "LIF: v_reset"),
         (lambda: LIF(v_reset=True), TypeError, "LIF: v_reset must be a number, got True"),
-        (lambda: LIFBox(v_th="1"), TypeError, "parameter 'v_th': must be a number, got '1'"),
+        (lambda: LIFBox(v_th="1"), TypeError, "LIFBox: v_th must be a number or a tensor, got '1'"),
         (lambda: Leaky(0.9, threshold=-1.0), ValueError, "Leaky: threshold must be positive"),
         (lambda: Leaky(0.9, reset_mechanism="soft"), ValueError, "'subtract', 'zero' or 'none'"),
-        (lambda: Leaky(math.inf), ValueError, "parameter 'beta': must be finite"),
+        (lambda: Leaky(math.inf), ValueError, "Leaky: beta must be finite"),
         (lambda: LIFBox(tau_mem_inv=0.0), ValueError, "LIFBox: tau_mem_inv must be positive"),
         (lambda: LIFBox(dt=-0.001), ValueError, "LIFBox: dt must be positive"),
         (
@@ -182,20 +212,21 @@ def test_a_reset_potential_that_would_not_learn_is_refused(make, v_reset):
 
 NUMBERS = [
     (LIF, {"tau": 3, "v_threshold": 2, "v_reset": -1}),
+    (ParametricLIF, {"rate": 1, "v_threshold": 2, "v_reset": -1}),
     (Leaky, {"beta": 1, "threshold": 2, "graded_spikes_factor": 3}),
     (LIFBox, {"tau_mem_inv": 200, "v_leak": 1, "v_th": 2, "v_reset": -1, "dt": 1}),
 ]
 
 
 @pytest.mark.parametrize("number", [int, np.float32, np.float64, np.int64])
-@pytest.mark.parametrize("make, settings", NUMBERS, ids=["LIF", "Leaky", "LIFBox"])
+@pytest.mark.parametrize("make, settings", NUMBERS, ids=["LIF", "ParametricLIF", "Leaky", "LIFBox"])
 def test_a_number_may_be_of_any_type(make, settings, number):
     given = make(**{name: number(value) for name, value in settings.items()})
     wanted = make(**{name: float(value) for name, value in settings.items()})
     assert repr(given) == repr(wanted) and given.program == wanted.program
 
 
-@pytest.mark.parametrize("neuron", [LIF(), IF(), Leaky(0.9), LIFBox()], ids=repr)
+@pytest.mark.parametrize("neuron", [LIF(), IF(), ParametricLIF(), Leaky(0.9), LIFBox()], ids=repr)
 def test_neurons_copy_and_pickle(neuron):
     for other in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
         assert repr(other) == repr(neuron) and other.program == neuron.program
@@ -205,5 +236,6 @@ def test_neurons_copy_and_pickle(neuron):
 
 
 def test_settings_make_the_same_neuron_again():
-    for neuron in (LIF(tau=3.0, v_reset=None), IF(), Leaky(0.7, 0.5), LIFBox(200.0)):
+    made = [LIF(tau=3.0, v_reset=None), IF(), ParametricLIF(0.3), Leaky(0.7, 0.5), LIFBox(200.0)]
+    for neuron in made:
         assert repr(type(neuron)(**neuron.settings())) == repr(neuron)

@@ -42,3 +42,15 @@ def test_nothing_gives_no_spikes_in_any_shape(name, shape):
     function = fit_reduced(name, 8, segments=32)
     assert function(torch.zeros(shape)).shape == shape
     assert function.spikes(torch.zeros(shape)).shape == (8, *shape)
+
+
+@pytest.mark.parametrize("name", ["exp", "exp2", "reciprocal", "rsqrt", "sqrt", "square"])
+def test_the_gradient_is_the_function_s_own_slope(name):
+    function = fit_reduced(name, 12, segments=64)
+    x = torch.linspace(0.3, 40.0, 99, dtype=torch.float64)
+    exact, found, spiking = (x.clone().requires_grad_() for _ in range(3))
+    FUNCTIONS[name](exact).sum().backward()
+    function(found).sum().backward()
+    function.spikes(spiking).sum().backward()
+    torch.testing.assert_close(found.grad, exact.grad, rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(spiking.grad, found.grad)

@@ -316,8 +316,11 @@ def test_integrate_and_fire_is_a_subgradient_method(threshold):
     ("make", "message"),
     [
         (lambda: SignGD("swish"), "function: must be one of relu"),
-        (lambda: SignGD("relu", scale=0.0), "scale: must be positive"),
-        (lambda: SignGD("relu", scale=torch.tensor([1.0, -1.0])), "scale: must be positive"),
+        (lambda: SignGD("relu", scale=0.0), "SignGD: scale must be positive"),
+        (
+            lambda: SignGD("relu", scale=torch.tensor([1.0, -1.0])),
+            "SignGD: scale must be positive and finite, got -1 to 1",
+        ),
         (lambda: SignGD("softplus", beta=0.0), "beta: must be finite"),
         (lambda: Exponential(-0.1), "Exponential: rate"),
         (lambda: Exponential(0.1, 1.5), "decay must lie in"),
@@ -339,7 +342,7 @@ def test_bad_values_are_refused(make, message):
     [
         (lambda: SignGD(3), "function: must be a name"),
         (lambda: SignGD("relu", "exponential"), "schedule: must be"),
-        (lambda: SignGD("relu", scale="big"), "scale: must be a number"),
+        (lambda: SignGD("relu", scale="big"), "SignGD: scale must be a number"),
         (lambda: SignGD("relu", alpha=1.0), "relu has no constant 'alpha'"),
         (lambda: Constant(True), "Constant: rate must be a number"),
         (lambda: SignTracker(Inverse(), steps=2.0), "steps: must be an int"),

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from spikeloom.kernel import run_eager
 from spikeloom.kernel.choose import choose
-from spikeloom.kernel.neuron import Neuron, Parameter, kind, tensor_of
+from spikeloom.kernel.neuron import Gated, Neuron, Parameter, check_form, kind, tensor_of
 from spikeloom.kernel.scan import Call, scan
+from spikeloom.kernel.values import as_float
 from spikeloom.kernel.vocabulary import with_grad
 
 __all__ = ["run"]
@@ -45,7 +46,8 @@ def run(
         neuron: What to run.
         x: Input of shape ``[T, ...]``, time first; a tuple for a neuron with several inputs.
         state: States before the first step, each of shape ``x.shape[1:]``; None starts at rest.
-        params: Values that replace the neuron's own in this call, of the same kind.
+        params: Values that replace the neuron's own in this call, of the same kind. Numbers have to
+            be in the neuron's ranges; those of tensors are not read, which would stop a GPU.
         record: Name of a state to return after every step.
         reduce: ``"sum"`` or ``"mean"`` over time of the outputs, without materialising them.
         implementation: ``"auto"``, ``"cupy"``, ``"llvm"`` or ``"eager"``. ``auto`` takes the
@@ -57,8 +59,9 @@ def run(
 
     Raises:
         TypeError: If an argument has the wrong type, dtype or device.
-        ValueError: If a shape, a length or a name does not fit, or a state becomes NaN (on a GPU
-            and in eager mode NaN is passed on instead, to avoid a synchronisation).
+        ValueError: If a shape, a length or a name does not fit, a number is out of range, or a
+            state becomes NaN (on a GPU and in eager mode NaN is passed on instead, to avoid a
+            synchronisation).
         RuntimeError: If the implementation asked for is not available.
 
     Example:
@@ -184,25 +187,49 @@ def _parameters(
     neuron: Neuron, given: dict[str, Parameter], x: Tensor, steps: int, dtype: torch.dtype
 ) -> dict[str, float | Tensor]:
     """The parameters of a call: numbers as they are, tensors checked, converted and expanded."""
-    for name in given:
-        if name not in neuron.params:
-            raise ValueError(f"params: {neuron.name} has {list(neuron.params)}, got {name!r}")
+    given = _checked(neuron, given) if given else given
     values: dict[str, float | Tensor] = {}
     for name, own in neuron.params.items():
         value = given.get(name, own)
-        if value is not own and kind(value) != neuron.kinds[name]:
-            raise ValueError(
-                f"params: {name!r} of {neuron.name} is of kind {neuron.kinds[name]}, "
-                f"got {kind(value)}"
-            )
         tensor = tensor_of(value)
-        if tensor is not None:
-            values[name] = _fitted(neuron, name, tensor, x, steps, dtype)
-        elif isinstance(value, (int, float)):
-            values[name] = value
+        if tensor is None:
+            values[name] = value  # type: ignore[assignment]  # a number
         else:
-            raise TypeError(f"params: {name!r} of {neuron.name} is a number, got {value!r}")
+            values[name] = _fitted(neuron, name, tensor, x, steps, dtype)
     return values
+
+
+def _checked(neuron: Neuron, given: dict[str, Parameter]) -> dict[str, Parameter]:
+    """Given values, if they can take the places of the neuron's own and numbers are in range."""
+    checked: dict[str, Parameter] = {}
+    for name, value in given.items():
+        if name not in neuron.params:
+            raise ValueError(f"params: {neuron.name} has {list(neuron.params)}, got {name!r}")
+        own = neuron.params[name]
+        checked[name] = value if value is own else _same_kind(neuron, name, value)
+    if any(isinstance(value, float) for value in checked.values()):
+        values = ((name, checked.get(name, own)) for name, own in neuron.params.items())
+        neuron.check_parameters({name: v for name, v in values if isinstance(v, float)})
+    return checked
+
+
+def _same_kind(neuron: Neuron, name: str, value: Any) -> Parameter:
+    """A given value, if it can take the place of the neuron's own."""
+    where, expected = f"params: {name!r} of {neuron.name}", neuron.kinds[name]
+    if kind(value) != expected:
+        raise ValueError(f"{where} is of kind {expected}, got {kind(value)}")
+    if expected == "number":
+        number = as_float(value)
+        if not isinstance(number, float):
+            raise TypeError(f"{where} is a number, got {value!r}")
+        return number
+    check_form(where, value)
+    own = neuron.params[name]
+    if isinstance(value, Gated) and isinstance(own, Gated):
+        rows, found = len(own.values), len(value.values)
+        if found != rows:
+            raise ValueError(f"{where} has {rows} rows, got {found}")
+    return value
 
 
 def _fitted(

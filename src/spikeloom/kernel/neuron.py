@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any
+from inspect import isfunction
+from typing import Any, ClassVar, NoReturn, Self
 
-import torch
 from torch import Tensor
 
+from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.trace import recording, summing, trace
+from spikeloom.kernel.values import FINITE, Rule, as_float, checked_number, checked_value
 
 __all__ = ["Gated", "Neuron", "PerStep"]
 
@@ -53,7 +53,9 @@ class Neuron:
 
     applied to every element of ``x[t]`` on its own. The step is written in plain arithmetic and
     the words of :mod:`spikeloom.kernel.vocabulary`; it is traced when the neuron is made, and
-    the CPU and GPU kernels, forward and backward, come from that trace.
+    the CPU and GPU kernels, forward and backward, come from that trace. What it is made from
+    stays: no public attribute can be set, and :meth:`replace` makes another neuron. Tensors may
+    change in place, as an optimiser does it.
 
     Args:
         step: ``step(x, state, p) -> (y, new_state)``. ``state`` and ``new_state`` are tuples;
@@ -72,7 +74,9 @@ class Neuron:
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If a parameter is NaN or infinite, or a count is out of range.
+        ValueError: If a parameter is NaN or infinite or breaks a rule of its class, or a count is
+            out of range.
+        AttributeError: When a public attribute is set later.
 
     Example:
         >>> import torch, spikeloom
@@ -88,7 +92,13 @@ class Neuron:
         >>> spikes, (v,) = spikeloom.run(neuron, torch.full((4, 1), 0.8))
         >>> spikes.flatten()
         tensor([0., 1., 0., 1.])
+        >>> neuron.replace(beta=0.9)
+        leaky(beta=0.9, threshold=1.0)
     """
+
+    # A class states here what its parameters keep beyond being finite: name -> rule.
+    rules: ClassVar[Mapping[str, Rule]] = Fixed({})
+    _made = False
 
     def __init__(
         self,
@@ -107,21 +117,38 @@ class Neuron:
         self.begin = begin
         self.inputs = _count("inputs", inputs)
         self.name = str(name or getattr(step, "__name__", type(step).__name__))
-        self.rest = _rest(state)
-        self.params = {} if params is None else _named(params)
+        self.rest = Fixed(_rest(state))
+        self.params: Mapping[str, Parameter] = Fixed(_named(params))
         self.steps = None if steps is None else _count("steps", steps)
         if (begin is None) != (steps is None):
             raise ValueError("begin and steps: give both, or neither")
-        for state_name, value in self.rest.items():
-            _check_number(f"state {state_name!r}", value)
-        for argument, parameter in self.params.items():
-            _check_parameter(self.name, argument, parameter)
-        self.kinds = {argument: kind(parameter) for argument, parameter in self.params.items()}
+        for parameter, value in self.params.items():
+            check_form(f"{self.name}: {parameter}", value)
+        self.check_parameters(self.params)
+        self.kinds = Fixed({parameter: kind(value) for parameter, value in self.params.items()})
         self.program: str | None = None
         self.outputs = 1
         self.reason = ""
         self._variants: dict[tuple[str | None, bool], str] = {}
         self._trace()
+        self._made = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if self._made and not name.startswith("_"):
+            self._refuse(name, f"set to {short(value)}")
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if self._made and not name.startswith("_"):
+            self._refuse(name, "deleted")
+        super().__delattr__(name)
+
+    def _refuse(self, name: str, change: str) -> NoReturn:
+        raise AttributeError(
+            f"{self.name}: {name} cannot be {change}, because the kernel is made already; make a "
+            f"new neuron, for example with neuron.replace(...) (a class of your own sets it before "
+            f"it calls super().__init__())"
+        )
 
     def _trace(self) -> None:
         """Set the program's text and its variants, or the reason why the step has no kernel."""
@@ -155,9 +182,57 @@ class Neuron:
         """The names of the states, the membrane potential first."""
         return tuple(self.rest)
 
+    def check_parameters(self, values: Mapping[str, Parameter]) -> None:
+        """Raise unless values are finite and in the ranges that this neuron has for them.
+
+        It is asked when the neuron is made, of all parameters, and when a call of
+        :func:`spikeloom.run` brings numbers of its own, of all numbers. A class whose ranges are
+        more than its ``rules`` say adds to it.
+
+        Args:
+            values: Parameter name -> value.
+
+        Raises:
+            TypeError: If one is neither a number nor a tensor.
+            ValueError: If one is out of range.
+        """
+        for name, value in values.items():
+            tensor = tensor_of(value)
+            rule = self.rules.get(name, FINITE)
+            checked_value(f"{self.name}: {name}", value if tensor is None else tensor, *rule)
+
     def settings(self) -> dict[str, Any]:
         """What repr shows; a neuron class returns its own arguments."""
         return dict(self.params)
+
+    def replace(self, **changes: Any) -> Self:
+        """A new neuron, the same but for these settings.
+
+        Args:
+            changes: The arguments of its class; of a plain Neuron, parameters by name. Tensors
+                that are not among them are shared.
+
+        Raises:
+            TypeError: If there is no such setting.
+
+        Example:
+            >>> from spikeloom.neurons import LIF
+            >>> LIF(tau=3.0).replace(v_reset=None)
+            LIF(tau=3.0, v_reset=None)
+        """
+        if type(self) is not Neuron:
+            return type(self)(**{**self.settings(), **changes})
+        if unknown := changes.keys() - self.params.keys():
+            raise TypeError(f"replace: {self.name} has {[*self.params]}, got {sorted(unknown)}")
+        return type(self)(
+            self.step,
+            state=self.rest,
+            params={**self.params, **changes},
+            begin=self.begin,
+            steps=self.steps,
+            inputs=self.inputs,
+            name=self.name,
+        )
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{key}={short(value)}" for key, value in self.settings().items())
@@ -167,7 +242,7 @@ class Neuron:
 def _rest(state: Any) -> dict[str, float]:
     """State name -> value at rest."""
     if isinstance(state, Mapping):
-        return dict(state)
+        return {name: checked_number(f"state {name!r}:", rest) for name, rest in state.items()}
     names = [] if isinstance(state, str) else list(state)
     if isinstance(state, str) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"state: must be names such as ('v',), or name -> value, got {state!r}")
@@ -178,14 +253,11 @@ def _rest(state: Any) -> dict[str, float]:
 
 def _named(params: Any) -> dict[str, Parameter]:
     """Parameter name -> value, numbers of any type as Python's."""
+    if params is None:
+        return {}
     if not isinstance(params, Mapping):
         raise TypeError(f"params: must be name -> value, got {params!r}")
-    return {
-        name: float(value)
-        if isinstance(value, Real) and not isinstance(value, (int, float))
-        else value
-        for name, value in params.items()
-    }
+    return {name: as_float(value) for name, value in params.items()}
 
 
 def kind(value: Parameter) -> str:
@@ -214,32 +286,30 @@ def _count(name: str, value: int) -> int:
     return value
 
 
-def _check_number(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: must be a number, got {value!r}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: must be finite, got {value}")
+def check_form(where: str, value: Any) -> None:
+    """Raise unless a tensor is of floating point, and ``[T]`` or ``[G, T]`` where it must be.
 
-
-def _check_parameter(neuron: str, name: str, value: Any) -> None:
-    where = f"{neuron}: parameter {name!r}"
+    Args:
+        where: The parameter, for errors.
+        value: Its value.
+    """
     tensor = tensor_of(value)
     if tensor is None:
-        return _check_number(where, value)
+        return
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{where}: {type(value).__name__} must hold a tensor, got {tensor!r}")
     expected = {"step": 1, "gated": 2}.get(kind(value))
     if expected is not None and tensor.dim() != expected:
         shape = "[T]" if expected == 1 else "[G, T]"
-        raise ValueError(f"{where}: must have shape {shape}, got {list(tensor.shape)}")
+        raise ValueError(f"{where} must have shape {shape}, got {list(tensor.shape)}")
     if not tensor.is_floating_point():
-        raise TypeError(f"{where}: must be a floating-point tensor, got {tensor.dtype}")
-    if tensor.device.type != "meta" and not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{where}: must be finite, got NaN or infinity")
+        raise TypeError(f"{where} must be a floating-point tensor, got {tensor.dtype}")
 
 
 def short(value: Any) -> str:
     """A setting for repr: a tensor by its shape, a single value by its digits."""
+    if isfunction(value):
+        return value.__name__
     tensor = tensor_of(value) if not isinstance(value, (str, type(None))) else None
     if tensor is None:
         return repr(value)

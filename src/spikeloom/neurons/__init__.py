@@ -13,7 +13,7 @@ from spikeloom.neurons import surrogate
 from spikeloom.neurons.elastic import ElasticBiSpike
 from spikeloom.neurons.few_spike import OAT, FewSpike
 from spikeloom.neurons.gated import HG, LinearHG
-from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox
+from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox, ParametricLIF
 from spikeloom.neurons.range_reduction import Reduced, fit_reduced
 from spikeloom.neurons.schedules import Constant, Exponential, Inverse
 from spikeloom.neurons.signgd import AnalogEncoder, SignGD, SignGDBits, SignTracker
@@ -34,6 +34,7 @@ __all__ = [
     "LIFBox",
     "Leaky",
     "LinearHG",
+    "ParametricLIF",
     "Reduced",
     "SignGD",
     "SignGDBits",

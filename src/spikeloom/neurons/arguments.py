@@ -2,82 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from numbers import Integral, Real
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from spikeloom.kernel.values import checked_number, checked_value
 from spikeloom.kernel.vocabulary import Surrogate
 
 __all__ = [
-    "as_float",
     "checked_choice",
     "checked_number",
-    "checked_positive",
     "checked_sequence",
     "checked_steps",
     "checked_surrogate",
     "checked_value",
-    "span",
 ]
 
 # The bits of a float32, which hold every code.
 MOST_STEPS = 24
-
-Condition = Callable[[Any], Any]
-
-
-def checked_value(
-    name: str, value: Any, rule: str = "must be finite", holds: Condition = lambda value: True
-) -> float | Tensor:
-    """A number as a float, or a tensor as it is, if all its values are finite and keep a rule.
-
-    Args:
-        name: The argument, for errors.
-        value: What a user gave.
-        rule: The rule in words, behind the name.
-        holds: The rule as a condition on a number, or on every value of a tensor.
-
-    Raises:
-        TypeError: If it is neither a number nor a tensor.
-        ValueError: If a value breaks the rule, or is not finite.
-    """
-    if not isinstance(value, Tensor):
-        return checked_number(name, value, rule, holds, "a number or a tensor")
-    values = value.detach()
-    if not values.is_meta and not bool((values.isfinite() & holds(values)).all()):
-        raise ValueError(f"{name} {rule}, got {span(values)}")
-    return value
-
-
-def checked_number(
-    name: str,
-    value: Any,
-    rule: str = "must be finite",
-    holds: Condition = lambda value: True,
-    accepted: str = "a number",
-) -> float:
-    """A number as a float; else as :func:`checked_value`."""
-    number = as_float(value)
-    if not isinstance(number, float):
-        raise TypeError(f"{name} must be {accepted}, got {value!r}")
-    if not (math.isfinite(number) and holds(number)):
-        raise ValueError(f"{name} {rule}, got {value}")
-    return number
-
-
-def as_float(value: Any) -> Any:
-    """A number of any type, NumPy's included, as a float; anything else as it is."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    return float(value) if number else value
-
-
-def checked_positive(name: str, value: Any) -> float | Tensor:
-    """A positive number or tensor; else as :func:`checked_value`."""
-    return checked_value(name, value, "must be positive and finite", lambda value: value > 0)
 
 
 def checked_steps(neuron: str, steps: Any) -> int:
@@ -136,9 +80,3 @@ def checked_surrogate(neuron: str, surrogate: Any, default: Surrogate) -> Surrog
         f"{neuron}: surrogate must be one of spikeloom.neurons.surrogate, such as "
         f"ATan(alpha=2.0), got {got}"
     )
-
-
-def span(values: Tensor) -> str:
-    """The value of a tensor, or the range of its values, for errors."""
-    ends = (f"{end.item():g}" for end in torch.aminmax(values))
-    return " to ".join(dict.fromkeys(ends))

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.neuron import Parameter, PerStep
+from spikeloom.kernel.values import POSITIVE
 from spikeloom.kernel.vocabulary import absolute, clamp, detach, rint, where, with_grad
-from spikeloom.neurons.arguments import checked_choice, checked_number, checked_positive
+from spikeloom.neurons.arguments import checked_choice, checked_number
 from spikeloom.neurons.described import Described
 
 __all__ = ["ElasticBiSpike"]
@@ -87,6 +89,8 @@ class ElasticBiSpike(Described):
     Source: Xing et al., ICML 2024, and the authors' code.
     """
 
+    rules = Fixed({"alpha": POSITIVE})
+
     def __init__(
         self,
         alpha: float | Sequence[float] | Tensor | PerStep,
@@ -145,9 +149,4 @@ def _amplitude(alpha: Any) -> Parameter:
     """The amplitude; one dimension is time, every other form means what it does for any neuron."""
     if isinstance(alpha, Sequence) and not isinstance(alpha, str):
         alpha = torch.tensor(alpha, dtype=torch.float32)
-    if isinstance(alpha, Tensor) and alpha.dim() == 1:
-        alpha = PerStep(alpha)
-    if isinstance(alpha, PerStep):
-        checked_positive("ElasticBiSpike: alpha", alpha.values)
-        return alpha
-    return checked_positive("ElasticBiSpike: alpha", alpha)
+    return PerStep(alpha) if isinstance(alpha, Tensor) and alpha.dim() == 1 else alpha

@@ -10,14 +10,15 @@ them, and :meth:`OAT.decoder` the same sum in closed form, as a neuron of one st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from spikeloom.kernel.call import run
-from spikeloom.kernel.neuron import Neuron, PerStep
+from spikeloom.kernel.neuron import Neuron, Parameter, PerStep
+from spikeloom.kernel.values import span
 from spikeloom.kernel.vocabulary import (
     Surrogate,
     absolute,
@@ -33,8 +34,6 @@ from spikeloom.neurons.arguments import (
     checked_sequence,
     checked_steps,
     checked_surrogate,
-    checked_value,
-    span,
 )
 from spikeloom.neurons.described import Described
 from spikeloom.neurons.surrogate import StraightThrough, Triangle
@@ -188,10 +187,9 @@ class OAT(Described):
         further = checked_sequence("OAT: between", between, "ranges, such as (2.0,)")
         if outlier is None and further:
             raise ValueError("OAT: between needs an outlier range above it; give outlier")
-        given = {"normal": normal, **{f"between_{i}": value for i, value in enumerate(further)}}
+        ranges = {"normal": normal, **{f"between_{i}": value for i, value in enumerate(further)}}
         if outlier is not None:
-            given["outlier"] = outlier
-        ranges = _checked_ranges(given)
+            ranges["outlier"] = outlier
         self.ranges = tuple(ranges)
         self.tie = checked_choice("OAT: tie", tie, TIES)
         self.rounding = rounding
@@ -205,6 +203,19 @@ class OAT(Described):
             params=ranges,
             name="OAT",
         )
+
+    def check_parameters(self, values: Mapping[str, Parameter]) -> None:
+        """Raise unless ranges are finite and increase from the inside out."""
+        super().check_parameters(values)
+        lower, inner = torch.tensor(0.0), "zero"
+        for name in filter(values.__contains__, self.ranges):
+            reach = torch.as_tensor(values[name]).detach()
+            if not reach.is_meta and not bool((reach > lower.to(reach.device)).all()):
+                raise ValueError(
+                    f"OAT: {name} must be larger than {inner} everywhere, got {span(reach)} above "
+                    f"{span(lower)}"
+                )
+            lower, inner = reach, name
 
     def _range(self, a: Any, p: Any) -> Any:
         """The range that a magnitude is encoded in."""
@@ -295,7 +306,7 @@ class OAT(Described):
             raise ValueError("OAT: code of NaN; the input holds NaN")
         # In float32, which holds every code of 24 bits.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        neuron = OAT(**{**self.settings(), "spikes": "code"})
+        neuron = self.replace(spikes="code")
         codes, _ = run(neuron, wide[None], reduce="sum", implementation=implementation)
         return codes.to(torch.int32)
 
@@ -344,21 +355,3 @@ def row_of(name: str, values: Any) -> Tensor:
     if not bool(torch.isfinite(row).all()):
         raise ValueError(f"{name} must be finite, got NaN or infinity")
     return row
-
-
-def _checked_ranges(ranges: dict[str, Any]) -> dict[str, float | Tensor]:
-    """The ranges, if each is positive and larger than the one before it.
-
-    Args:
-        ranges: Name -> half-width, from the inside out.
-    """
-    checked: dict[str, float | Tensor] = {}
-    lower, previous = torch.tensor(0.0), "zero"
-    for name, given in ranges.items():
-        rule = f"must be finite and larger than {previous} everywhere"
-        reach = checked_value(f"OAT: {name}", given, rule)
-        values = torch.as_tensor(reach).detach()
-        if not bool((values > lower.to(values.device)).all()):
-            raise ValueError(f"OAT: {name} {rule}, got {span(values)} above {span(lower)}")
-        checked[name], lower, previous = reach, values, name
-    return checked

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from spikeloom.kernel.neuron import Gated, Neuron
 from spikeloom.kernel.vocabulary import Surrogate, detach, fire, lookup, where, with_grad
-from spikeloom.neurons.arguments import checked_choice, checked_steps, checked_surrogate
+from spikeloom.neurons.arguments import (
+    checked_choice,
+    checked_sequence,
+    checked_steps,
+    checked_surrogate,
+)
 from spikeloom.neurons.described import Described
 from spikeloom.neurons.few_spike import TIES, FewSpike, binary_code, row_of
 from spikeloom.neurons.surrogate import StraightThrough, Triangle
@@ -76,6 +81,7 @@ class HG(Described):
         tie: str = "gt",
         surrogate: Surrogate | None = Triangle(),
     ) -> None:
+        tables = checked_sequence("HG: tables", tables, "few-spike tables")
         if not tables:
             raise ValueError("HG: tables must hold at least one few-spike table")
         kept = [_table(index, table) for index, table in enumerate(tables)]
@@ -106,7 +112,7 @@ class HG(Described):
     ) -> None:
         """Check and keep what every gate has."""
         name = type(self).__name__
-        edges = [float(b) for b in boundaries]
+        edges = _numbers(f"{name}: boundaries", boundaries)
         if len(edges) != ranges - 1:
             raise ValueError(
                 f"{name}: {ranges} ranges need {ranges - 1} boundaries, got {len(edges)}"
@@ -240,12 +246,17 @@ class LinearHG(HG):
         errors: Sequence[float] | None = None,
         surrogate: Surrogate | None = StraightThrough(),
     ) -> None:
-        ends = [float(edge) for edge in edges]
+        ends = _numbers("LinearHG: edges", edges)
         if len(ends) < 2:
             raise ValueError(f"LinearHG: edges must be the ends of at least one piece, got {ends}")
         pieces = len(ends) - 1
         self._hold(ends[1:-1], pieces, ends[0], ends[-1], strict, tie)
-        columns = {"rises": rises, "constants": constants, "errors": errors or [0.0] * pieces}
+        zeros = [0.0] * pieces
+        columns = {
+            "rises": rises,
+            "constants": constants,
+            "errors": zeros if errors is None else errors,
+        }
         for name, column in columns.items():
             if len(row_of(f"LinearHG: {name}", column)) != pieces:
                 raise ValueError(
@@ -371,6 +382,13 @@ def _table(index: int, table: Any) -> dict[str, Tensor]:
             f"without {', '.join(missing)}"
         )
     return {name: row_of(f"HG: tables[{index}].{name}", rows[name]) for name in TABLE}
+
+
+def _numbers(name: str, values: Any) -> list[float]:
+    try:
+        return [float(value) for value in values]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a list of numbers, got {values!r}") from None
 
 
 def _float32(value: Any) -> float:

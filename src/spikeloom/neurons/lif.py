@@ -1,4 +1,4 @@
-"""Leaky integrate-and-fire neurons, in the three forms that the frameworks compute.
+"""Leaky integrate-and-fire neurons, in the forms that the frameworks compute.
 
 The forms agree in exact arithmetic for matching parameters; they differ in the order of operations
 and of reset and output, so each framework's spikes are met bit for bit by its own form.
@@ -10,22 +10,95 @@ from typing import Any
 
 from torch import Tensor
 
+from spikeloom.kernel.fixed import Fixed
+from spikeloom.kernel.values import POSITIVE, Rule
 from spikeloom.kernel.vocabulary import Surrogate, clamp, detach, fire
 from spikeloom.neurons.arguments import (
-    as_float,
     checked_choice,
     checked_number,
-    checked_positive,
     checked_surrogate,
     checked_value,
 )
 from spikeloom.neurons.described import Described
 from spikeloom.neurons.surrogate import ATan, Sigmoid, SuperSpike
 
-__all__ = ["IF", "LIF", "LIFBox", "Leaky"]
+__all__ = ["IF", "LIF", "LIFBox", "Leaky", "ParametricLIF"]
 
 
-class LIF(Described):
+class _IntegrateAndFire(Described):
+    """How SpikingJelly's neurons fire and reset; a subclass says how they charge.
+
+    Args:
+        leak: The parameters of the charge.
+        v_threshold: Threshold.
+        v_reset: Potential after a hard reset and at rest; None resets by subtraction.
+        decay_input: Whether the input leaks too.
+        detach_reset: Cut the gradient through the reset.
+        surrogate: The derivative of a spike.
+        fires_at_threshold: Fire at the threshold, not only above it.
+    """
+
+    rules = Fixed({"v_threshold": POSITIVE})
+
+    def __init__(
+        self,
+        leak: dict[str, Any],
+        v_threshold: float | Tensor,
+        v_reset: float | None,
+        decay_input: bool,
+        detach_reset: bool,
+        surrogate: Surrogate | None,
+        fires_at_threshold: bool,
+    ) -> None:
+        name = type(self).__name__
+        self.v_reset = None if v_reset is None else _reset_potential(name, v_reset)
+        self.decay_input = bool(decay_input)
+        self.detach_reset = bool(detach_reset)
+        self.surrogate = checked_surrogate(name, surrogate, Sigmoid())
+        self.fires_at_threshold = bool(fires_at_threshold)
+        super().__init__(
+            self._step,
+            state={"v": self.v_reset or 0.0},
+            params={**leak, "v_threshold": v_threshold},
+            name=name,
+        )
+
+    def _charge(self, x: Any, v: Any, p: Any) -> Any:
+        """The potential before the spike."""
+        above = v - self.v_reset if self.v_reset else v
+        if self.decay_input:
+            return v + self._share(x - above, p)
+        return v - self._share(above, p) + x
+
+    def _share(self, difference: Any, p: Any) -> Any:
+        """What a step closes of the distance between two potentials."""
+        raise NotImplementedError
+
+    def _fire(self, u: Any) -> Any:
+        return fire(u, self.surrogate, strict=not self.fires_at_threshold)
+
+    def _step(self, x: Any, state: Any, p: Any) -> Any:
+        (v,) = state
+        h = self._charge(x, v, p)
+        s = self._fire(h - p.v_threshold)
+        reset = detach(s) if self.detach_reset else s
+        if self.v_reset is None:
+            return s, (h - reset * p.v_threshold,)
+        return s, ((1.0 - reset) * h + reset * self.v_reset,)
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this neuron."""
+        return {
+            "v_threshold": self.params["v_threshold"],
+            "v_reset": self.v_reset,
+            "decay_input": self.decay_input,
+            "detach_reset": self.detach_reset,
+            "surrogate": self.surrogate,
+            "fires_at_threshold": self.fires_at_threshold,
+        }
+
+
+class LIF(_IntegrateAndFire):
     r"""Leaky integrate-and-fire, as SpikingJelly computes it.
 
     .. math::
@@ -68,6 +141,13 @@ class LIF(Described):
     Source: SpikingJelly 2.0, ``activation_based.neuron.LIFNode``.
     """
 
+    rules = Fixed(
+        {
+            **_IntegrateAndFire.rules,
+            "tau": Rule("is in steps and must be at least 1", lambda tau: tau >= 1.0),
+        }
+    )
+
     def __init__(
         self,
         tau: float | Tensor | None = 2.0,
@@ -78,51 +158,108 @@ class LIF(Described):
         surrogate: Surrogate | None = Sigmoid(),
         fires_at_threshold: bool = True,
     ) -> None:
-        params = {} if tau is None else {"tau": _time_constant(tau)}
-        params["v_threshold"] = checked_positive("LIF: v_threshold", v_threshold)
-        self.v_reset = None if v_reset is None else _reset_potential(v_reset)
-        self.decay_input = bool(decay_input)
-        self.detach_reset = bool(detach_reset)
-        self.surrogate = checked_surrogate("LIF", surrogate, Sigmoid())
-        self.fires_at_threshold = bool(fires_at_threshold)
         super().__init__(
-            self._step,
-            state={"v": self.v_reset or 0.0},
-            params=params,
-            name=type(self).__name__,
+            {} if tau is None else {"tau": tau},
+            v_threshold,
+            v_reset,
+            decay_input,
+            detach_reset,
+            surrogate,
+            fires_at_threshold,
         )
 
     def _charge(self, x: Any, v: Any, p: Any) -> Any:
-        if "tau" not in self.params:
-            return v + x
-        above = v - self.v_reset if self.v_reset else v
-        if self.decay_input:
-            return v + (x - above) / p.tau
-        return v - above / p.tau + x
+        return super()._charge(x, v, p) if "tau" in self.params else v + x
 
-    def _fire(self, u: Any) -> Any:
-        return fire(u, self.surrogate, strict=not self.fires_at_threshold)
-
-    def _step(self, x: Any, state: Any, p: Any) -> Any:
-        (v,) = state
-        h = self._charge(x, v, p)
-        s = self._fire(h - p.v_threshold)
-        reset = detach(s) if self.detach_reset else s
-        if self.v_reset is None:
-            return s, (h - reset * p.v_threshold,)
-        return s, ((1.0 - reset) * h + reset * self.v_reset,)
+    def _share(self, difference: Any, p: Any) -> Any:
+        return difference / p.tau
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
-        return {
-            "tau": self.params.get("tau"),
-            "v_threshold": self.params["v_threshold"],
-            "v_reset": self.v_reset,
-            "decay_input": self.decay_input,
-            "detach_reset": self.detach_reset,
-            "surrogate": self.surrogate,
-            "fires_at_threshold": self.fires_at_threshold,
+        return {"tau": self.params.get("tau"), **super().settings()}
+
+
+class ParametricLIF(_IntegrateAndFire):
+    r"""Leaky integrate-and-fire with a leak that is a factor, as SpikingJelly's PLIF computes it.
+
+    .. math::
+        h[t] = v[t-1] + \bigl(x[t] - (v[t-1] - v_\mathrm{reset})\bigr)\,r
+
+    It fires and resets as :class:`LIF`. In exact arithmetic r is 1 / tau; rounded, a product is
+    not the quotient, so that spikes of the two may differ where a potential meets the threshold.
+    Without ``decay_input``: ``h = v - (v - v_reset) * r + x``.
+
+    To learn the leak as published, learn ``w`` with ``r = sigmoid(w)``, which keeps it in range:
+    ``run(neuron, x, params={"rate": w.sigmoid()})`` with a ``rate`` that is a 0-d tensor, or
+    SpikingJelly's ``ParametricLIFNode`` among the plugins.
+
+    Args:
+        rate: r, the share of its distance that a potential loses in a step, in (0, 1]; a tensor (a
+            Parameter to learn it) is shared when 0-d and per neuron otherwise.
+        v_threshold: Threshold, positive; a number or tensor like ``rate``.
+        v_reset: Potential after a hard reset, and at rest; None resets by subtraction.
+        decay_input: Multiply the input by the rate too.
+        detach_reset: Cut the gradient through the reset.
+        surrogate: The derivative of a spike.
+        fires_at_threshold: Fire at the threshold, not only above it.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If a rate lies outside (0, 1], a threshold is not positive, or a value is not
+            finite.
+
+    State: ``v``, the potential after reset.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> w = torch.tensor(0.0, requires_grad=True)
+        >>> neuron = spikeloom.neurons.ParametricLIF(rate=torch.tensor(0.5))
+        >>> x = torch.full((4, 1), 1.5)
+        >>> spikes, (v,) = spikeloom.run(neuron, x, params={"rate": w.sigmoid()})
+        >>> spikes.detach().flatten()
+        tensor([0., 1., 0., 1.])
+        >>> spikes.sum().backward()
+        >>> bool(w.grad > 0)
+        True
+
+    Source: Fang et al., Incorporating Learnable Membrane Time Constant to Enhance Learning of
+    Spiking Neural Networks, ICCV 2021, as in SpikingJelly 2.0,
+    ``activation_based.neuron.ParametricLIFNode``.
+    """
+
+    rules = Fixed(
+        {
+            **_IntegrateAndFire.rules,
+            "rate": Rule("must lie in (0, 1]", lambda rate: (rate > 0.0) & (rate <= 1.0)),
         }
+    )
+
+    def __init__(
+        self,
+        rate: float | Tensor = 0.5,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        decay_input: bool = True,
+        detach_reset: bool = False,
+        surrogate: Surrogate | None = Sigmoid(),
+        fires_at_threshold: bool = True,
+    ) -> None:
+        super().__init__(
+            {"rate": rate},
+            v_threshold,
+            v_reset,
+            decay_input,
+            detach_reset,
+            surrogate,
+            fires_at_threshold,
+        )
+
+    def _share(self, difference: Any, p: Any) -> Any:
+        return difference * p.rate
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this neuron."""
+        return {"rate": self.params["rate"], **super().settings()}
 
 
 class IF(LIF):
@@ -201,6 +338,8 @@ class Leaky(Described):
     Source: snnTorch 1.0, ``snntorch.Leaky``.
     """
 
+    rules = Fixed({"threshold": POSITIVE})
+
     def __init__(
         self,
         beta: float | Tensor,
@@ -215,9 +354,9 @@ class Leaky(Described):
         self.reset_delay = bool(reset_delay)
         self.surrogate = checked_surrogate("Leaky", surrogate, ATan())
         params = {
-            "beta": as_float(beta),
-            "threshold": checked_positive("Leaky: threshold", threshold),
-            "graded_spikes_factor": as_float(graded_spikes_factor),
+            "beta": beta,
+            "threshold": threshold,
+            "graded_spikes_factor": graded_spikes_factor,
         }
         super().__init__(self._step, state=("mem",), params=params, name="Leaky")
 
@@ -297,6 +436,8 @@ class LIFBox(Described):
     Source: Norse 1.1, ``norse.torch.functional.lif_box.lif_box_feed_forward_step``.
     """
 
+    rules = Fixed({"tau_mem_inv": POSITIVE, "dt": POSITIVE})
+
     def __init__(
         self,
         tau_mem_inv: float | Tensor = 100.0,
@@ -311,11 +452,11 @@ class LIFBox(Described):
         self.reset_method = checked_choice("LIFBox: reset_method", reset_method, methods)
         self.surrogate = checked_surrogate("LIFBox", surrogate, SuperSpike())
         params = {
-            "tau_mem_inv": checked_positive("LIFBox: tau_mem_inv", tau_mem_inv),
+            "tau_mem_inv": tau_mem_inv,
             "v_leak": checked_value("LIFBox: v_leak", v_leak),
-            "v_th": as_float(v_th),
-            "v_reset": as_float(v_reset),
-            "dt": checked_positive("LIFBox: dt", dt),
+            "v_th": v_th,
+            "v_reset": v_reset,
+            "dt": dt,
         }
         if isinstance(v_leak, Tensor):
             rest = 0.0 if v_leak.dim() else v_leak.item()
@@ -347,17 +488,12 @@ class LIFBox(Described):
         }
 
 
-def _time_constant(tau: Any) -> float | Tensor:
-    rule = "is in steps and must be at least 1"
-    return checked_value("LIF: tau", tau, rule, lambda tau: tau >= 1.0)
-
-
-def _reset_potential(value: Any) -> float:
-    """The reset potential of :class:`LIF`; it is also where the state begins, hence a number."""
+def _reset_potential(neuron: str, value: Any) -> float:
+    """The reset potential of a hard reset; it is also where the state begins, hence a number."""
     if isinstance(value, Tensor):
         raise TypeError(
-            f"LIF: v_reset must be a number or None, because no gradient reaches it; got a "
+            f"{neuron}: v_reset must be a number or None, because no gradient reaches it; got a "
             f"{type(value).__name__} of shape {list(value.shape)}. Give float(v_reset), or take "
             f"LIFBox, whose v_reset may be a tensor and learns"
         )
-    return checked_number("LIF: v_reset", value, "must be a finite number or None")
+    return checked_number(f"{neuron}: v_reset", value, "must be a finite number or None")

@@ -11,12 +11,16 @@ clamped; a power of two scales its spikes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from spikeloom.kernel.call import COMPUTED, run
+from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.vocabulary import with_grad
 from spikeloom.neurons.gated import LinearHG
 from spikeloom.neurons.tables import fit_hg
 
@@ -30,6 +34,15 @@ MANTISSAS = {
     "rsqrt": (1.0, 4.0),
     "sqrt": (1.0, 4.0),
     "square": (1.0, 2.0),
+}
+# Function -> its derivative, from an argument and the value there.
+SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "exp": lambda x, y: y,
+    "exp2": lambda x, y: y * math.log(2.0),
+    "reciprocal": lambda x, y: -y * y,
+    "rsqrt": lambda x, y: -0.5 * y / x,
+    "sqrt": lambda x, y: 0.5 / y,
+    "square": lambda x, y: 2.0 * x,
 }
 # dtype -> integer dtype, bits of the fraction, bias of the exponent.
 LAYOUT = {torch.float32: (torch.int32, 23, 127), torch.float64: (torch.int64, 52, 1023)}
@@ -64,30 +77,44 @@ def fit_reduced(
     return Reduced(function, fit_hg(name, low, high, steps, max_error, segments))
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Reduced:
     """A function by range reduction: ``scale(x) * neuron(mantissa(x))``.
+
+    Its gradient is the function's own slope at the decoded value, of which every spike passes on
+    an equal share: the mantissa's bits have no derivative.
 
     Args:
         function: One of those of :func:`fit_reduced`.
         neuron: What encodes the function of the mantissa.
     """
 
-    def __init__(self, function: str, neuron: LinearHG) -> None:
-        self.function = function
-        self.neuron = neuron
-        self._decoder = neuron.decoder()
+    function: str
+    neuron: LinearHG
+    _decoder: Neuron = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_decoder", self.neuron.decoder())
 
     def __call__(self, x: Tensor) -> Tensor:
         """The decoded value of every element; NaN stays NaN."""
         mantissa, scale = self.parts(x)
         y, _ = run(self._decoder, mantissa.reshape(1, -1))
-        return (y.reshape(x.shape) * scale).to(x.dtype)
+        return self._sloped((y.reshape(x.shape) * scale).to(x.dtype), x, 1)
 
     def spikes(self, x: Tensor) -> Tensor:
         """The weighted spikes ``[K, *]`` whose sum is the value."""
         mantissa, scale = self.parts(x)
         y, _ = run(self.neuron, mantissa.reshape(1, -1))
-        return (y.reshape(self.neuron.steps, *x.shape) * scale).to(x.dtype)
+        spikes = (y.reshape(self.neuron.steps, *x.shape) * scale).to(x.dtype)
+        return self._sloped(spikes, x, len(spikes))
+
+    def _sloped(self, y: Tensor, x: Tensor, spikes: int) -> Tensor:
+        """The value, or so many spikes that add up to it, with the function's derivative."""
+        if not (x.requires_grad and torch.is_grad_enabled()):
+            return y
+        value = y.detach() if spikes == 1 else y.detach().sum(0)
+        return with_grad(y, (x, SLOPES[self.function](x.detach(), value) / spikes))
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The mantissa for the neuron, and the power of two that scales its spikes.

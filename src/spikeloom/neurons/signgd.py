@@ -11,14 +11,15 @@ Network", ICML 2024.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep
+from spikeloom.kernel.values import POSITIVE
 from spikeloom.kernel.vocabulary import detach, lookup, minimum, where, with_grad
 from spikeloom.neurons.schedules import Exponential, Schedule, as_schedule
 from spikeloom.neurons.signgd_functions import Function, as_function
@@ -110,6 +111,8 @@ class SignGD(_Scheduled):
         (tensor([1.0000, 0.7000, 0.4900, 0.3430]), tensor([2.2473]))
     """
 
+    rules = Fixed({"scale": POSITIVE})
+
     def __init__(
         self,
         function: str | Callable[..., Any] | Function = "relu",
@@ -121,8 +124,7 @@ class SignGD(_Scheduled):
         beta: float | None = None,
     ) -> None:
         self.constants = _given(negative_slope=negative_slope, alpha=alpha, beta=beta)
-        self.function = as_function(function, **self.constants)
-        _check_scale(scale)
+        self._asked, self.function = function, as_function(function, **self.constants)
         super().__init__(
             (*_operand_names(self.function), "y"),
             schedule,
@@ -142,7 +144,7 @@ class SignGD(_Scheduled):
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
         return {
-            "function": self.function.name,
+            "function": self._asked,
             "schedule": self.schedule,
             "scale": self.params["scale"],
             **self.constants,
@@ -199,7 +201,7 @@ class SignGDBits(_Scheduled):
         beta: float | None = None,
     ) -> None:
         self.constants = _given(negative_slope=negative_slope, alpha=alpha, beta=beta)
-        self.function = as_function(function, **self.constants)
+        self._asked, self.function = function, as_function(function, **self.constants)
         names = _operand_names(self.function)
         self._given: dict[str, Any] = {"bias": bias, "offset": offset}
         params: dict[str, Parameter] = {}
@@ -229,7 +231,7 @@ class SignGDBits(_Scheduled):
         """The arguments that make this neuron."""
         return {
             **self._given,
-            "function": self.function.name,
+            "function": self._asked,
             "schedule": self.schedule,
             **self.constants,
         }
@@ -276,6 +278,8 @@ class SignTracker(Neuron):
         tensor([1.0000, 0.5000, 0.7500, 0.8750])
     """
 
+    rules = Fixed({"scale": POSITIVE})
+
     def __init__(
         self,
         schedule: Schedule | Sequence[float],
@@ -292,11 +296,10 @@ class SignTracker(Neuron):
         self.schedule, self.length, self.strict = as_schedule(schedule), steps, bool(strict)
         self.undefined = bool(undefined)
         self.constants = _given(negative_slope=negative_slope, alpha=alpha, beta=beta)
-        self.function = as_function(function, **self.constants)
+        self._asked, self.function = function, as_function(function, **self.constants)
         if self.function.operands != 1:
             raise ValueError(f"function: {self.function.name} has two operands, one is followed")
         etas = step_sizes(self.schedule, steps)
-        _check_scale(scale)
         super().__init__(
             self._step,
             state=("y",),
@@ -322,7 +325,7 @@ class SignTracker(Neuron):
             "scale": self.params["scale"],
             "strict": self.strict,
             "undefined": self.undefined,
-            "function": self.function.name,
+            "function": self._asked,
             **self.constants,
         }
 
@@ -390,19 +393,9 @@ def step_sizes(schedule: Schedule, steps: int) -> Tensor:
     return torch.tensor(etas, dtype=torch.float64).float()
 
 
-def _given(**constants: float | None) -> dict[str, float]:
-    return {name: value for name, value in constants.items() if value is not None}
+def _given(**constants: float | None) -> Fixed[float]:
+    return Fixed({name: value for name, value in constants.items() if value is not None})
 
 
 def _operand_names(function: Function) -> tuple[str, ...]:
     return ("x",) if function.operands == 1 else ("x1", "x2")
-
-
-def _check_scale(scale: float | Tensor) -> None:
-    if isinstance(scale, Tensor):
-        if not bool((scale > 0).all()):
-            raise ValueError(f"scale: must be positive, got a smallest value of {scale.min()}")
-    elif isinstance(scale, bool) or not isinstance(scale, (int, float)):
-        raise TypeError(f"scale: must be a number or a tensor, got {scale!r}")
-    elif not (math.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale: must be positive and finite, got {scale}")

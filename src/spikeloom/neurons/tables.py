@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from itertools import pairwise
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +25,10 @@ from torch import Tensor
 
 from spikeloom.files import whole_file
 from spikeloom.kernel.call import run
-from spikeloom.neurons.arguments import checked_steps
+from spikeloom.neurons.arguments import checked_number, checked_steps
 from spikeloom.neurons.gated import LinearHG
 
-__all__ = ["FUNCTIONS", "draw_hg", "fit_hg", "gelu_tanh"]
+__all__ = ["FUNCTIONS", "checked_segments", "draw_hg", "fit_hg", "gelu_tanh"]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -117,6 +118,7 @@ def fit_hg(
     silent = [] if first == low else [Piece(low, first, 0.0, 0.0, 0.0)]
     tail = [] if last == high else _octaves(last, high)
     if segments is not None:
+        checked_segments("fit_hg: segments", segments)
         pieces = _fewest_errors(
             f, first, last, steps, _at_least_one(segments - len(tail) - len(silent))
         )
@@ -186,10 +188,7 @@ def _grid(low: float, high: float, fraction: float) -> float:
 
 def _within(f: Function, low: float, high: float, steps: int, error: float) -> list[Piece]:
     """The fewest pieces that keep the error."""
-    if isinstance(error, bool) or not isinstance(error, (int, float)):
-        raise TypeError(f"fit_hg: max_error must be a number, got {error!r}")
-    if not error > 0:
-        raise ValueError(f"fit_hg: max_error must be positive, got {error}")
+    error = checked_number("fit_hg: max_error", error, "must be positive", lambda error: error > 0)
     target = error * (1 - 4 * MARGIN) - _rounding(f, low, high)
     for fraction in GRIDS if target > 0 else ():
         pieces = _cut(f, low, high, steps, target, MOST_PIECES, _grid(low, high, fraction))
@@ -247,7 +246,7 @@ def _declared(f: Function, pieces: list[Piece], steps: int, strict: bool, tie: s
         _measured(f, *ends, rise, constant, steps) * (1 + MARGIN) + rounding
         for ends, rise, constant in rows
     ]
-    return LinearHG(**{**neuron.settings(), "errors": errors})
+    return neuron.replace(errors=errors)
 
 
 def _measured(
@@ -273,10 +272,7 @@ def _function(function: str | Function) -> Function:
 
 
 def _check_range(**edges: float) -> None:
-    for name, value in edges.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise TypeError(f"fit_hg: {name} must be a number, got {value!r}")
-    low, first, last, high = edges.values()
+    low, first, last, high = (checked_number(f"fit_hg: {n}", edge) for n, edge in edges.items())
     if not (np.isfinite([low, high]).all() and low <= first < last <= high):
         raise ValueError(
             f"fit_hg: low <= zero_below < identity_above <= high must hold and be finite, "
@@ -294,6 +290,15 @@ def _check_finite(f: Function, low: float, high: float) -> None:
         raise ValueError(
             f"fit_hg: the function is not finite at {float(x[bad][0]):g}; move the range"
         )
+
+
+def checked_segments(name: str, segments: Any) -> int:
+    """A number of pieces, if it is a whole one of at least 1."""
+    if isinstance(segments, bool) or not isinstance(segments, Integral):
+        raise TypeError(f"{name} must be an int, got {segments!r}")
+    if segments < 1:
+        raise ValueError(f"{name} must be at least 1, got {segments}")
+    return int(segments)
 
 
 def _at_least_one(count: int) -> int:

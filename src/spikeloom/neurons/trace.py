@@ -6,10 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from spikeloom.neurons.arguments import checked_value
+from spikeloom.kernel.fixed import Fixed
+from spikeloom.kernel.values import Rule
 from spikeloom.neurons.described import Described
 
 __all__ = ["Trace"]
+
+SHARE = Rule("must lie in [0, 1]", lambda d: (d >= 0.0) & (d <= 1.0))
 
 
 class Trace(Described):
@@ -43,10 +46,12 @@ class Trace(Described):
         tensor([1.0000, 1.5000, 1.7500, 1.8750])
     """
 
+    rules = Fixed({"decay": SHARE, "synaptic_decay": SHARE})
+
     def __init__(self, decay: float | Tensor, synaptic_decay: float | Tensor | None = None) -> None:
-        params = {"decay": _share("decay", decay)}
+        params = {"decay": decay}
         if synaptic_decay is not None:
-            params["synaptic_decay"] = _share("synaptic_decay", synaptic_decay)
+            params["synaptic_decay"] = synaptic_decay
         state = ("z",) if synaptic_decay is None else ("z", "i")
         super().__init__(self._step, state=state, params=params, name="Trace")
 
@@ -61,8 +66,3 @@ class Trace(Described):
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
         return {"decay": self.params["decay"], "synaptic_decay": self.params.get("synaptic_decay")}
-
-
-def _share(name: str, value: Any) -> float | Tensor:
-    rule = "must lie in [0, 1]"
-    return checked_value(f"Trace: {name}", value, rule, lambda d: (d >= 0.0) & (d <= 1.0))

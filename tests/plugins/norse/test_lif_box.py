@@ -381,7 +381,7 @@ def test_wrong_arguments_are_named():
     cases = {
         "tau_mem_inv": {"tau_mem_inv": torch.tensor(-1.0)},
         "v_leak": {"v_leak": torch.tensor(float("nan"))},
-        "'v_th'": {"v_th": torch.tensor(float("inf"))},
+        "LIFBox: v_th must be finite": {"v_th": torch.tensor(float("inf"))},
         "alpha": {"alpha": torch.tensor(float("nan"))},
         "reset_method: must be a function": {"reset_method": "zero"},
         "no such": {"method": "stairs"},

@@ -430,7 +430,7 @@ def test_a_neuron_with_a_spike_grad_of_the_host_pickles_and_copies():
     [
         ({"beta": "high"}, TypeError, "beta must be a number or a tensor, got 'high'"),
         ({"beta": None}, TypeError, "beta must be"),
-        ({"beta": float("nan")}, ValueError, "'beta': must be finite"),
+        ({"beta": float("nan")}, ValueError, "Leaky: beta must be finite"),
         ({"threshold": 0.0}, ValueError, "threshold must be positive"),
         ({"threshold": -1}, ValueError, "threshold must be positive"),
         ({"threshold": torch.tensor([1.0, float("inf")])}, ValueError, "threshold must be"),

@@ -101,9 +101,11 @@ def test_nir_is_missed_only_when_it_is_called():
     )
 
 
+@pytest.mark.parametrize("cls", [neuron.ParametricLIFNode, loom.ParametricLIFNode])
+@pytest.mark.parametrize("init_tau", [2.0, 3.3])
 @pytest.mark.parametrize("decay_input", [True, False])
-def test_spikingjelly_s_own_parametric_neuron_is_exported(decay_input):
-    node = neuron.ParametricLIFNode(4.0, decay_input, step_mode="m")
+def test_parametric_neurons_are_exported(decay_input, init_tau, cls):
+    node = cls(init_tau, decay_input, step_mode="m")
     net, x = weighted(nn.Sequential(nn.Linear(6, 4), node), True), sample(4, 6, grid=True)
     graph = loom.export_to_nir(net, x)
     with torch.no_grad():

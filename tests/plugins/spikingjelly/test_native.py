@@ -50,6 +50,11 @@ def spikes_and_gradients(node, x):
         (loom.make(neurons.LIF(tau=None)), host.IFNode),
         (loom.make(neurons.LIF(3.0, decay_input=False), step_mode="s"), host.LIFNode),
         (loom.ParametricLIFNode(2.0, False, v_reset=None), host.ParametricLIFNode),
+        (loom.ParametricLIFNode(3.3, surrogate_function=ours.ATan()), host.ParametricLIFNode),
+        (
+            loom.ParametricLIFNode(1.2, v_reset=0.1, surrogate_function=surrogate.Rect()),
+            host.ParametricLIFNode,
+        ),
         (
             loom.ElasticBiSpikeNode(1.0, decay=0.75, reset="symmetric", grad_scale=False),
             host.TernaryLIFNode,
@@ -104,6 +109,12 @@ def test_the_exporter_describes_the_native_neuron_as_the_one_replaced(node):
         assert found[name] == expected[name], name
 
 
+def test_a_plain_rate_becomes_the_w_of_which_it_is_the_sigmoid():
+    native = loom.to_host(loom.make(neurons.ParametricLIF(0.25, decay_input=False)))
+    assert type(native) is host.ParametricLIFNode and not native.decay_input
+    assert native.w.sigmoid().item() == 0.25
+
+
 def test_a_learned_time_constant_goes_on_learning_and_stays_tied():
     first, second = loom.ParametricLIFNode(), loom.ParametricLIFNode()
     second.w = first.w
@@ -118,6 +129,8 @@ REFUSED = {
     "tau is learned": lambda: loom.LIFNode(tau=nn.Parameter(torch.tensor(2.0))),
     "tau is not one number": lambda: loom.LIFNode(tau=torch.full((4,), 2.0)),
     "threshold is learned": lambda: loom.IFNode(v_threshold=nn.Parameter(torch.tensor(1.0))),
+    "rate is learned": lambda: loom.make(neurons.ParametricLIF(nn.Parameter(torch.tensor(0.5)))),
+    "its rate is 1.0": lambda: loom.make(neurons.ParametricLIF(1.0)),
     "tau is 1.0": lambda: loom.LIFNode(tau=1.0),
     "fires above": lambda: loom.make(neurons.LIF(fires_at_threshold=False)),
     "no surrogate function": lambda: loom.LIFNode(surrogate_function=ours.Triangle()),

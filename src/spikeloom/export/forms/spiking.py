@@ -29,7 +29,7 @@ from spikeloom.export.graph.dynamics import seconds
 from spikeloom.export.refuse import Refused, Verdict
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Neuron
-from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox
+from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox, ParametricLIF
 
 __all__ = ["MEMBRANES", "Membrane", "fire_and_reset", "plain_threshold", "strict_threshold"]
 
@@ -62,10 +62,19 @@ class Membrane:
 
 
 def _lif(neuron: LIF, p: Params) -> Membrane:
+    return _fired(neuron, p, number("tau", p["tau"]) if "tau" in p else None)
+
+
+def _parametric(neuron: ParametricLIF, p: Params) -> Membrane:
+    return _fired(neuron, p, 1.0 / number("rate", p["rate"]))
+
+
+def _fired(neuron: LIF | ParametricLIF, p: Params, k: np.ndarray | None) -> Membrane:
+    """What fires and resets as SpikingJelly's neurons do."""
     base = np.float64(np.float32(neuron.v_reset or 0.0))
     return Membrane(
-        k=number("tau", p["tau"]) if "tau" in p else None,
-        divided=neuron.decay_input and "tau" in p,
+        k=k,
+        divided=neuron.decay_input and k is not None,
         threshold=number("v_threshold", p["v_threshold"]) - base,
         at_threshold=neuron.fires_at_threshold,
         reset="soft" if neuron.v_reset is None else "hard",
@@ -113,6 +122,7 @@ def _box(neuron: LIFBox, p: Params) -> Membrane:
 MEMBRANES: dict[type, Callable[[Any, Params], Membrane]] = {
     IF: _lif,
     LIF: _lif,
+    ParametricLIF: _parametric,
     Leaky: _leaky,
     LIFBox: _box,
 }
@@ -122,7 +132,7 @@ def fire_and_reset(neuron: Neuron, params: Params, layer: Layer) -> list[Piece]:
     """The ways to write an integrate-and-fire neuron, the truest first.
 
     Args:
-        neuron: One of LIF, IF, Leaky and LIFBox.
+        neuron: One of LIF, IF, ParametricLIF, Leaky and LIFBox.
         params: Its parameters with their present values.
         layer: The layer.
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from spikeloom.kernel.neuron import Neuron
-from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox
+from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox, ParametricLIF
 
 __all__ = ["native_neuron"]
 
@@ -27,9 +27,8 @@ def _sj_lif(module: Any) -> Neuron:
 
 
 def _sj_plif(module: Any) -> Neuron:
-    # It multiplies by the sigmoid of w; for tau a power of two that is the division.
-    tau = 1.0 / module.w.detach().sigmoid()
-    return LIF(tau, module.v_threshold, module.v_reset, decay_input=module.decay_input)
+    rate = module.w.detach().sigmoid()
+    return ParametricLIF(rate, module.v_threshold, module.v_reset, decay_input=module.decay_input)
 
 
 def _sj_if(module: Any) -> Neuron:
