@@ -7,7 +7,7 @@ import torch
 
 from spikeloom import verify
 from spikeloom.kernel.vocabulary import absolute, where
-from spikeloom.neurons import IF, ElasticBiSpike
+from spikeloom.neurons import IF, OAT, ElasticBiSpike
 
 
 class Rectangle:
@@ -102,3 +102,32 @@ def test_the_same_seed_gives_the_same_numbers():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         verify.measure_isometry(torch.relu, **arguments)
+
+
+def test_all_spikes_of_a_few_spike_neuron_count():
+    found = verify.measure_isometry(OAT(8, 1.0, 8.0), NORMAL[:10_000])
+    assert found.correlation > 0.999 and found.power == pytest.approx(1.0, abs=0.03)
+    assert found.phi == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "function, message",
+    [
+        (lambda x: x.detach(), r"differentiable, .* yields \(10,\) for \(10,\)"),
+        (lambda x: x.sum(), r"elementwise .* yields \(\) for \(10,\)"),
+        (lambda x: 3.0, r"elementwise .* yields 3\.0"),
+    ],
+)
+def test_a_function_without_a_slope_for_every_value_is_refused(function, message):
+    with pytest.raises(ValueError, match=f"function: must be .*{message}"):
+        verify.measure_isometry(function, NORMAL[:10])
+
+
+def test_what_is_no_function_and_no_samples_is_refused():
+    with pytest.raises(TypeError, match="function: must be a neuron or a function, got 'relu'"):
+        verify.measure_isometry("relu")
+    for samples in ([1.0, 2.0], torch.ones(3, dtype=torch.complex64)):
+        with pytest.raises(TypeError, match="samples: must be a real tensor"):
+            verify.measure_isometry(torch.relu, samples)
+    with pytest.raises(ValueError, match="two different values"):
+        verify.measure_isometry(torch.relu, torch.ones(1))

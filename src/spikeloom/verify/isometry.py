@@ -61,7 +61,8 @@ def measure_isometry(
     are brought to variance 1, as normalisation would, and that is not differentiated.
 
     Args:
-        function: A neuron, of which the first step from rest counts, or a torch function.
+        function: A neuron, of which the first step from rest counts (or all spikes of a few-spike
+            neuron), or an elementwise torch function, called with float64.
         samples: Inputs, of any shape; by default a million standard normal values.
         depth: Layers of the deep network; 0 leaves it out.
         width: Its width n.
@@ -69,8 +70,9 @@ def measure_isometry(
         seed: Of every random number drawn.
 
     Raises:
-        ValueError: If the samples hold no two different values or are not finite, or a count is
-            out of range.
+        TypeError: If the function or the samples are none.
+        ValueError: If the samples hold no two different values or are not finite, the function is
+            not elementwise or not differentiable, or a count is out of range.
 
     Example:
         >>> import torch
@@ -88,8 +90,12 @@ def measure_isometry(
     generator = torch.Generator().manual_seed(seed)
     if samples is None:
         samples = torch.randn(1_000_000, generator=generator)
+    if not callable(function) and not isinstance(function, Neuron):
+        raise TypeError(f"function: must be a neuron or a function, got {function!r}")
+    if not isinstance(samples, Tensor) or samples.is_complex():
+        raise TypeError(f"samples: must be a real tensor, got {samples!r}")
     x = samples.detach().double().reshape(-1)
-    if not bool(x.isfinite().all()) or not float(x.var()) > 0.0:
+    if x.numel() < 2 or not bool(x.isfinite().all()) or not float(x.var()) > 0.0:
         raise ValueError("samples: must be finite and hold at least two different values")
     y, slope = _value_and_slope(function, x)
     square = slope**2
@@ -105,7 +111,13 @@ def measure_isometry(
 def _value_and_slope(function: Function, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         x = x.clone().requires_grad_()
-        y = run(function, x[None])[0][0] if isinstance(function, Neuron) else function(x)
+        # The sum, as a few-spike neuron answers with several spikes.
+        y = run(function, x[None], reduce="sum")[0] if isinstance(function, Neuron) else function(x)
+        if not isinstance(y, Tensor) or y.shape != x.shape or not y.requires_grad:
+            raise ValueError(
+                "function: must be elementwise and differentiable, and be called with float64; it "
+                f"yields {tuple(y.shape) if isinstance(y, Tensor) else y!r} for {tuple(x.shape)}"
+            )
         (slope,) = torch.autograd.grad(y.sum(), x)
     return y.detach(), slope
 

@@ -1,6 +1,7 @@
 """What no rule can convert is refused with its place and what it does, never left in silence."""
 
 import os
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -63,10 +64,6 @@ def test_many_places_are_counted():
 
 
 def test_a_module_that_only_looks_like_one_with_a_rule_is_found():
-    class DoublingRMSNorm(nn.RMSNorm):
-        def forward(self, x):
-            return 2 * super().forward(x)
-
     model = nn.Sequential(nn.ModuleList([nn.Linear(8, 8)])[0], DoublingRMSNorm(8))
     with pytest.raises(ValueError, match=r"output computes something else, by 5\.0e-01"):
         apply(model, torch.randn(4, 8))
@@ -123,3 +120,96 @@ def test_an_unknown_architecture_within_a_model_is_named_with_its_place():
     model.forward = lambda **batch: model["mpnet"](**batch)
     with pytest.raises(ValueError, match=r"architecture 'mpnet' of mpnet is not supported"):
         apply(model, inputs("bert"))
+
+
+CALLS = {
+    "mm": lambda h: torch.mm(h, h.T),
+    "mv": lambda h: torch.mv(h, h[0]),
+    "inner": lambda h: torch.inner(h, h),
+    "tensordot": lambda h: torch.tensordot(h, h, 1),
+    "bilinear": lambda h: nn.functional.bilinear(h, h, torch.ones(2, 8, 8)),
+    "conv3d": lambda h: nn.functional.conv3d(h.view(-1, 1, 2, 2, 2), torch.ones(1, 1, 1, 1, 1)),
+    "log_softmax": lambda h: nn.functional.log_softmax(h, -1),
+    "softmin": lambda h: nn.functional.softmin(h, -1),
+    "selu": nn.functional.selu,
+    "celu": torch.celu,
+    "glu": nn.functional.glu,
+    "prelu": lambda h: nn.functional.prelu(h, torch.tensor([0.2])),
+    "hardsigmoid": nn.functional.hardsigmoid,
+    "hardtanh": nn.functional.hardtanh,
+    "logsigmoid": nn.functional.logsigmoid,
+    "softsign": nn.functional.softsign,
+    "threshold": lambda h: nn.functional.threshold(h, 0.0, 0.0),
+    "batch_norm": lambda h: nn.functional.batch_norm(h, torch.zeros(8), torch.ones(8)),
+    "group_norm": lambda h: nn.functional.group_norm(h, 2),
+    "erf": torch.erf,
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_product_norm_and_function_outside_of_modules_is_named(name):
+    class Calling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return CALLS[name](self.layer(x))
+
+    with pytest.raises(TypeError, match=rf"\(Calling\) calls {name}\. Use"):
+        apply(Calling(), torch.randn(8, 8))
+
+
+class DoublingRMSNorm(nn.RMSNorm):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@dataclass
+class Answer:
+    value: torch.Tensor
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [lambda h, y: (h, y), lambda h, y: {"h": h, "y": [y]}, lambda h, y: Answer(y)],
+    ids=["second of two", "within a dict", "within a dataclass"],
+)
+def test_every_tensor_that_a_model_answers_with_is_compared(answer):
+    class Answering(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.norm = nn.Linear(8, 8), DoublingRMSNorm(8)
+
+        def forward(self, x):
+            h = self.layer(x)
+            return answer(h, self.norm(h))
+
+    with pytest.raises(ValueError, match=r"output computes something else, by 5\.0e-01"):
+        apply(Answering(), torch.randn(4, 8))
+
+
+def test_a_part_that_vanishes_into_a_larger_layer_does_not_stop_the_comparison():
+    class Longer(nn.TransformerEncoderLayer):
+        def __init__(self):
+            super().__init__(8, 2, 16, batch_first=True)
+            self.more = nn.ModuleList([nn.Linear(8, 8)])
+
+        def forward(self, x, *masks, **named):
+            return self.more[0](super().forward(x, *masks, **named))
+
+    with pytest.raises(ValueError, match="output computes something else"):
+        apply(nn.Sequential(Longer()), torch.randn(2, 5, 8))
+
+
+def test_a_model_that_yields_nan_itself_is_refused():
+    class Dividing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.layer(x) / torch.zeros(())
+
+    with pytest.raises(ValueError, match="output of the model itself is NaN or infinite"):
+        apply(Dividing(), torch.randn(2, 8))

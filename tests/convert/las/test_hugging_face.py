@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from spikeloom import convert
 from spikeloom.convert import LAS, set_form
 from spikeloom.convert.las import saturation
 
@@ -150,3 +151,46 @@ def test_float_attention_is_refused_after_the_conversion(converted):
         network(**inputs("bert"))
     network.set_attn_implementation("spikeloom_las")
     assert torch.equal(network(**inputs("bert"))[0], converted("bert")[1](**inputs("bert"))[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*saturate:UserWarning")
+def test_an_attention_that_calibration_did_not_reach_is_refused():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = build("bert"), build("bert")
+
+        def forward(self, input_ids, use="first"):
+            return getattr(self, use)(input_ids=input_ids).last_hidden_state
+
+    batch = inputs("bert")
+    network = LAS(progress=False).apply(Two(), [batch])
+    with pytest.raises(ValueError, match="did not reach this BertSelfAttention"):
+        network(**batch, use="second")
+
+
+@torch.no_grad()
+def test_an_excluded_attention_stays_float_also_when_it_is_loaded(tmp_path):
+    model, batch = build("bert"), inputs("bert")
+    recipe = LAS(steps=10, progress=False, exclude=["encoder.layer.0.attention"])
+    network = recipe.apply(model, [batch])
+    attention = network.encoder.layer[0].attention.self
+    assert isinstance(attention.query, nn.Linear) and "las" not in attention._modules
+    assert "las" in network.encoder.layer[1].attention.self._modules
+    found = network(**batch)[0]
+    assert 0 < relative(found, model(**batch)[0]) < 0.01
+    network.save_pretrained(tmp_path)
+    assert torch.equal(convert.load_las(tmp_path)(**batch)[0], found)
+
+
+@pytest.mark.parametrize("form", ["decoded", "spikes"])
+def test_gradients_are_those_of_the_model(form, converted):
+    model, network = (copy.deepcopy(m).double() for m in converted("bert"))
+    set_form(network, form)
+    weights = torch.randn(4, 12, 32, generator=torch.Generator().manual_seed(1)).double()
+    for m in (model, network):
+        m.zero_grad()
+        (m(**inputs("bert"))[0] * weights).sum().backward()
+    for name in ("encoder.layer.0.attention.self.query", "encoder.layer.0.output.dense"):
+        found, exact = (m.get_submodule(name).weight.grad for m in (network, model))
+        assert relative(found, exact) < 0.05

@@ -341,6 +341,8 @@ def test_bad_settings_are_named(settings, message):
 def test_a_name_alone_is_no_list_of_names():
     with pytest.raises(TypeError, match="exclude must be a list of names"):
         LAS(exclude="pooler")
+    with pytest.raises(TypeError, match=r"segments must be an int, got 2\.5"):
+        LAS(segments=2.5)
     with pytest.raises(TypeError, match="site_steps must be a dict, got 6"):
         LAS(site_steps=6)
     with pytest.raises(ValueError, match="form must be one of"):

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
+from spikeloom.calibrate import Batch
 from spikeloom.convert import LAS, set_form
 from spikeloom.convert.las.layers import Activation, GatedMLP, Linear
 from spikeloom.convert.las.norms import LayerNorm, RMSNorm
@@ -140,3 +142,148 @@ def test_attention_refuses_what_it_would_compute_otherwise():
     layer = converted(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), x)
     with pytest.raises(ValueError, match="is_causal: give attn_mask"):
         layer(x, is_causal=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["decoded", "spikes"])
+def test_a_query_that_sees_nothing_gets_zero_as_in_torch(form):
+    model, x = nn.MultiheadAttention(16, 2, batch_first=True).eval(), torch.randn(4, 6, 16)
+    hidden = torch.zeros(6, 6).masked_fill(torch.arange(6)[:, None] < 2, -torch.inf)
+    masked = Batch((x, x, x), {"attn_mask": hidden, "need_weights": False})
+    network = converted(model, masked)
+    set_form(network, form)
+    expected = model(*masked.args, **masked.kwargs)[0]
+    y, p = network(x, x, x, attn_mask=hidden)
+    assert torch.equal(y[:, 0], model.out_proj.bias.expand(4, 16)) and not p[:, 0].any()
+    assert relative(y, expected) < 0.005
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["decoded", "spikes"])
+def test_an_empty_sequence_is_empty(form):
+    network = converted(
+        nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), torch.randn(4, 6, 16)
+    )
+    set_form(network, form)
+    assert network(torch.zeros(2, 0, 16)).shape == (2, 0, 16)
+
+
+def test_attention_is_saved_by_safetensors(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    x = torch.randn(4, 6, 16)
+    network, other = (converted(nn.MultiheadAttention(16, 2), (y, y, y)) for y in (x, 2 * x))
+    safetensors.save_model(network, tmp_path / "network.safetensors")
+    safetensors.load_model(other, tmp_path / "network.safetensors")
+    assert torch.equal(other(x, x, x)[0], network(x, x, x)[0])
+
+
+# --- Parts, names and copies ----------------------------------------------------------------------
+
+
+def test_a_part_of_what_is_converted_as_a_whole_cannot_be_excluded():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attend(x, x, x)[0]
+
+    x = torch.randn(4, 6, 16)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    for model, part, whole in (
+        (Attending(), "attend.out_proj", r"attend \(MultiheadAttention\)"),
+        (nn.Sequential(layer), "0.self_attn", r"0 \(TransformerEncoderLayer\)"),
+        (layer, "norm1", r"'', the model itself \(TransformerEncoderLayer\)"),
+    ):
+        with pytest.raises(ValueError, match=f"exclude: '{part}' is a part of {whole}, which is"):
+            converted(model, x, exclude=[part])
+
+
+def test_a_block_in_two_places_is_excluded_by_its_first_name():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Sequential(nn.Linear(8, 8))
+            self.b = self.a
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    model = Twice()
+    for name, own in (("b", "a"), (r"b.0", r"a.0")):
+        with pytest.raises(
+            ValueError, match=f"exclude: '{name}' is '{own}' as well; exclude it by"
+        ):
+            converted(model, torch.randn(16, 8), exclude=[name])
+    assert isinstance(converted(model, torch.randn(16, 8), exclude=["a", "b"]).b[0], nn.Linear)
+
+
+def test_a_converted_network_is_not_converted_again():
+    x = torch.randn(16, 8)
+    for model in (nn.Sequential(nn.Linear(8, 8), nn.GELU()), nn.RMSNorm(8)):
+        with pytest.raises(ValueError, match="model: is converted by LAS already"):
+            converted(converted(model, x), x)
+
+
+class UnusualRMSNorm(nn.Module):
+    """Its eps has a name that no rule knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.small = nn.Parameter(torch.ones(8)), 1e-3
+
+    def forward(self, x):
+        return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.small)
+
+
+def test_what_differs_from_the_layer_that_a_rule_knows_is_named():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    layer.norm1 = nn.RMSNorm(8)
+    with pytest.raises(TypeError, match=r"0 \(TransformerEncoderLayer with norm1=RMSNorm\)"):
+        converted(nn.Sequential(layer), torch.randn(3, 2, 8))
+    with pytest.raises(TypeError, match=r"0 \(UnusualRMSNorm\)"):
+        converted(nn.Sequential(UnusualRMSNorm()), torch.randn(3, 8))
+    with pytest.raises(TypeError, match=r"0 \(LayerNorm of 2 axes\)"):
+        converted(nn.Sequential(nn.LayerNorm((4, 8))), torch.randn(3, 4, 8))
+
+
+@torch.no_grad()
+def test_a_computed_weight_becomes_the_layer_s_own():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.GELU())
+    network, x = converted(model, torch.randn(32, 8)), torch.randn(32, 8)
+    assert set(network[0].state_dict()) >= {"weight", "bias"}
+    assert network.double()[0].weight.dtype == torch.float64
+    assert 0 < relative(network(x.double()), model(x)) < 0.005
+
+
+def test_a_model_whose_weights_a_hook_computes_is_refused_with_the_remedy():
+    layer = nn.Linear(8, 8)
+    prune.l1_unstructured(layer, "weight", 0.5)
+    with pytest.raises(ValueError, match=r"model: cannot be copied; .*prune\.remove"):
+        converted(nn.Sequential(layer), torch.randn(8, 8))
+
+
+@torch.no_grad()
+def test_torch_s_decoder_layer_keeps_an_activation_that_is_a_module():
+    # torch itself makes relu of it in a copy.
+    model = nn.TransformerDecoderLayer(16, 2, 32, 0.0, nn.GELU(), batch_first=True).eval()
+    target, memory = torch.randn(4, 5, 16), torch.randn(4, 6, 16)
+    network = converted(model, (target, memory))
+    assert 0 < relative(network(target, memory), model(target, memory)) < 0.005
+
+
+def test_the_report_says_what_stays_in_float():
+    class Embedded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patch_embeddings = nn.Sequential(nn.Linear(8, 8), nn.GELU())
+            self.layer, self.head = nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.layer(self.patch_embeddings(x)))
+
+    report = converted(Embedded(), torch.randn(16, 8), exclude=["head"]).report
+    assert "left in float: 'patch_embeddings.0', 'patch_embeddings.1', 'head'" in report.notes
+    alone = converted(nn.Linear(8, 8), torch.randn(16, 8)).report
+    assert not any("float" in note for note in alone.notes)

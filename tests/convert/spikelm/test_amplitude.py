@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
-from spikeloom import plugins
+from spikeloom import SpikingLayer, plugins
 from spikeloom.convert import BiSpikes, measure_amplitude
-from spikeloom.neurons import ElasticBiSpike
+from spikeloom.neurons import LIF, ElasticBiSpike
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 NEURON = np.load(GOLDEN / "spikelm_neuron.npz")
@@ -110,6 +111,74 @@ def test_a_moving_average_follows_the_data_while_training():
     site.eval()
     site(torch.full((1, 4), 50.0))
     assert site.amplitude.tolist() == [3.0]
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ((table(2), torch.randn(3, 4)), ValueError, "x: must have the 2 steps of alpha, got T=3"),
+        ((table(2), torch.randn(0, 4)), ValueError, "x: must have the 2 steps of alpha, got T=0"),
+        ((ElasticBiSpike(torch.ones(())), torch.randn(0, 4)), ValueError, "at least one step"),
+        ((LIF(), torch.randn(2, 4)), TypeError, r"neuron: .* parameter alpha, got LIF\(\)"),
+        ((table(2), torch.ones(2, 4).int()), TypeError, r"x: .* got torch\.int32"),
+        ((table(2), [1.0, 2.0]), TypeError, "x: must be a floating-point tensor .* got list"),
+    ],
+)
+def test_what_cannot_be_measured_is_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        measure_amplitude(*arguments)
+
+
+@pytest.mark.parametrize("k", [0, -1.0, math.inf, True])
+def test_a_k_that_is_not_positive_is_refused(k):
+    with pytest.raises(ValueError, match="k: must be a positive finite number"):
+        measure_amplitude(table(2), torch.randn(2, 4), k=k)
+
+
+@pytest.mark.parametrize("make", [SpikingLayer, *MAKES])
+def test_two_calls_may_come_before_one_backward_pass(make):
+    site = BiSpikes(table(1), rule="moving_average", momentum=0.5, make=make)
+    calls = [x.requires_grad_() for x in (torch.linspace(-2, 2, 9)[None], torch.full((1, 9), 6.0))]
+    outputs, amplitudes = zip(*((site(x), site.amplitude.clone()) for x in calls), strict=True)
+    sum(y.sum() for y in outputs).backward()
+    assert amplitudes[0] != amplitudes[1]
+    for x, alpha in zip(calls, amplitudes, strict=True):
+        assert torch.equal(x.grad, (x.abs() <= alpha).float())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_what_a_checkpoint_computes_anew_is_not_measured_again(reentrant):
+    site = BiSpikes(table(1), rule="moving_average", momentum=0.5)
+    site(torch.ones(1, 4))
+    x = torch.tensor([[1.0, 2.0, -3.0, 8.0]], requires_grad=True)
+    y = checkpoint(site, x, use_reentrant=reentrant)
+    alpha = site.amplitude.clone()
+    assert alpha.tolist() == [0.5 * 2.0 + 0.5 * 7.0]
+    y.sum().backward()
+    assert torch.equal(site.amplitude, alpha) and int(site.batches) == 2
+    assert torch.equal(x.grad, (x.abs() <= alpha).float())
+
+
+@pytest.mark.parametrize("rule", ["first_batch", "moving_average"])
+def test_a_site_compiles_to_one_graph_that_still_follows_the_data(rule):
+    site, x = BiSpikes(table(2), rule=rule), torch.randn(2, 8)
+    site(x)
+    plain = copy.deepcopy(site)
+    compiled = torch.compile(site, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(3 * x), plain(3 * x))
+    assert torch.equal(site.amplitude, plain.amplitude)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", [SpikingLayer, *MAKES])
+def test_a_moving_average_does_not_stand_still_in_half_precision(make, dtype):
+    site = BiSpikes(table(1), rule="moving_average", make=make).to(dtype)
+    site(torch.full((1, 8), 0.5, dtype=dtype))
+    for _ in range(60):
+        y = site(torch.full((1, 8), 0.51, dtype=dtype))
+    assert site.amplitude.dtype == torch.float32 and y.dtype == dtype
+    assert float(site.amplitude) == pytest.approx(2 * float(torch.tensor(0.51).to(dtype)), rel=1e-4)
+    assert site.double().amplitude.dtype == torch.float64
 
 
 def test_a_learned_amplitude_starts_from_the_data_and_trains():

@@ -203,6 +203,17 @@ class Elsewhere(nn.Module):
         return self.kept[0]
 
 
+class Adapted(nn.Linear):
+    """A linear layer with a second weight, which an amplitude would not reach."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.low_rank = nn.Parameter(torch.randn(*sizes))
+
+    def forward(self, x):
+        return super().forward(x) + x @ self.low_rank
+
+
 @pytest.mark.parametrize(
     "net, message",
     [
@@ -229,6 +240,14 @@ class Elsewhere(nn.Module):
         (
             lambda: nn.Sequential(BiSpikes(ElasticBiSpike(torch.ones(2))), nn.Linear(2, 2)),
             "\n  0: has no amplitude yet",
+        ),
+        (
+            lambda: nn.Sequential(spiking(), Adapted(2, 2)),
+            "\n  1: a Adapted computes with 'low_rank' too; put a plain layer there",
+        ),
+        (
+            lambda: nn.Sequential(spiking([0.5, 0.7]), Adapted(2, 2)),
+            "\n  1: a Adapted computes with 'low_rank' too; put a plain layer there",
         ),
         (lambda: nn.Sequential(nn.ReLU(), nn.Linear(2, 2)), "no elastic bi-spiking neurons"),
     ],

@@ -16,6 +16,7 @@ from spikeloom.convert import BiSpikes, SpikeLM
 from spikeloom.neurons import ElasticBiSpike
 
 transformers = pytest.importorskip("transformers")
+safetensors = pytest.importorskip("safetensors.torch")
 
 WORDS, WIDTH, LENGTH = 50, 16, 40
 ENCODER = {
@@ -233,6 +234,41 @@ def test_generation_with_a_cache_equals_generation_without(make):
     assert torch.equal(*found)
 
 
+@pytest.mark.parametrize("make", [gpt2, opt, bart], ids=lambda make: make.__name__)
+def test_beam_search_with_a_cache_equals_beam_search_without(make):
+    snn = SpikeLM(steps=3).apply(make().double())
+    snn(input_ids=words())
+    arguments = {"max_new_tokens": 6, "num_beams": 3, "attention_mask": torch.ones(2, 5)}
+    found = [
+        model.generate(words(2, 5), use_cache=cache, pad_token_id=1, **arguments)
+        for model, cache in ((snn, True), (copy.deepcopy(snn), True), (snn, False))
+    ]
+    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[2])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_it_is_loaded_in_its_dtype_and_from_several_files(dtype, tmp_path):
+    snn = SpikeLM(steps=2).apply(bert())
+    snn(words())
+    expected = snn.to(dtype)(words()).logits
+    snn.save_pretrained(tmp_path, max_shard_size="8KB")
+    assert len(list(tmp_path.glob("model*.safetensors"))) > 1
+    loaded = SpikeLM.from_pretrained(tmp_path)
+    assert loaded.dtype == dtype and torch.equal(loaded(words()).logits, expected)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    SpikeLM(steps=2).apply(bert()).save_pretrained(tmp_path)
+    (file,) = tmp_path.glob("model*.safetensors")
+    safetensors.save_file({"other": torch.ones(2)}, file)
+    with pytest.raises(ValueError, match="the weights do not fit the layers at"):
+        SpikeLM.from_pretrained(tmp_path)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"holds no model\.safetensors"):
+        SpikeLM.from_pretrained(tmp_path)
+
+
 def test_padding_is_left_out_of_the_amplitudes():
     ids, mask = words(2, 8), torch.ones(2, 8, dtype=torch.long)
     plain = SpikeLM(steps=2).apply(bert())
@@ -344,6 +380,8 @@ def test_one_amplitude_for_all_steps_and_a_fixed_one():
     fixed = SpikeLM(steps=4, amplitude=0.5).apply(bert())
     fixed(words())
     assert {tuple(site.amplitude.tolist()) for site in sites(fixed).values()} == {(0.5,) * 4}
+    whole = SpikeLM(steps=4, amplitude=2).apply(bert())
+    assert {tuple(site.amplitude.tolist()) for site in sites(whole).values()} == {(2.0,) * 4}
 
 
 # --- Training -----------------------------------------------------------------------------------
@@ -377,19 +415,32 @@ def test_the_trainer_trains_and_saves_it(tmp_path):
     assert torch.equal(loaded(words()).logits, snn.eval()(words()).logits)
 
 
-def gradients(model):
+def gradients(model, mask=None):
     model.zero_grad()
-    model(input_ids=words(), labels=words()).loss.backward()
+    model(input_ids=words(), labels=words(), attention_mask=mask).loss.backward()
     return [parameter.grad.clone() for parameter in model.parameters()]
 
 
-def test_activation_checkpointing_changes_no_gradient():
-    snn = SpikeLM(steps=2).apply(bert().train())
-    expected = gradients(snn)
-    for block in snn.bert.encoder.layer:
+@pytest.mark.parametrize("calibration", [None, [words()]])
+def test_what_was_converted_in_inference_mode_trains(calibration):
+    with torch.inference_mode():
+        snn = SpikeLM(steps=2, amplitude="moving_average").apply(bert(), calibration)
+        snn(words())
+    assert all(bool(grad.isfinite().all()) for grad in gradients(snn.train()))
+
+
+@pytest.mark.parametrize("amplitude", ["first_batch", "moving_average"])
+def test_activation_checkpointing_changes_neither_gradient_nor_amplitude(amplitude):
+    plain = SpikeLM(steps=2, amplitude=amplitude).apply(bert().train(), [words(seed=1)])
+    saving = copy.deepcopy(plain)
+    for block in saving.bert.encoder.layer:
         block.gradient_checkpointing = True
         block._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
-    assert all(map(torch.equal, gradients(snn), expected))
+    mask = torch.ones(2, 9, dtype=torch.long)
+    mask[0, 4:] = 0
+    assert all(map(torch.equal, gradients(saving, mask), gradients(plain, mask)))
+    for a, b in zip(sites(saving).values(), sites(plain).values(), strict=True):
+        assert torch.equal(a.amplitude, b.amplitude)
 
 
 def test_autocast_and_bfloat16_weights_run():
@@ -411,6 +462,8 @@ def test_autocast_and_bfloat16_weights_run():
         ({"steps": True}, "steps"),
         ({"k": -1.0}, "k: must be a positive"),
         ({"amplitude": "median"}, "amplitude: must be a number or one of"),
+        ({"amplitude": True}, "amplitude: must be a number or one of .* got True"),
+        ({"amplitude": None}, "amplitude: must be a number or one of .* got None"),
         ({"amplitude": 0.0}, "alpha must be positive"),
         ({"amplitude": math.nan}, "alpha must be positive"),
         ({"reset": "hard"}, "reset must be"),

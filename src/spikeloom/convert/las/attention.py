@@ -44,7 +44,8 @@ class Softmax(nn.Module):
 
 
 def _octaves_below_maximum(x: Tensor) -> Tensor:
-    return (x - x.amax(-1, keepdim=True)) * math.log2(math.e)
+    # Of nothing there is no maximum.
+    return (x - x.amax(-1, keepdim=True)) * math.log2(math.e) if x.numel() else x
 
 
 class Attention(nn.Module):

@@ -27,11 +27,20 @@ __all__ = ["check_same", "nothing_in_float"]
 
 # What spikes have to compute: products of activations, and functions of them.
 OPERATIONS = {
-    "addmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv_transpose2d", "einsum", "elu", "exp",
-    "gelu", "hardswish", "layer_norm", "leaky_relu", "linear", "matmul", "mish",
-    "multi_head_attention_forward", "relu", "relu6", "rms_norm", "rsqrt",
-    "scaled_dot_product_attention", "sigmoid", "silu", "softmax", "softplus", "tanh",
+    # Products.
+    "addbmm", "addmm", "addmv", "baddbmm", "bilinear", "bmm", "chain_matmul", "conv1d", "conv2d",
+    "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "dot", "einsum", "inner",
+    "linear", "matmul", "mm", "multi_dot", "mv", "outer", "tensordot", "vdot", "vecdot",
     "__matmul__", "__rmatmul__",
+    # Norms and attention.
+    "batch_norm", "group_norm", "instance_norm", "layer_norm", "local_response_norm",
+    "multi_head_attention_forward", "rms_norm", "scaled_dot_product_attention",
+    # Functions.
+    "celu", "elu", "erf", "exp", "expit", "expm1", "gelu", "glu", "gumbel_softmax",
+    "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_softmax",
+    "logsigmoid", "logsumexp", "mish", "prelu", "relu", "relu6", "rrelu", "rsqrt", "selu",
+    "sigmoid", "silu", "softmax", "softmin", "softplus", "softshrink", "softsign", "tanh",
+    "tanhshrink", "threshold",
 }  # fmt: skip
 SHOWN = 6  # places in an error
 
@@ -53,8 +62,10 @@ class _Calls(TorchFunctionMode):
         self.found: dict[str, list[str]] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = (resolve_name(func) or "").rpartition(".")[2].rstrip("_") or func.__name__
-        if (name in OPERATIONS or func.__name__ in OPERATIONS) and not self._allowed():
+        # torch knows some of them by two names.
+        names = {(resolve_name(func) or "").rpartition(".")[2].rstrip("_"), func.__name__}
+        if (watched := names & OPERATIONS) and not self._allowed():
+            name = min(watched)
             module = self.inside[-1]
             place = self.names[id(module)] or "'', the model's own forward"
             called = self.found.setdefault(f"{place} ({type(module).__name__})", [])
@@ -117,21 +128,34 @@ def nothing_in_float(network: nn.Module, exclude: Sequence[str]) -> Iterator[Non
         )
 
 
-def check_same(expected: dict[str, Tensor], found: dict[str, Tensor], dtype: torch.dtype) -> None:
+def check_same(
+    expected: dict[str, list[Tensor]], found: dict[str, list[Tensor]], dtype: torch.dtype
+) -> None:
     """Refuse a network that computes something else once its layers are replaced.
 
     Args:
-        expected: Outputs of the original's layers, by name.
+        expected: Outputs of the original's layers, by name; what they lack was replaced as a part
+            of something larger.
         found: Those of the replaced layers, before any value is encoded.
         dtype: What they were computed in.
 
     Raises:
-        ValueError: If a layer's output differs by more than rounding.
+        ValueError: If a layer's output differs by more than rounding, or the original's is NaN or
+            infinite.
     """
     # Models of transformers compute some of their layers in float32 whatever their dtype.
     allowed = 4 * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps) ** 0.5
-    for name, wanted in expected.items():
-        distance = float((found[name] - wanted).norm() / wanted.norm().clamp(min=1e-30))
+    pairs = [
+        (name, *pair)
+        for name in expected
+        for pair in zip(expected[name], found.get(name, ()), strict=False)
+    ]
+    for name, wanted, given in pairs:
+        if not bool(wanted.isfinite().all()):
+            raise ValueError(
+                f"calibration: {name} of the model itself is NaN or infinite on the first batch"
+            )
+        distance = float((given - wanted).norm() / wanted.norm().clamp(min=1e-30))
         if not distance <= allowed:
             raise ValueError(
                 f"model: with its modules replaced, {name} computes something else, by "

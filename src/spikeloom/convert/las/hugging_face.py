@@ -12,28 +12,16 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
 from spikeloom.convert.las.attention import Attention
+from spikeloom.convert.las.pretrained import ATTENTION, OBSERVING
 
-__all__ = ["TransformersAttention", "check_call", "use_attention"]
+__all__ = ["TransformersAttention", "check_call"]
 
-ATTENTION = "spikeloom_las"
 # Their positions begin behind the padding's.
 OFFSET_POSITIONS = ("camembert", "roberta", "xlm-roberta")
 
 
 class TransformersAttention(Attention):
     """The sites and tables of one attention of transformers."""
-
-
-def use_attention(model: nn.Module, implementation: str = ATTENTION) -> None:
-    """Let a model of transformers compute attention with spikes, or as it says.
-
-    Every attention gets its sites when it is first called.
-
-    Args:
-        model: A copy that may be changed.
-        implementation: A name that transformers knows.
-    """
-    model.config._attn_implementation = implementation  # type: ignore[union-attr]  # transformers' own
 
 
 def _attention(
@@ -47,14 +35,26 @@ def _attention(
 ) -> tuple[Tensor, Tensor]:
     """What transformers calls in place of its own attention function."""
     if "las" not in module._modules:
-        module.add_module("las", TransformersAttention())
+        raise ValueError(
+            f"model: calibration did not reach this {type(module).__name__}, whose values are "
+            f"not known; calibrate on batches that use it, or name it in exclude"
+        )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     context, probabilities = module.las(query, key, value, attention_mask, scaling)  # type: ignore[operator]  # a module
     return context.transpose(1, 2).contiguous(), probabilities
 
 
+def _observing_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """The same during calibration, where an attention gets its sites when it is first called."""
+    if "las" not in module._modules:
+        module.add_module("las", TransformersAttention())
+    return _attention(module, *args, **kwargs)
+
+
 AttentionInterface.register(ATTENTION, _attention)
+AttentionInterface.register(OBSERVING, _observing_attention)
 AttentionMaskInterface.register(ATTENTION, eager_mask)
+AttentionMaskInterface.register(OBSERVING, eager_mask)
 
 
 def check_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

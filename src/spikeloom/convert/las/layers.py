@@ -16,13 +16,17 @@ from torch import Tensor, nn
 from spikeloom.convert.las.nodes import fired, node_for
 from spikeloom.convert.las.sites import SharedSite, Site
 from spikeloom.convert.las.trains import linear, product, same_steps
+from spikeloom.convert.las.watch import Watch
 from spikeloom.hosted import Make
 from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons import LinearHG, fit_hg
 from spikeloom.neurons.tables import FUNCTIONS
 
-__all__ = ["Activation", "GatedMLP", "Linear", "Spiking", "wide"]
+__all__ = ["Activation", "GatedMLP", "Linear", "Spiking", "owned", "wide"]
+
+# Activations that are the identity far out -> where they become so, and zero on the other side.
+REACH = {"gelu": 6.0, "gelu_tanh": 6.0, "quick_gelu": 8.0, "silu": 16.0, "relu": 2.0**-10}
 
 
 class Spiking(nn.Module):
@@ -68,7 +72,7 @@ class Linear(Spiking):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, transposed: bool = False) -> None:
         super().__init__()
-        self.weight, self.bias = weight, bias
+        self.weight, self.bias = owned(weight), None if bias is None else owned(bias)
         self.transposed = transposed
         # Named as those of the layer it replaces, for code that asks.
         self.out_features, self.in_features = self._matrix().shape
@@ -106,9 +110,8 @@ def activation_neuron(
     function: str, low: float, high: float, steps: int, segments: int
 ) -> tuple[LinearHG, Neuron]:
     """An activation on a range, with the tails that it has; and its closed form."""
-    reach = {"gelu": 6.0, "gelu_tanh": 6.0, "quick_gelu": 8.0, "silu": 16.0, "relu": 2.0**-10}
-    if function in reach:
-        core = reach[function]
+    if function in REACH:
+        core = REACH[function]
         tails: dict[str, Any] = {"zero_below": -core, "identity_above": core}
         # Two pieces an octave beyond the core come on top.
         segments += 2 * max(0, math.ceil(math.log2(high / core))) + 1
@@ -131,6 +134,7 @@ class Activation(Spiking):
         self.name = ""
         self.node: nn.Module | None = None
         self.low = self.high = 0.0
+        self.watch = Watch()
 
     def exact(self, x: Tensor) -> Tensor:
         """The function itself; its range is observed."""
@@ -159,15 +163,22 @@ class Activation(Spiking):
 
     def decoded(self, x: Tensor) -> Tensor:
         """The function of every element."""
+        x = self._watched(x)
         y, _ = run(self._decoder, x.reshape(1, -1))
         return y.view(x.shape)
 
     def spikes(self, x: Tensor) -> Tensor:
         """The weighted spikes of the function of every element."""
+        x = self._watched(x)
         if self.node is not None:
             return fired(self.node, x, self.neuron.steps)
         y, _ = run(self.neuron, x[None])
         return y
+
+    def _watched(self, x: Tensor) -> Tensor:
+        # Where a function is flat nothing saturates.
+        high = self.reach if self.function in REACH else math.inf
+        return self.watch.see(self.name, x, high, -math.inf)
 
     def fire_through(self, make: Make | None) -> None:
         """Let a host's module fire the spikes, or again the layer itself."""
@@ -205,6 +216,14 @@ class GatedMLP(Spiking):
         gate = self.act_fn.spikes(self.gate_proj.spikes(x).sum(0))
         up = self.factor.spikes(self.up_proj.spikes(x).sum(0))
         return self.down_proj.spikes(product(*same_steps(gate, up)).sum(0))
+
+
+def owned(value: Tensor) -> nn.Parameter:
+    """A weight as the layer's own parameter, so that it moves and is saved with the layer.
+
+    A weight that was computed, as by weight normalisation or a pruning mask, stays what it is now.
+    """
+    return value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().clone())
 
 
 def wide(x: Tensor) -> Tensor:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from spikeloom.convert.las.layers import Spiking, wide
+from spikeloom.convert.las.layers import Spiking, owned, wide
 from spikeloom.convert.las.sites import Site
 from spikeloom.convert.las.trains import add_once, product, same_steps
 from spikeloom.neurons import Reduced, fit_reduced
@@ -16,9 +16,11 @@ __all__ = ["LayerNorm", "Norm", "RMSNorm"]
 class Norm(Spiking):
     """What LayerNorm and RMSNorm share: x / sqrt(mean x^2 + eps), encoded before and after."""
 
-    def __init__(self, weight: nn.Parameter | None, bias: nn.Parameter | None, eps: float) -> None:
+    def __init__(self, weight: Tensor | None, bias: Tensor | None, eps: float | None) -> None:
         super().__init__()
-        self.weight, self.bias, self.eps = weight, bias, eps
+        self.weight = None if weight is None else owned(weight)
+        self.bias = None if bias is None else owned(bias)
+        self.eps = eps
         self.before, self.after = Site(), Site()
         self.install(8, 32)
 
@@ -56,7 +58,9 @@ class Norm(Spiking):
         return y if self.bias is None else add_once(y, self.bias)
 
     def _variance(self, squares: Tensor) -> Tensor:
-        return squares.mean(-1, keepdim=True) + self.eps
+        # Without an eps torch takes that of the dtype it computes in.
+        eps = torch.finfo(squares.dtype).eps if self.eps is None else self.eps
+        return squares.mean(-1, keepdim=True) + eps
 
     def _scaled(self, x: Tensor) -> Tensor:
         if self.weight is None:

@@ -11,6 +11,7 @@ __all__ = ["Observation", "choose_ranges", "short"]
 
 ROWS = 1024  # of activations kept from each site
 SHORT = 8  # significant bits of a range: sums of spikes are then exact in float32
+LARGEST = 2.0**120  # a range may be that large, and have room beyond in float32
 CANDIDATES = 2.0 ** (-torch.arange(0, 26) / 4)  # ranges tried, as shares of the largest value
 
 
@@ -23,6 +24,7 @@ class Observation:
 
     def __init__(self, bound: float = 0.0) -> None:
         self.rows: list[Tensor] = []
+        self._keys: list[Tensor] = []  # of random order, a number for each row
         self.largest = bound
         self._draw = torch.Generator().manual_seed(0)
 
@@ -34,14 +36,28 @@ class Observation:
         largest = float(rows.abs().amax())
         if not math.isfinite(largest):
             raise ValueError(f"calibration: the input of {name} holds NaN or infinity")
+        if largest > LARGEST:
+            raise ValueError(
+                f"calibration: the input of {name} reaches {largest:g}, and ranges are float32; "
+                f"scale the model's values down"
+            )
         self.largest = max(self.largest, largest)
         chosen = torch.randperm(len(rows), generator=self._draw)[: ROWS // 4].to(rows.device)
         self.rows.append(rows[chosen].float().cpu())
+        self._keys.append(torch.rand(len(chosen), generator=self._draw))
+        if sum(map(len, self.rows)) > 2 * ROWS:
+            self._thin()
+
+    def _thin(self) -> None:
+        """Keep ``ROWS`` of the rows, by chance: those with the smallest keys."""
+        rows, keys = torch.cat(self.rows), torch.cat(self._keys)
+        kept = keys.argsort()[:ROWS]
+        self.rows, self._keys = [rows[kept]], [keys[kept]]
 
     def sample(self) -> Tensor:
         """At most ``ROWS`` rows."""
-        rows = torch.cat(self.rows)
-        return rows[torch.randperm(len(rows), generator=self._draw)[:ROWS]]
+        self._thin()
+        return self.rows[0]
 
 
 def choose_ranges(sample: Tensor, largest: float, steps: int, between: int) -> list[Tensor]:
@@ -65,11 +81,11 @@ def choose_ranges(sample: Tensor, largest: float, steps: int, between: int) -> l
     outlier = short(torch.tensor(largest))
     a = sample.abs().T.contiguous().sort(1).values
     own = a[:, -1:].clamp(min=largest * 2.0**-12)
-    inner = torch.minimum(short(own * CANDIDATES), outlier * 0.75)
+    inner = torch.minimum(short(own * CANDIDATES), short(outlier * 0.75))
     best: tuple[float, list[Tensor]] | None = None
     for middle in short(outlier * CANDIDATES[2:-4:2]) if between else [None]:
         outer = outlier if middle is None else middle
-        tried = torch.minimum(inner, outer * 0.75)
+        tried = torch.minimum(inner, short(outer * 0.75))
         errors = _expected(a, tried, outer, outlier, steps)
         least, place = errors.min(1)
         if best is None or float(least.sum()) < best[0]:

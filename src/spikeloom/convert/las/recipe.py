@@ -20,7 +20,7 @@ from spikeloom.convert.las.forms import set_form
 from spikeloom.convert.las.layers import Activation, Linear, Spiking
 from spikeloom.convert.las.nodes import node_for
 from spikeloom.convert.las.norms import Norm
-from spikeloom.convert.las.pretrained import attend, guard
+from spikeloom.convert.las.pretrained import OBSERVING, attend, guard
 from spikeloom.convert.las.report import (
     Encoding,
     conversion_report,
@@ -30,7 +30,7 @@ from spikeloom.convert.las.report import (
     named_sites,
     shortened,
 )
-from spikeloom.convert.las.rules import replace_layers
+from spikeloom.convert.las.rules import left_in_float, replace_layers
 from spikeloom.convert.las.sharing import Readers
 from spikeloom.convert.las.sites import Site
 from spikeloom.hosted import Make
@@ -41,6 +41,7 @@ from spikeloom.neurons.arguments import (
     checked_number,
     checked_steps,
 )
+from spikeloom.neurons.tables import checked_segments
 
 __all__ = ["LAS"]
 
@@ -117,7 +118,7 @@ class LAS:
         if self.ranges not in (2, 3):
             raise ValueError(f"LAS: ranges must be 2 or 3, got {self.ranges!r}")
         if self.segments is not None:
-            checked_number("LAS: segments", self.segments, "must be at least 1", lambda n: n >= 1)
+            checked_segments("LAS: segments", self.segments)
         checked_number("LAS: headroom", self.headroom, "must be at least 1", lambda n: n >= 1)
         if self.target_sqnr is not None:
             rule = f"must be in dB, above 0 and at most {MOST_SQNR:g}, what 24 steps hold"
@@ -155,9 +156,10 @@ class LAS:
         Raises:
             TypeError: If the model is no module, or modules have no rule and are not excluded, or
                 compute products or nonlinear functions themselves; all of them are listed.
-            ValueError: If the architecture is not supported, a layer only looks like one that has
-                a rule, the calibration is empty, an activation is NaN or infinite, or a pattern in
-                ``site_steps`` fits no name.
+            ValueError: If the architecture is not supported, the model is converted already or
+                cannot be copied, a layer only looks like one that has a rule, an excluded name is
+                a part of what is converted as a whole, the calibration is empty, an activation is
+                NaN or infinite, or a pattern in ``site_steps`` fits no name.
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
@@ -166,25 +168,30 @@ class LAS:
             node_for(self.make, OAT(self.steps, 1.0, 2.0))
         calls = list(batches(model, calibration, progress=self.progress))
         with torch.inference_mode(False), torch.no_grad(), _as_written(model):
-            network = copy.deepcopy(model).eval()
-            attend(network, "eager")
+            network = _copied(model).eval()
+            attend(network, self.exclude, "eager")
             expected = layer_outputs(network, calls[0])
             network = replace_layers(network, self.exclude)
-            attend(network)
+            attend(network, self.exclude, OBSERVING)
             _name_sites(network)
             self._calibrate(network, calls, expected)
             encodings = self._fit(network)
+            attend(network, self.exclude)
             found = layer_outputs(network, calls[0])
         guard(network, list(self.exclude))
         if self.make is not None:
             set_form(network, "spikes", self.make)
         report = conversion_report(encodings, fan_out(network), expected, found)
         report.notes += self._missed(encodings)
+        if float_names := left_in_float(network):
+            report.notes.append(f"left in float: {shortened(float_names)}")
+        if "output" not in expected:
+            report.notes.append("the model's output holds no tensor, so it was not compared")
         network.report = report  # type: ignore[assignment]  # not a tensor
         return network
 
     def _calibrate(
-        self, network: nn.Module, calls: list[Batch], expected: dict[str, Tensor]
+        self, network: nn.Module, calls: list[Batch], expected: dict[str, list[Tensor]]
     ) -> None:
         """Let the sites of a network see every batch, and layers share what they all read."""
         readers = Readers([module for module in network.modules() if isinstance(module, Linear)])
@@ -265,6 +272,23 @@ class LAS:
         least = min(e.sqnr for e in below if e.sqnr is not None)
         names = shortened([e.site for e in below])
         return [f"target_sqnr: {target:g} dB not reached, {least:.1f} at the least: {names}"]
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy that computes what the model does."""
+    try:
+        network = copy.deepcopy(model)
+    except RuntimeError as error:
+        raise ValueError(
+            f"model: cannot be copied; if a hook computes its weights, as pruning and the old "
+            f"weight_norm do, remove it first (torch.nn.utils.prune.remove, remove_weight_norm): "
+            f"{error}"
+        ) from error
+    for own, layer in zip(model.modules(), network.modules(), strict=True):
+        # torch's copy of a decoder layer takes relu for an activation that is a module.
+        if isinstance(own, nn.TransformerDecoderLayer) and "activation" not in vars(own):
+            vars(layer).pop("activation", None)
+    return network
 
 
 def _name_sites(network: nn.Module) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from spikeloom.calibrate import Batch
-from spikeloom.convert.las.layers import Linear
+from spikeloom.convert.las.layers import Activation, Linear, wide
 from spikeloom.convert.las.sites import Site
 from spikeloom.kernel.call import run
 from spikeloom.report import Report
@@ -63,8 +63,8 @@ class LASReport(Report):
 def conversion_report(
     encodings: list[Encoding],
     weights: dict[str, int],
-    expected: dict[str, Tensor],
-    found: dict[str, Tensor],
+    expected: dict[str, list[Tensor]],
+    found: dict[str, list[Tensor]],
 ) -> LASReport:
     """The report of a conversion.
 
@@ -77,9 +77,11 @@ def conversion_report(
     columns = ("site", "steps", "normal", "outlier", "clip rate", "SQNR dB", "spikes/value")
     report = LASReport("LAS conversion", columns, [encoding[:-1] for encoding in encodings])
     report.layers = Report("Error against the original", ("layer", "relative L2"))
-    for name, wanted in expected.items():
-        error = (found[name] - wanted).norm() / wanted.norm().clamp(min=1e-30)
-        report.layers.add(name, float(error))
+    for name in expected:
+        if name in found:
+            wanted, given = expected[name][0], found[name][0]
+            error = (given - wanted).norm() / wanted.norm().clamp(min=1e-30)
+            report.layers.add(name, float(error))
     total = sum(weights.get(encoding.site, 0) for encoding in encodings)
     if total:
         spikes = sum(encoding.spikes * weights.get(encoding.site, 0) for encoding in encodings)
@@ -103,15 +105,16 @@ def shortened(names: list[str]) -> str:
 
 
 def saturation(network: nn.Module) -> Report:
-    """How many values were beyond the largest range of their site since the conversion.
+    """How many values were beyond the largest range of their site or table since the conversion.
 
     Args:
         network: A converted network.
     """
     report = Report("Saturation", ("site", "values", "saturated", "rate"))
-    for name, site in named_sites(network):
-        rate = site.saturated / site.values if site.values else 0.0
-        report.add(name, site.values, site.saturated, rate)
+    for name, module in network.named_modules():
+        if isinstance(module, (Site, Activation)):
+            seen, beyond = module.watch.values, module.watch.saturated
+            report.add(name, seen, beyond, beyond / seen if seen else 0.0)
     return report
 
 
@@ -182,9 +185,9 @@ def fan_out(network: nn.Module) -> dict[str, int]:
 # --- Layers --------------------------------------------------------------------------------------
 
 
-def layer_outputs(network: nn.Module, call: Batch) -> dict[str, Tensor]:
+def layer_outputs(network: nn.Module, call: Batch) -> dict[str, list[Tensor]]:
     """What the repeated layers of a network yield, by name; its own output under ``output``."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, list[Tensor]] = {}
     hooks = [network.register_forward_hook(_keeper(found, "output"))]
     for prefix, parent in network.named_modules():
         if isinstance(parent, nn.ModuleList):
@@ -199,20 +202,24 @@ def layer_outputs(network: nn.Module, call: Batch) -> dict[str, Tensor]:
     return found
 
 
-def _keeper(found: dict[str, Tensor], key: str) -> Any:
+def _keeper(found: dict[str, list[Tensor]], key: str) -> Any:
     def keep(layer: nn.Module, args: Any, output: Any) -> None:
-        first = _first_tensor(output)
-        if first is not None:
-            found[key] = first.detach().float().clone()
+        if tensors := list(_tensors(output)):
+            found[key] = [wide(value.detach()).clone() for value in tensors]
 
     return keep
 
 
-def _first_tensor(output: Any) -> Tensor | None:
-    """The tensor that leads an output: itself, or the first within a tuple or mapping."""
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """The floating-point tensors of an output: itself, or those within a tuple or mapping."""
     if isinstance(output, Tensor):
-        return output
-    if isinstance(output, str) or not isinstance(output, (Mapping, Sequence)):
-        return None
-    parts = output.values() if isinstance(output, Mapping) else output
-    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)
+        if output.is_floating_point():
+            yield output
+        return
+    if is_dataclass(output) and not isinstance(output, (type, Mapping)):
+        output = vars(output)
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    if isinstance(output, Sequence) and not isinstance(output, str):
+        for part in output:
+            yield from _tensors(part)

@@ -9,11 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from spikeloom.convert.las.layers import Activation, GatedMLP, Linear
+from spikeloom.convert.las.attention import Attention
+from spikeloom.convert.las.layers import Activation, GatedMLP, Linear, Spiking
 from spikeloom.convert.las.norms import LayerNorm, RMSNorm
 from spikeloom.convert.las.torch_layers import EncoderLayer, MultiheadAttention
 
-__all__ = ["FAMILIES", "is_float_place", "is_kept", "is_under", "replace_layers"]
+__all__ = [
+    "FAMILIES",
+    "is_float_place",
+    "is_kept",
+    "is_under",
+    "left_in_float",
+    "replace_layers",
+]
 
 # Architectures of transformers whose layers are all modules that the rules below know.
 FAMILIES = (
@@ -51,6 +59,14 @@ KEPT_NAMES = re.compile(r"RotaryEmbedding$|^LinearActivation$")
 FLOAT_PLACES = re.compile(r"(^|\.)(\w*embeddings|embed_tokens|embed_positions)(\.|$)")
 ITSELF = "'', the model itself"
 GATED = ("gate_proj", "up_proj", "down_proj", "act_fn")
+# What a rule takes for granted in torch's encoder layer.
+ENCODER_PARTS = {
+    "self_attn": nn.MultiheadAttention,
+    "linear1": nn.Linear,
+    "linear2": nn.Linear,
+    "norm1": nn.LayerNorm,
+    "norm2": nn.LayerNorm,
+}
 
 
 def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> nn.Module:
@@ -66,7 +82,8 @@ def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> nn.Module:
 
     Raises:
         TypeError: If a module is not known, all of them listed.
-        ValueError: If the architecture is not known, or an excluded name does not exist.
+        ValueError: If the architecture is not known, the model is converted already, or an excluded
+            name does not exist or names a part of what is converted as a whole.
     """
     _check_names(model, exclude)
     root = nn.ModuleDict({"model": model})
@@ -79,14 +96,15 @@ def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> nn.Module:
         # A module that two places share stays shared.
         new = made.get(module) or _spiking(module)
         if new is not None:
+            _check_whole(name, module, exclude)
             made[module] = new
             done.append(name)
             parent._modules[attribute] = new
         elif isinstance(module, nn.TransformerEncoderLayer):
-            function = getattr(module.activation, "__name__", module.activation)
-            unknown.append(f"{name or ITSELF} (TransformerEncoderLayer with {function})")
+            unknown.append(f"{name or ITSELF} (TransformerEncoderLayer with {_odd_part(module)})")
+            done.append(name)
         elif _is_leaf(module) and not is_kept(module):
-            unknown.append(f"{name or ITSELF} ({type(module).__name__})")
+            unknown.append(f"{name or ITSELF} ({_kind(module)})")
     if unknown:
         raise TypeError(
             f"model: no rule converts {', '.join(unknown)}; leave them as they are by naming them "
@@ -99,9 +117,17 @@ def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> nn.Module:
 def _check_names(model: nn.Module, exclude: Sequence[str]) -> None:
     """Refuse to exclude what is not there, and models of transformers that are not known."""
     names = dict(model.named_modules(remove_duplicate=False))
+    if any(isinstance(module, (Spiking, Attention)) for module in names.values()):
+        raise ValueError("model: is converted by LAS already; convert the original")
+    first = {module: name for name, module in model.named_modules()}
     for name in exclude:
         if name not in names:
             raise ValueError(f"exclude: the model has no module {name!r}")
+        own = first[names[name]]
+        parent = names[name.rpartition(".")[0]]
+        alias = first[parent] != name.rpartition(".")[0] or not _is_leaf(names[name])
+        if own != name and alias and not is_under(own, exclude):
+            raise ValueError(f"exclude: {name!r} is {own!r} as well; exclude it by that name")
     for name, module in names.items():
         family = getattr(getattr(module, "config", None), "model_type", None)
         if family not in (None, *FAMILIES) and not is_under(name, exclude):
@@ -110,6 +136,32 @@ def _check_names(model: nn.Module, exclude: Sequence[str]) -> None:
                 f"model: architecture {family!r}{place} is not supported; there are "
                 f"{', '.join(FAMILIES)}"
             )
+
+
+def _check_whole(name: str, module: nn.Module, exclude: Sequence[str]) -> None:
+    """Refuse to exclude a part of what one rule converts."""
+    within = [other for other in exclude if other != name and (not name or is_under(other, [name]))]
+    if within:
+        raise ValueError(
+            f"exclude: {within[0]!r} is a part of {name or ITSELF} ({type(module).__name__}), "
+            f"which is converted as a whole; exclude all of it or nothing"
+        )
+
+
+def left_in_float(network: nn.Module) -> list[str]:
+    """The modules of a converted network that compute with weights or functions, but not spikes."""
+    spiking = [name for name, module in network.named_modules() if _is_spiking(module)]
+    if "" in spiking:
+        return []
+    return [
+        name
+        for name, module in network.named_modules()
+        if _is_leaf(module) and not is_kept(module) and not is_under(name, spiking)
+    ]
+
+
+def _is_spiking(module: nn.Module) -> bool:
+    return isinstance(module, (Spiking, Attention, EncoderLayer, MultiheadAttention))
 
 
 def _places(root: nn.ModuleDict) -> Iterator[tuple[str, nn.Module, nn.Module, str]]:
@@ -146,21 +198,48 @@ def _spiking(module: nn.Module) -> nn.Module | None:
     """The spiking layer for a module; None if there is none."""
     name = type(module).__name__
     if isinstance(module, nn.TransformerEncoderLayer):
-        function = _function_name(module.activation)
-        return None if function is None else EncoderLayer(module, function)
+        if _odd_part(module) is not None:
+            return None
+        return EncoderLayer(module, _function_name(module.activation) or "")
     if isinstance(module, nn.MultiheadAttention):
         return MultiheadAttention(module)
     if isinstance(module, nn.Linear):
         return Linear(module.weight, module.bias)
     if name == "Conv1D":
         return Linear(module.weight, module.bias, transposed=True)  # type: ignore[arg-type]  # its own
+    if len(getattr(module, "normalized_shape", ())) > 1:
+        return None
     if isinstance(module, nn.LayerNorm):
         return LayerNorm(module.weight, module.bias, module.eps)
     if name.endswith("RMSNorm"):
-        eps = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None) or 1e-6
-        return RMSNorm(module.weight, None, float(eps))  # type: ignore[arg-type]  # a parameter
+        return _rms_norm(module)
     function = _function_name(module)
     return None if function is None else Activation(function)
+
+
+def _rms_norm(norm: Any) -> RMSNorm | None:
+    """The spiking layer, if the norm says its eps by one of the usual names."""
+    for name in ("variance_epsilon", "eps"):
+        if hasattr(norm, name):
+            eps = getattr(norm, name)
+            return RMSNorm(getattr(norm, "weight", None), None, None if eps is None else float(eps))
+    return None
+
+
+def _odd_part(layer: nn.TransformerEncoderLayer) -> str | None:
+    """What of an encoder layer no rule knows; None if all is as torch makes it."""
+    for name, kind in ENCODER_PARTS.items():
+        if not isinstance(getattr(layer, name), kind):
+            return f"{name}={type(getattr(layer, name)).__name__}"
+    if _function_name(layer.activation) is None:
+        return str(getattr(layer.activation, "__name__", layer.activation))
+    return None
+
+
+def _kind(module: Any) -> str:
+    """What a module is, for errors."""
+    axes = len(getattr(module, "normalized_shape", ()))
+    return type(module).__name__ + (f" of {axes} axes" if axes > 1 else "")
 
 
 def _function_name(activation: Any) -> str | None:

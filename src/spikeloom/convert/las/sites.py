@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 from spikeloom.convert.las.nodes import fired, node_for
 from spikeloom.convert.las.ranges import Observation, choose_ranges, short
 from spikeloom.convert.las.sharing import Latest
+from spikeloom.convert.las.watch import Watch
 from spikeloom.hosted import Make
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Neuron
@@ -39,13 +38,11 @@ class Site(nn.Module):
         self.channels = channels
         self.heads = 1
         self.users = 1
-        self.saturated = 0
-        self.values = 0
+        self.watch = Watch()
         self.observation: Observation | None = Observation(bound)
         self.neuron: OAT | None = None
         self.node: nn.Module | None = None
         self._decoder: Neuron | None = None
-        self._warned = False
         self.latest = Latest()
 
     # --- Calibration ---------------------------------------------------------------------------
@@ -128,30 +125,7 @@ class Site(nn.Module):
         return {name: getattr(self, name) for name in self.neuron.ranges}
 
     def _watched(self, x: Tensor) -> Tensor:
-        """Refuse NaN and infinity; count what lies beyond the outermost range."""
-        if torch.compiler.is_compiling():
-            # A compiled graph cannot raise: infinity becomes NaN, and NaN stays.
-            return x + (x - x).detach()
-        if x.numel():
-            self._watch(x)
-        return x
-
-    def _watch(self, x: Tensor) -> None:
-        least, most = (float(value) for value in torch.aminmax(x.detach()))
-        if not (math.isfinite(least) and math.isfinite(most)):
-            raise ValueError(f"{self.name}: the input holds NaN or infinity")
-        self.values += x.numel()
-        outlier = float(self.outlier)  # type: ignore[arg-type]  # a 0-d buffer
-        if max(-least, most) <= outlier:
-            return
-        self.saturated += int((x.detach().abs() > outlier).sum())
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{self.name}: {self.saturated / self.values:.2e} of the values lie beyond "
-                f"{outlier:g}, the largest range, and saturate; calibrate on more or other data",
-                stacklevel=2,
-            )
+        return self.watch.see(self.name, x, self.outlier)  # type: ignore[arg-type]  # a 0-d buffer
 
     def _apply(self, fn: Any, recurse: bool = True) -> Site:
         # In float16 a range of an outlier would become infinite, and its values zero.

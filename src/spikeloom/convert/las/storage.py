@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from spikeloom.convert.checkpoint import load_weights
 from spikeloom.convert.las.attention import Attention, Softmax
 from spikeloom.convert.las.layers import Activation, Linear, Spiking
 from spikeloom.convert.las.norms import Norm
@@ -65,35 +65,18 @@ def load_las(folder: str | os.PathLike[str], model_class: type | None = None) ->
     _rebuild(network, plan)
     if config.dtype is not None:
         network.to(config.dtype)
-    _load_weights(network, Path(folder))
+    load_weights(network, folder)
     network.register_forward_pre_hook(check_call, with_kwargs=True)
     return network
 
 
-def _load_weights(network: nn.Module, folder: Path) -> None:
-    """Fill a converted model; refuse weights that are not all of its own."""
-    from safetensors.torch import load_file
-
-    # One file, or several with the parts' numbers in their names.
-    parts = sorted(folder.glob("model*.safetensors"))
-    weights = {name: value for part in parts for name, value in load_file(part).items()}
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    network.tie_weights()  # type: ignore[operator]  # transformers' own
-    tied = set(getattr(network, "_tied_weights_keys", None) or ())
-    if unexpected or not set(missing) <= tied:
-        lost = sorted({*unexpected, *missing} - tied)
-        raise ValueError(
-            f"folder: the weights do not fit the layers at {', '.join(lost[:3])}; if transformers "
-            f"renamed them, save with save_pretrained(..., save_original_format=False)"
-        )
-
-
 def _rebuild(network: nn.Module, plan: dict[str, Any]) -> None:
     """The layers of a converted network, with ranges still to be filled."""
-    from spikeloom.convert.las.hugging_face import TransformersAttention, use_attention
+    from spikeloom.convert.las.hugging_face import TransformersAttention
+    from spikeloom.convert.las.pretrained import attend
 
     replace_layers(network, plan["exclude"])
-    use_attention(network)
+    attend(network, plan["exclude"])
     for name in plan["sites"]:
         parent, _, leaf = name.rpartition(".las.")
         if leaf == "q":

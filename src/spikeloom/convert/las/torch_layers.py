@@ -18,7 +18,7 @@ class MultiheadAttention(nn.Module):
     """``nn.MultiheadAttention`` on spikes, with its arguments.
 
     Args:
-        original: The attention; its weights are shared, not copied.
+        original: The attention.
 
     Raises:
         TypeError: If it has added key or value biases, or a zero attention.
@@ -59,7 +59,13 @@ class MultiheadAttention(nn.Module):
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         q, k, v = self._split(self.q_proj(query)), self.k_proj(key), self.v_proj(value)
         mask = _additive(attn_mask, key_padding_mask, q)
-        context, p = self.las(q, self._split(k), self._split(v), mask, q.shape[-1] ** -0.5)
+        # A finite floor, so that a query that sees nothing does not become NaN.
+        floor = None if mask is None else mask.clamp(min=torch.finfo(q.dtype).min / 4)
+        context, p = self.las(q, self._split(k), self._split(v), floor, q.shape[-1] ** -0.5)
+        if mask is not None:
+            # torch's attention gives it zero.
+            blind = (mask == -torch.inf).all(-1, keepdim=True)
+            context, p = context.masked_fill(blind, 0.0), p.masked_fill(blind, 0.0)
         y = self.out_proj(context.transpose(1, 2).flatten(2))
         weights = (p.mean(1) if average_attn_weights else p) if need_weights else None
         return (y if self.batch_first else y.transpose(0, 1)), weights
@@ -69,15 +75,13 @@ class MultiheadAttention(nn.Module):
 
 
 def _projections(original: nn.MultiheadAttention) -> tuple[Any, Any]:
-    """The three weights and biases, as parameters of their own."""
+    """The three weights and biases."""
     if original.in_proj_weight is None:
         weights = (original.q_proj_weight, original.k_proj_weight, original.v_proj_weight)
     else:
-        weights = original.in_proj_weight.detach().chunk(3)
-    if original.in_proj_bias is None:
-        return [nn.Parameter(w) for w in weights], [None] * 3
-    biases = original.in_proj_bias.detach().chunk(3)
-    return [nn.Parameter(w) for w in weights], [nn.Parameter(b) for b in biases]
+        weights = original.in_proj_weight.chunk(3)
+    # No parameters yet, so that each layer makes its own of them: parts of one cannot be saved.
+    return weights, [None] * 3 if original.in_proj_bias is None else original.in_proj_bias.chunk(3)
 
 
 def _additive(mask: Tensor | None, padding: Tensor | None, q: Tensor) -> Tensor | None:
@@ -93,15 +97,14 @@ def _additive(mask: Tensor | None, padding: Tensor | None, q: Tensor) -> Tensor 
         elif part.dim() == 3:
             part = part.unflatten(0, (len(q), -1))
         total = part if total is None else total + part
-    # A finite floor: a query that sees nothing must not become NaN.
-    return None if total is None else total.clamp(min=torch.finfo(q.dtype).min / 4)
+    return total
 
 
 class EncoderLayer(nn.Module):
     """``nn.TransformerEncoderLayer`` on spikes, with its arguments.
 
     Args:
-        original: The layer; its weights are shared, not copied.
+        original: The layer; its weights are shared, not copied, but for those of its attention.
         function: The name of its activation.
     """
 

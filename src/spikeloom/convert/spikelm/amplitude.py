@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -43,7 +44,9 @@ def measure_amplitude(
         Amplitudes, of the shape that ``alpha`` has; NaN where nothing counted.
 
     Raises:
-        ValueError: If the mask does not fit, or ``alpha`` is a plain number.
+        TypeError: If the neuron has no ``alpha``, or x is no floating-point tensor.
+        ValueError: If the mask or the number of steps does not fit, k is not positive, or ``alpha``
+            is a plain number.
 
     Example:
         >>> import torch
@@ -54,12 +57,22 @@ def measure_amplitude(
 
     Source: Xing et al., ICML 2024; k = 2 in the authors' code.
     """
+    check_k(k)
+    if not isinstance(neuron, Neuron) or "alpha" not in neuron.params:
+        raise TypeError(f"neuron: must be one with the parameter alpha, got {neuron!r}")
+    if not isinstance(x, Tensor) or x.dtype not in COMPUTED:
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x: must be a floating-point tensor [T, batch, *], got {got}")
     alpha = tensor_of(neuron.params["alpha"])
     if alpha is None:
         raise ValueError("alpha: a plain number cannot be set from data; give it as a tensor")
-    x = x.detach().to(COMPUTED.get(x.dtype, x.dtype))
+    is_table = kind(neuron.params["alpha"]) == "step"
+    if not len(x) or (is_table and len(x) != len(alpha)):
+        wanted = f"the {len(alpha)} steps of alpha" if is_table else "at least one step"
+        raise ValueError(f"x: must have {wanted}, got T={len(x)}")
+    x = x.detach().to(COMPUTED[x.dtype])
     counted = _counted(mask, x)
-    if kind(neuron.params["alpha"]) != "step":
+    if not is_table:
         return k * _mean_magnitude(x, counted.expand(x.shape[1:]).expand(x.shape), alpha.shape)
     found: list[Tensor] = []
     v = torch.zeros_like(x[0])
@@ -69,7 +82,7 @@ def measure_amplitude(
         usable = torch.where(found[-1] > 0, found[-1], 1.0)
         step: dict[str, Parameter] = {"alpha": PerStep(usable[None])}
         _, (v,) = run(neuron, now[None], (v,), params=step)
-    return torch.stack(found) if found else x.new_zeros(0)
+    return torch.stack(found)
 
 
 def _counted(mask: Tensor | None, x: Tensor) -> Tensor:
@@ -103,7 +116,8 @@ class BiSpikes(nn.Module):
     a parameter from the start). ``"fixed"`` keeps what the neuron was made with. Whether a batch
     was seen is saved with the amplitude, so a loaded neuron measures nothing again.
 
-    With activation checkpointing a moving average moves twice a step, once for each forward pass.
+    The amplitude is float32 in a network of half precision too, where a moving average would stand
+    still, unless it learns. What activation checkpointing computes anew is not measured again.
     Nothing waits for the device, except at the first batch and the first one after loading.
 
     Args:
@@ -187,7 +201,7 @@ class BiSpikes(nn.Module):
             self._seen = True
         elif self.averaged is not None:
             self._average(x, mask, 1.0 / (self.averaged + 1))
-        elif self.training and self.rule == "moving_average":
+        elif self.training and self.rule == "moving_average" and not _in_backward():
             self._average(x, mask, self.momentum)
         else:
             return
@@ -207,7 +221,23 @@ class BiSpikes(nn.Module):
         found = measure_amplitude(self.neuron, x, k=self.k, mask=mask)
         # A batch that says nothing (all padding, all zero) changes nothing.
         moved = torch.lerp(self.amplitude, found.to(self.amplitude.dtype), weight)
-        self.amplitude.copy_(torch.where(found > 0, moved, self.amplitude))
+        self._set(torch.where(found > 0, moved, self.amplitude))
+
+    def _set(self, found: Tensor) -> None:
+        if isinstance(self.amplitude, nn.Parameter):
+            self.amplitude.copy_(found)
+        else:
+            # A new tensor: the graph of a call that is still to be differentiated holds the old.
+            self.node.alpha = found.to(self.amplitude.dtype)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> BiSpikes:
+        before = self.amplitude
+        super()._apply(fn, recurse)
+        now = self.amplitude
+        follows = isinstance(now, Tensor) and not isinstance(now, nn.Parameter)
+        if follows and now.dtype in (torch.float16, torch.bfloat16):
+            self.node.alpha = before.to(now.device, torch.float32)
+        return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
@@ -218,10 +248,20 @@ class BiSpikes(nn.Module):
         return f"k={self.k:g}, rule={self.rule!r}"
 
 
+def _in_backward() -> bool:
+    """Whether a checkpoint computes anew what was measured in the forward pass."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def check_k(k: float) -> None:
+    """Refuse an amplitude per mean magnitude that is out of range."""
+    if isinstance(k, bool) or not isinstance(k, Real) or not 0.0 < k < math.inf:
+        raise ValueError(f"k: must be a positive finite number, got {k!r}")
+
+
 def check_rule(k: float, rule: str, momentum: float) -> None:
     """Refuse settings of :class:`BiSpikes` that are out of range."""
-    if isinstance(k, bool) or not isinstance(k, (int, float)) or not 0.0 < k < math.inf:
-        raise ValueError(f"k: must be a positive finite number, got {k!r}")
+    check_k(k)
     if rule not in RULES:
         raise ValueError(f"amplitude: must be a number or one of {RULES}, got {rule!r}")
     if not 0.0 < momentum <= 1.0:

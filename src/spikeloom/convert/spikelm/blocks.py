@@ -13,12 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, cat, nn
+from torch import Tensor, arange, cat, nn
 
 from spikeloom.convert.spikelm.amplitude import BiSpikes
 from spikeloom.kernel.neuron import Neuron
 
-__all__ = ["ARCHITECTURES", "Block", "Fold", "Stack", "spike_stack"]
+__all__ = ["ARCHITECTURES", "Block", "Fold", "Stack", "reorder_cache", "spike_stack"]
 
 
 @dataclass
@@ -266,6 +266,13 @@ def spike_stack(
         placing.block(f"{prefix}.{name}", block)
     block.register_forward_hook(functools.partial(_leave, fold))
     return fold, placing.placed
+
+
+def reorder_cache(steps: int, cache: Any, beams: Tensor) -> Any:
+    """A cache of keys and values whose samples follow the beams, at every step alike."""
+    first = arange(steps, device=beams.device)[:, None] * len(beams)
+    cache.reorder_cache((first + beams).flatten())
+    return cache
 
 
 # --- Hooks. They are functions of the module, so that models copy and pickle. ---

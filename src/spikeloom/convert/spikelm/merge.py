@@ -18,6 +18,8 @@ from spikeloom.neurons.elastic import FLOOR, ElasticBiSpike
 
 __all__ = ["StepScale", "merge_amplitude"]
 
+# Modules within a layer that leave what it computes of its weight and bias as it is.
+OUR_PARTS = {"parametrizations", "quantise", "source_spikes", "spikes", "step_scale"}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -235,6 +237,8 @@ def _obstacles(model: nn.Module, sites: Iterable[_Site]) -> Iterator[str]:
 
 def _refusal(site: _Site, layer: Any) -> str | None:
     """Why a layer cannot absorb its neuron's amplitude."""
+    if own := _further_parts(layer):
+        return f"a {type(layer).__name__} computes with {_listed(own)} too; put a plain layer there"
     if site.kind == "step":
         return None
     if "weight" not in layer._parameters:
@@ -247,6 +251,12 @@ def _refusal(site: _Site, layer: Any) -> str | None:
                 f"Linear can, one per input feature"
             )
     return None
+
+
+def _further_parts(layer: nn.Module) -> set[str]:
+    """Parameters and modules that a plain layer does not have, and this one may compute with."""
+    named = {name for name in layer._parameters if not name.startswith(("weight", "bias"))}
+    return named | set(layer._modules) - OUR_PARTS
 
 
 def _listed(names: Iterable[str]) -> str:

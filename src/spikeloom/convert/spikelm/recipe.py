@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 from dataclasses import dataclass, fields
-from pathlib import Path
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import nn
 
 from spikeloom.calibrate import batches
-from spikeloom.convert.spikelm.amplitude import BiSpikes, check_rule
-from spikeloom.convert.spikelm.blocks import ARCHITECTURES, Fold, FoldedSpikes, spike_stack
+from spikeloom.convert.checkpoint import load_weights
+from spikeloom.convert.spikelm.amplitude import RULES, BiSpikes, check_rule
+from spikeloom.convert.spikelm.blocks import (
+    ARCHITECTURES,
+    Fold,
+    FoldedSpikes,
+    reorder_cache,
+    spike_stack,
+)
 from spikeloom.convert.spikelm.merge import merge_amplitude
 from spikeloom.hosted import Make
 from spikeloom.layer import SpikingLayer
@@ -91,6 +99,10 @@ class SpikeLM:
     def __post_init__(self) -> None:
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
             raise ValueError(f"steps: must be a whole number of at least 1, got {self.steps!r}")
+        if isinstance(self.amplitude, bool) or not isinstance(self.amplitude, (str, Real)):
+            raise ValueError(
+                f"amplitude: must be a number or one of {RULES}, got {self.amplitude!r}"
+            )
         check_rule(self.k, self._rule, self.momentum)
         self._neuron(stateless=False)  # which checks the rest
 
@@ -99,7 +111,7 @@ class SpikeLM:
         return self.amplitude if isinstance(self.amplitude, str) else "fixed"
 
     def _neuron(self, stateless: bool) -> ElasticBiSpike:
-        start = 1.0 if isinstance(self.amplitude, str) else self.amplitude
+        start = 1.0 if isinstance(self.amplitude, str) else float(self.amplitude)
         alpha = torch.full((self.steps,) if self.per_step else (), start)
         if self.amplitude == "learned":
             alpha = nn.Parameter(alpha)
@@ -117,6 +129,7 @@ class SpikeLM:
             make=self.make,
         )
 
+    @torch.inference_mode(False)  # in which nothing could be trained
     def apply(self, model: nn.Module, calibration: Any = None) -> Any:
         """A spiking copy of a model; its class, its weights and their names are the model's own.
 
@@ -147,6 +160,9 @@ class SpikeLM:
             source, placed = spike_stack(base, stack, self.steps, self._spikes, source)
             for site in placed:
                 report.add(site.name, site.on, site.neuron)
+        if hasattr(snn, "generate"):
+            # What beam search calls, instead of the cache's own, which knows no time.
+            snn._reorder_cache = functools.partial(reorder_cache, self.steps)
         snn.config.spikelm = self.settings()
         device = next(model.parameters()).device
         snn.to(device).train(model.training)
@@ -164,15 +180,16 @@ class SpikeLM:
     def from_pretrained(cls, directory: str | os.PathLike[str], make: Make = SpikingLayer) -> Any:
         """Load a spiking model that ``save_pretrained`` has written, also a merged one.
 
+        In eval mode, and in the dtype that it was saved in.
+
         Args:
             directory: Where it was saved.
             make: As for :class:`SpikeLM`; it is not saved.
 
         Raises:
-            ValueError: If it holds no SpikeLM model.
+            ValueError: If it holds no SpikeLM model, or weights of another.
         """
         import transformers
-        from safetensors.torch import load_model
 
         config = transformers.AutoConfig.from_pretrained(directory)
         if not (settings := dict(getattr(config, "spikelm", ()))):
@@ -182,7 +199,9 @@ class SpikeLM:
         snn = cls(**settings, make=make).apply(getattr(transformers, name)(config))
         if is_merged:
             snn = merge_amplitude(_as_if_set(snn))
-        load_model(snn, Path(directory) / "model.safetensors")
+        if config.dtype is not None:
+            snn.to(config.dtype)
+        load_weights(snn, directory)
         return snn.eval()
 
 

@@ -1,0 +1,38 @@
+"""Weights that ``save_pretrained`` of transformers wrote, in one file or in several."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+__all__ = ["load_weights"]
+
+
+def load_weights(network: nn.Module, folder: str | os.PathLike[str]) -> None:
+    """Fill a converted model that was built anew; refuse weights that are not all of its own.
+
+    Args:
+        network: With the layers, and ties between weights, of the saved one.
+        folder: Where it was saved.
+
+    Raises:
+        ValueError: If the folder holds no weights, or others than the model's.
+    """
+    from safetensors.torch import load_file
+
+    parts = sorted(Path(folder).glob("model*.safetensors"))
+    if not parts:
+        raise ValueError(f"folder: {os.fspath(folder)} holds no model.safetensors")
+    weights = {name: value for part in parts for name, value in load_file(part).items()}
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    # Of tied weights one is saved.
+    own = network.state_dict()
+    filled = {own[name].data_ptr() for name in weights if name in own}
+    lost = sorted({*unexpected, *(name for name in missing if own[name].data_ptr() not in filled)})
+    if lost:
+        raise ValueError(
+            f"folder: the weights do not fit the layers at {', '.join(lost[:3])}; if transformers "
+            f"renamed them, save with save_pretrained(..., save_original_format=False)"
+        )
