@@ -14,12 +14,13 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from torch import Tensor, nn
 
 from spikeloom.kernel.choose import choose
 from spikeloom.kernel.neuron import Neuron, tensor_of
+from spikeloom.layer import as_now, checked_neuron
 
 Class = TypeVar("Class", bound=type)
 
@@ -89,10 +90,15 @@ def require(package: str, least: str) -> None:
         )
 
 
-def _given(neuron: Neuron) -> Neuron:
+def _given(neuron: Neuron, *others: Any, **settings: Any) -> Neuron:
     """The description of a bare module: the one it is given."""
-    if not isinstance(neuron, Neuron):
-        raise TypeError(f"neuron: must be a spikeloom.Neuron, got {type(neuron).__name__}")
+    checked_neuron(neuron)
+    if others or settings:
+        got = ", ".join([*map(repr, others), *settings])
+        raise TypeError(
+            f"neuron: {neuron.name} is a complete description and takes no further arguments here, "
+            f"got {got}; change it with neuron.replace(...), and name the module's own arguments"
+        )
     return neuron
 
 
@@ -147,8 +153,12 @@ class Describing:
 
     def _tensors(self) -> Iterable[Any]:
         """What tells where the module is."""
-        assert isinstance(self, nn.Module)
-        return (*self.parameters(), *self.buffers())
+        module = cast(nn.Module, self)
+        return (*module.parameters(), *module.buffers())
+
+    def _now(self) -> Neuron:
+        """The neuron with the values that the module holds now, for repr."""
+        return as_now(cast(nn.Module, self), self.neuron)
 
     def _chosen(self) -> tuple[str, str]:
         """The implementation where the module's tensors are, and why no kernel if none runs."""
@@ -165,7 +175,7 @@ class Describing:
 
     def _shown_neuron(self) -> str:
         """For repr: the neuron, only its arguments if the module bears its name."""
-        name, shown = self.neuron.name, repr(self.neuron)
+        name, shown = self.neuron.name, repr(self._now())
         if type(self).__name__.removesuffix("Cell") != name or not shown.startswith(f"{name}("):
             return shown
         return shown[len(name) + 1 : -1]

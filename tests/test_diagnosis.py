@@ -1,6 +1,7 @@
 """The doctor, and the command line that asks it."""
 
 import json
+import sys
 
 import pytest
 
@@ -115,3 +116,18 @@ def test_the_command_line_knows_its_version_and_its_commands(capsys):
     assert capsys.readouterr().out == f"spikeloom {spikeloom.__version__}\n"
     with pytest.raises(SystemExit):
         cli.main(["dance"])
+
+
+def test_the_doctor_lists_a_framework_that_is_a_checkout_on_the_path(tmp_path, monkeypatch):
+    (tmp_path / "checked_out.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(diagnosis.PACKAGES, "checked_out", ("host", "pip install checked_out"))
+    assert found(spikeloom.doctor(), "checked_out") == "no version"
+
+
+@pytest.mark.parametrize("host", ["spikingjelly", "snntorch", "norse"])
+def test_the_doctor_outlives_a_missing_framework(host, monkeypatch):
+    monkeypatch.setitem(sys.modules, host, None)
+    report = spikeloom.doctor()
+    assert found(report, host) is None
+    assert f'pip install "spikeloom[{host}]"' in str(report)

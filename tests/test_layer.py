@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -68,3 +69,14 @@ def test_tracers_do_not_look_inside():
 def test_repr_shows_the_neuron():
     assert "(neuron" not in repr(SpikingLayer(LIF()))
     assert "LIF(tau=3.0)" in repr(SpikingLayer(LIF(tau=3.0)))
+
+
+def test_repr_shows_the_values_that_the_layer_holds_now():
+    layer = SpikingLayer(LIF(tau=torch.tensor(2.0))).double()
+    layer.load_state_dict({"tau": torch.tensor(5.0)})
+    assert "tau=5" in repr(layer)
+
+
+def test_a_class_in_the_place_of_a_neuron_is_named():
+    with pytest.raises(TypeError, match="got the class LIF"):
+        SpikingLayer(LIF)

@@ -243,10 +243,11 @@ def fitted(neuron: Neuron, state: Any, x: Tensor) -> tuple[Any, ...]:
     names = neuron.state_names
     if not isinstance(state, tuple) or getattr(state, "_fields", names) != names:
         raise TypeError(f"state: must be a tuple of {names}, got {state!r}")
-    return tuple(
-        expanded([value], x)[0] if isinstance(value, Tensor) and value.dim() == 0 else value
-        for value in state
-    )
+    return tuple(expanded([value], x)[0] if _is_number(value) else value for value in state)
+
+
+def _is_number(value: Any) -> bool:
+    return value.dim() == 0 if isinstance(value, Tensor) else isinstance(value, (int, float))
 
 
 def make(

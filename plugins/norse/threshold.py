@@ -143,6 +143,11 @@ def surrogate_of(method: str, alpha: Any) -> Surrogate:
         >>> surrogate_of("triangle", 0.3)
         Triangle(alpha=0.3)
     """
+    with torch.device("cpu"):  # modules may be made under another default device, such as "meta"
+        return _recognised(method, alpha)
+
+
+def _recognised(method: str, alpha: Any) -> Surrogate:
     u = torch.tensor(_PROBES, dtype=torch.float64)
     if isinstance(alpha, Tensor) and alpha.numel() > 1:
         return HostThreshold(method, alpha)

@@ -13,7 +13,7 @@ from spikeloom.neurons import Leaky as LeakyNeuron
 
 from ..adapter import component
 from .module import SpikingModule
-from .surrogate import NoGradient, recognise
+from .surrogate import NoGradient, host_form, recognise
 
 __all__ = ["Leaky"]
 
@@ -141,8 +141,7 @@ class Leaky(SpikingModule):
 
     @reset_mechanism.setter
     def reset_mechanism(self, mechanism: str) -> None:
-        settings = {**self.neuron.settings(), "reset_mechanism": mechanism}
-        self.neuron = type(self.neuron)(**settings)
+        self.neuron = self.neuron.replace(reset_mechanism=mechanism)
         self.reset_mechanism_val.fill_(MECHANISMS.index(mechanism))
 
     # The kernel is made for these: they can be read, and setting one raises.
@@ -154,8 +153,14 @@ class Leaky(SpikingModule):
 
     @property
     def spike_grad(self) -> Any:
-        """What stands in for a spike's derivative."""
-        return getattr(self.neuron, "spike_grad", None) or self.neuron.surrogate
+        """The function that fires, as snnTorch takes it; our surrogate if snnTorch has none."""
+        called = getattr(self.neuron, "spike_grad", None)
+        return called or host_form(self.neuron.surrogate) or self.neuron.surrogate
+
+    @property
+    def surrogate_disable(self) -> bool:
+        """Whether no gradient passes a spike."""
+        return isinstance(self.neuron.surrogate, NoGradient)
 
     @property
     def state_quant(self) -> Any:
@@ -256,4 +261,6 @@ def _follow_loaded_mechanism(module: Leaky, _: Any) -> None:
                 f"Leaky: reset_mechanism_val must be 0 (subtract), 1 (zero) or 2 (none), "
                 f"the loaded state has {number}"
             )
-        module.reset_mechanism = MECHANISMS[number]
+        # The kernel stays if it may: learned values, which it reads, are not judged anew.
+        if MECHANISMS[number] != module.reset_mechanism:
+            module.reset_mechanism = MECHANISMS[number]

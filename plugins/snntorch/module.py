@@ -167,8 +167,32 @@ class SpikingModule(Describing, nn.Module):
 
     @property
     def mem(self) -> Tensor:
-        """The hidden membrane potential; ``torch.zeros(0)`` at rest, as in snnTorch."""
+        """The hidden membrane potential; ``torch.zeros(0)`` at rest, as in snnTorch.
+
+        It may be set, as in ``neuron.mem = neuron.mem.detach()``. Other states that are at rest
+        stay there.
+
+        Raises:
+            AttributeError: If it is set without ``init_hidden``, where nothing is kept.
+            TypeError: If it is set to anything but a tensor.
+        """
         return self._hidden[0] if self._hidden else torch.zeros(0)
+
+    @mem.setter
+    def mem(self, value: Tensor) -> None:
+        name = self.neuron.name
+        if not (self.init_hidden and self.neuron.rest):
+            raise AttributeError(
+                f"{name}: keeps no mem that could be set (init_hidden=False); pass it to the call"
+            )
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: mem must be a tensor, got {value!r}")
+        if _is_rest(value):
+            self._hidden = None
+            return
+        rests = tuple(self.neuron.rest.values())[1:]
+        others = self._hidden[1:] if self._hidden else [torch.full_like(value, r) for r in rests]
+        self._hidden = (value, *others)
 
     def reset_mem(self) -> Any:
         """Put the hidden states back to rest.

@@ -45,11 +45,21 @@ class HostFiredLIF(HostFires, neurons.LIF):
     """LIF that fires through a SpikingJelly function."""
 
 
+class HostFiredIF(HostFires, neurons.IF):
+    """IF that fires through a SpikingJelly function."""
+
+
 class HostFiredParametricLIF(HostFires, neurons.ParametricLIF):
     """ParametricLIF that fires through a SpikingJelly function."""
 
 
-HOST_FIRED = {neurons.LIF: HostFiredLIF, neurons.ParametricLIF: HostFiredParametricLIF}
+HOST_FIRED = {
+    neurons.IF: HostFiredIF,
+    neurons.LIF: HostFiredLIF,
+    neurons.ParametricLIF: HostFiredParametricLIF,
+}
+# By what leaks.
+DESCRIBED = {"tau": neurons.LIF, "rate": neurons.ParametricLIF}
 
 
 class _IntegrateAndFire(SpikeloomNode):
@@ -77,7 +87,8 @@ class _IntegrateAndFire(SpikeloomNode):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name in self._names:
+        # A parameter from which a setting is computed may have become one for each neuron.
+        if name in self._names or name in vars(self).get("_parameters", ()):
             self._changed = True
 
     @property
@@ -93,12 +104,11 @@ class _IntegrateAndFire(SpikeloomNode):
 
     def _setting(self, name: str) -> Any:
         value = getattr(self, name)
-        # What is computed has a graph, and a description with one could not be copied.
-        return value.detach() if name in self._computed else value
+        return _described_rate(value) if name in self._computed else value
 
     def _shown(self) -> str:
         # All arguments, as the host shows them, not those alone that differ from a default.
-        return Neuron.__repr__(self.neuron)
+        return Neuron.__repr__(self._now())
 
 
 def _key(settings: dict[str, Any]) -> tuple[Any, ...]:
@@ -120,12 +130,19 @@ def _description(settings: dict[str, Any]) -> Neuron:
             f"surrogate_function: must be one of SpikingJelly's or of "
             f"spikeloom.neurons.surrogate, got {function!r}"
         )
-    own: Any = neurons.ParametricLIF if "rate" in settings else neurons.LIF
-    if own is neurons.LIF:
-        settings.setdefault("tau", None)
+    own: Any = next((cls for leak, cls in DESCRIBED.items() if leak in settings), neurons.IF)
     if hasattr(function, "derivative") or kernel_form(function):
         return own(surrogate=translated(function), **settings)
     return HOST_FIRED[own](function, **settings)
+
+
+def _described_rate(rate: Tensor) -> Tensor:
+    """A computed rate as its description can hold it; each call brings the rate itself.
+
+    It is cut from its graph, which could not be copied, and above 0, to which it rounds for a very
+    long time constant.
+    """
+    return rate.detach().clamp_min(torch.finfo(rate.dtype).tiny)
 
 
 @component("LIF", "W. Gerstner and W. M. Kistler, Spiking Neuron Models, 2002")
@@ -138,7 +155,9 @@ class LIFNode(_IntegrateAndFire):
         v[t] &= h[t] - s[t]\,\theta \quad\text{(soft)}\qquad
         v[t] = (1 - s[t])\,h[t] + s[t]\,v_\mathrm{reset} \quad\text{(hard)}
 
-    The arguments can be read and changed as attributes. Spikes equal the host's bit for bit.
+    The arguments can be read and changed as attributes. Spikes and potentials equal the host's bit
+    for bit for float32 and float64 inputs. Potentials of 16-bit inputs, also under autocast, are
+    float32 here and 16-bit in the host, where some spikes therefore differ.
 
     Args:
         tau: Membrane time constant in steps, at least 1. Unlike the host's, it may be a tensor
@@ -259,8 +278,9 @@ class ParametricLIFNode(_IntegrateAndFire):
         h[t] = v[t-1] + \bigl(x[t] - (v[t-1] - v_\mathrm{reset})\bigr)\,\sigma(w),\qquad
         \tau = 1 / \sigma(w)
 
-    ``w`` is the module's parameter, so weights move between this class and SpikingJelly's. Spikes
-    and potentials equal the host's bit for bit, whatever ``w``.
+    ``w`` is the module's parameter, so weights move between this class and SpikingJelly's; another
+    Parameter may be put in its place, also one for each neuron. Spikes and potentials equal the
+    host's, whatever ``w``, with the reservation about 16-bit inputs in :class:`LIFNode`.
 
     Args:
         init_tau: Time constant at the start, in steps, above 1.
@@ -309,7 +329,7 @@ class ParametricLIFNode(_IntegrateAndFire):
             )
         w = torch.as_tensor(-math.log(init_tau - 1.0))
         super().__init__(
-            {"rate": w.sigmoid(), "decay_input": decay_input},
+            {"rate": _described_rate(w.sigmoid()), "decay_input": decay_input},
             {
                 "v_threshold": v_threshold,
                 "v_reset": v_reset,

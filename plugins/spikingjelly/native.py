@@ -16,7 +16,7 @@ from spikeloom.hosted import to_rest
 
 from ..native import Differs, NativeNeurons, replaced, values_of
 from .few_spike import few_spike_tables
-from .lif import HostFiredLIF, HostFiredParametricLIF, HostFires
+from .lif import HostFiredIF, HostFiredLIF, HostFiredParametricLIF, HostFires
 from .network import takes_steps
 from .node import SpikeloomNode
 from .surrogate import host_form
@@ -230,6 +230,7 @@ NODES = {
     neurons.ParametricLIF: _parametric,
     HostFiredParametricLIF: _parametric,
     neurons.IF: _if,
+    HostFiredIF: _if,
     neurons.ElasticBiSpike: _ternary,
     neurons.OAT: _oat,
     neurons.HG: _hg,

@@ -186,7 +186,7 @@ class SpikeloomNode(Describing, BaseNode):
         )
 
     def _shown(self) -> str:
-        return repr(self.neuron)
+        return repr(self._now())
 
 
 def _fitted(state: Any, rest: float, x: Tensor, shape: torch.Size) -> Tensor:

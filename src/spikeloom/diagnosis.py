@@ -20,9 +20,9 @@ PACKAGES = {
     "torch": ("tensors", "pip install torch"),
     "llvmlite": ("the CPU kernel", 'pip install "llvmlite>=0.44"'),
     "cupy": ("the GPU kernel", 'pip install "spikeloom[cuda13]" (or cuda12)'),
-    "spikingjelly": ("host", 'pip install "spikeloom[spikingjelly]"'),
-    "snntorch": ("host", 'pip install "spikeloom[snntorch]"'),
-    "norse": ("host", 'pip install "spikeloom[norse]"'),
+    "spikingjelly": ("host, from 2.0 on", 'pip install "spikeloom[spikingjelly]"'),
+    "snntorch": ("host, from 1.0 on", 'pip install "spikeloom[snntorch]"'),
+    "norse": ("host, from 1.1 on", 'pip install "spikeloom[norse]"'),
     "nir": ("export", 'pip install "spikeloom[nir]"'),
     "nirtorch": ("export", 'pip install "spikeloom[nir]"'),
     "transformers": ("language models", 'pip install "spikeloom[transformers]"'),
@@ -70,8 +70,10 @@ def doctor() -> Report:
 
 def _version(package: str) -> str:
     """The version of the distribution that provides a package, whatever its own name."""
-    names = metadata.packages_distributions().get(package, [package])
-    return ", ".join(f"{metadata.version(name)}" for name in sorted(set(names)))
+    names = metadata.packages_distributions().get(package)
+    if names is None:
+        return "no version"  # found on the path, as a checkout is, and not installed
+    return ", ".join(metadata.version(name) for name in sorted(set(names)))
 
 
 def _check(device: str) -> tuple[str, str]:

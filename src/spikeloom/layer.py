@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from spikeloom.kernel.call import run
+from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep, tensor_of
 
-__all__ = ["SpikingLayer", "current_parameters", "register_parameters"]
-
+__all__ = [
+    "SpikingLayer",
+    "as_now",
+    "checked_neuron",
+    "current_parameters",
+    "register_parameters",
+]
 
 WRAPPERS: dict[str, Callable[[Tensor], Parameter]] = {"step": PerStep, "gated": Gated}
+
+
+def checked_neuron(neuron: Any) -> Neuron:
+    """The argument of a module, if it is a description.
+
+    Args:
+        neuron: The argument.
+
+    Raises:
+        TypeError: If it is anything else.
+    """
+    if not isinstance(neuron, Neuron):
+        kind = type(neuron).__name__
+        got = f"the class {neuron.__name__}" if isinstance(neuron, type) else kind
+        raise TypeError(f"neuron: must be a spikeloom.Neuron such as neurons.LIF(), got {got}")
+    return neuron
 
 
 def register_parameters(module: nn.Module, neuron: Neuron) -> None:
@@ -41,6 +64,21 @@ def current_parameters(module: nn.Module, neuron: Neuron) -> dict[str, Parameter
     return found
 
 
+def as_now(module: nn.Module, neuron: Neuron) -> Neuron:
+    """The neuron with the values that the module holds now; to be shown, not to be run.
+
+    A description keeps the tensors that it was made with, and a module that is moved to another
+    device or precision puts others into the places of its buffers.
+
+    Args:
+        module: The module that runs the neuron.
+        neuron: The description.
+    """
+    now = copy.copy(neuron)
+    vars(now)["params"] = Fixed({**neuron.params, **current_parameters(module, neuron)})
+    return now
+
+
 class SpikingLayer(nn.Module):
     """A neuron as a module: time first, a fresh state at each call.
 
@@ -66,9 +104,7 @@ class SpikingLayer(nn.Module):
 
     def __init__(self, neuron: Neuron, *, implementation: str = "auto") -> None:
         super().__init__()
-        if not isinstance(neuron, Neuron):
-            raise TypeError(f"neuron: must be a spikeloom.Neuron, got {type(neuron).__name__}")
-        self.neuron = neuron
+        self.neuron = checked_neuron(neuron)
         self.implementation = implementation
         register_parameters(self, neuron)
 
@@ -80,4 +116,4 @@ class SpikingLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """The neuron and its implementation."""
-        return f"{self.neuron}, implementation={self.implementation!r}"
+        return f"{as_now(self, self.neuron)}, implementation={self.implementation!r}"

@@ -240,7 +240,8 @@ def _fitted(
     if tensor.device != x.device:
         raise TypeError(f"{where} is on {tensor.device}, the input on {x.device}; move one")
     if tensor.dtype != dtype:
-        if tensor.dtype == torch.float64:
+        # As in torch, a single value takes the precision of what it meets.
+        if tensor.dtype == torch.float64 and tensor.dim():
             raise TypeError(
                 f"{where} is float64, the input {x.dtype}; convert the input or the neuron"
             )

@@ -107,6 +107,7 @@ def test_one_number_as_a_state_serves_all_neurons(make):
     shape = (4,) if make is norse.make else (3, 4)
     expected = make(lif())(grid(3, 4), (torch.full(shape, 0.5),))
     same((y, last), expected)
+    same(make(lif())(grid(3, 4), (0.5,)), expected)
     last.v.sum().backward()
     assert start.grad.shape == ()
 

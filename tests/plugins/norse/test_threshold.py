@@ -84,3 +84,9 @@ def test_a_method_that_fires_elsewhere_is_refused(monkeypatch):
     replaced(monkeypatch, lambda u: u >= 0, torch.ones_like)
     with pytest.raises(ValueError, match="does not fire exactly above the threshold"):
         norse.LIFBox()
+
+
+def test_modules_are_made_wherever_tensors_are_made_by_default():
+    with torch.device("meta"):
+        module = norse.LIFBox()
+    assert module.neuron.surrogate == threshold.surrogate_of("super", 100.0)

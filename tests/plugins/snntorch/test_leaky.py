@@ -40,6 +40,15 @@ def equal(first, second):
 # --- Spikes and potentials --------------------------------------------------------------------
 
 
+def test_a_decay_in_double_precision_counts_as_in_the_host():
+    beta = torch.tensor(-0.2, dtype=torch.float64).exp()
+    x = drive(50, 3)
+    spk_rec, mem_rec = host_loop(snn.Leaky(beta=beta), x)
+    spk, _, own_rec = snntorch.Leaky(beta=beta).sequence(x, record=True)
+    equal(spk, spk_rec)
+    equal(own_rec, mem_rec)
+
+
 # 5
 @every_reset
 @every_mechanism
@@ -466,7 +475,46 @@ def test_the_arguments_are_those_of_the_host_in_its_order():
 )
 def test_what_the_kernel_was_made_for_can_be_read_but_not_set(name, value):
     lif = snntorch.Leaky(0.9)
-    before = getattr(lif, name)
+    before = lif.neuron
     with pytest.raises(AttributeError, match=name):
         setattr(lif, name, value)
-    assert getattr(lif, name) == before
+    assert lif.neuron is before
+
+
+@pytest.mark.parametrize("init_hidden", [False, True])
+def test_attributes_that_are_read_are_those_of_the_host(init_hidden):
+    settings = {"beta": 0.9, "surrogate_disable": True, "init_hidden": init_hidden}
+    own, host = snntorch.Leaky(**settings), snn.Leaky(**settings)
+    for name in ("surrogate_disable", "init_hidden", "reset_delay", "state_quant", "inhibition"):
+        assert getattr(own, name) == getattr(host, name)
+
+
+def test_the_spike_grad_of_one_neuron_makes_another_of_the_host():
+    own = snntorch.Leaky(0.9, spike_grad=surrogate.fast_sigmoid(slope=10))
+    x = torch.tensor([-0.5, 0.0, 0.5])
+    host = snn.Leaky(0.9, spike_grad=own.spike_grad)
+    gradients = []
+    for fire in (own.spike_grad, host.spike_grad, surrogate.fast_sigmoid(slope=10)):
+        u = x.clone().requires_grad_()
+        fire(u).sum().backward()
+        gradients.append(u.grad)
+    equal(gradients[0], gradients[2])
+    equal(gradients[1], gradients[2])
+
+
+def test_a_mechanism_that_stays_leaves_the_neuron_as_it_is_when_loaded():
+    lif = snntorch.Leaky(0.9, learn_threshold=True)
+    with torch.no_grad():
+        lif.threshold.fill_(-0.1)  # as training may leave it, in snnTorch too
+    fresh = snntorch.Leaky(0.9, learn_threshold=True)
+    neuron = fresh.neuron
+    fresh.load_state_dict(lif.state_dict())
+    fresh.load_state_dict(lif.state_dict())
+    assert fresh.neuron is neuron
+    equal(fresh.threshold, lif.threshold)
+
+
+def test_repr_shows_what_was_loaded_after_a_move():
+    lif = snntorch.Leaky(0.9).double()
+    lif.load_state_dict(snntorch.Leaky(0.25).state_dict())
+    assert "beta=0.25" in repr(lif)

@@ -450,3 +450,51 @@ def test_a_class_of_its_own_is_three_lines():
     equal(own(x), spikeloom.run(neurons.Trace(0.5), x)[0])
     with pytest.raises(TypeError, match="dacay"):
         Trace(dacay=0.5)
+
+
+def test_a_hidden_mem_may_be_set_as_truncated_training_does():
+    x = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0)) + 0.5
+    results = []
+    for lif in (snntorch.Leaky(0.9, init_hidden=True), snn.Leaky(0.9, init_hidden=True)):
+        first = x[0].clone().requires_grad_()
+        lif(first)
+        lif.mem = lif.mem.detach()
+        later = x[1].clone().requires_grad_()
+        lif(later).sum().backward()
+        assert first.grad is None
+        lif.mem = torch.full((2, 3), 0.75)
+        results.append((lif(x[2]), lif.mem, later.grad))
+        lif.mem = torch.zeros(0)
+        assert lif(x[3, :1]).shape == (1, 3)
+    for own, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(own, theirs, rtol=0, atol=1e-6)
+
+
+def test_setting_mem_leaves_other_states_where_they_are():
+    def slow(x, state, p):
+        v, a = state
+        return v + a, (v + x, a + 1.0)
+
+    neuron = snntorch.make(
+        spikeloom.Neuron(slow, state={"v": 0.0, "a": 2.0}), init_hidden=True, output=True
+    )
+    neuron.mem = torch.ones(1, 2)
+    y, a, _ = neuron(torch.zeros(1, 2))
+    assert y.tolist() == [[3.0, 3.0]] and a.tolist() == [[3.0, 3.0]]
+    neuron.mem = torch.zeros(1, 2)
+    assert neuron(torch.zeros(1, 2))[0].tolist() == [[3.0, 3.0]]
+
+
+def test_a_mem_that_is_not_kept_cannot_be_set():
+    lif = snntorch.Leaky(0.9)
+    with pytest.raises(AttributeError, match="init_hidden=False"):
+        lif.mem = torch.zeros(1)
+    hidden = snntorch.Leaky(0.9, init_hidden=True)
+    with pytest.raises(TypeError, match=r"mem must be a tensor, got 0\.5"):
+        hidden.mem = 0.5
+
+
+@pytest.mark.parametrize("arguments", [{"beta": 0.5}, {"tau": 2.0}])
+def test_arguments_beside_a_description_are_refused_with_the_remedy(arguments):
+    with pytest.raises(TypeError, match=f"got {next(iter(arguments))}; change it with neuron.rep"):
+        snntorch.make(spikeloom.neurons.LIF(), **arguments)

@@ -12,6 +12,7 @@ from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from spikingjelly.activation_based.model import parametric_lif_net
 from torch import nn
 
+from spikeloom.neurons import IF
 from spikeloom.neurons import surrogate as ours
 from spikeloom.plugins import spikingjelly as loom
 from tests.plugins.contract import grid, same, weight
@@ -485,3 +486,51 @@ def test_compiled_it_equals_itself(cls, backend):
         same(node.v, twin.v)
         functional.detach_net(node)
         functional.detach_net(twin)
+
+
+@pytest.mark.parametrize("w", [-200.0, 200.0])
+def test_attributes_change_whatever_the_learned_time_constant(w):
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)) + 0.5
+    spikes = []
+    for cls in (loom.ParametricLIFNode, neuron.ParametricLIFNode):
+        node = cls(step_mode="m", v_reset=None)
+        with torch.no_grad():
+            node.w.fill_(w)
+        node.v_threshold = 0.5
+        spikes.append(node(x).detach())
+    assert torch.equal(*spikes)
+
+
+def test_a_first_time_constant_beyond_what_the_rate_can_tell_is_the_hosts():
+    own, theirs = (cls(init_tau=1e50) for cls in (loom.ParametricLIFNode, neuron.ParametricLIFNode))
+    assert torch.equal(own.w, theirs.w) and float(own.rate.detach()) == 0.0
+
+
+def test_a_time_constant_for_each_neuron_may_take_the_place_of_w():
+    x = torch.randn(6, 2, 4, generator=torch.Generator().manual_seed(0)) + 0.5
+    results = []
+    for cls in (loom.ParametricLIFNode, neuron.ParametricLIFNode):
+        node = cls(step_mode="m")
+        node(x)
+        node.reset()
+        node.w = nn.Parameter(torch.linspace(-1.0, 1.0, 4))
+        y = node(x)
+        y.sum().backward()
+        results.append((y.detach(), node.v.detach(), node.w.grad))
+    (y, v, grad), (expected, expected_v, expected_grad) = results
+    assert torch.equal(y, expected) and torch.equal(v, expected_v)
+    torch.testing.assert_close(grad, expected_grad)
+
+
+@pytest.mark.parametrize("function", [surrogate.ATan(), surrogate.Rect()])
+def test_an_integrate_and_fire_node_is_described_under_its_own_name(function):
+    node = loom.IFNode(surrogate_function=function)
+    assert isinstance(node.neuron, IF) and "IF(v_threshold=1.0" in repr(node)
+    with pytest.raises(ValueError, match=r"IF: v_threshold"):
+        loom.IFNode(v_threshold=-1.0, surrogate_function=function)
+
+
+def test_repr_shows_a_loaded_time_constant_after_a_move():
+    node = loom.LIFNode(tau=torch.tensor(2.0)).double()
+    node.load_state_dict({"tau": torch.tensor(5.0)})
+    assert "tau=5" in repr(node)

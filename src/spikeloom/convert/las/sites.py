@@ -117,8 +117,8 @@ class Site(nn.Module):
         if make is not None:
             assert self.neuron is not None
             normal, *between, outlier = self._ranges().values()
-            ranges = {"normal": normal, "between": between, "outlier": outlier}
-            self.node = node_for(make, OAT(**{**self.neuron.settings(), **ranges}))
+            fitted = self.neuron.replace(normal=normal, between=between, outlier=outlier)
+            self.node = node_for(make, fitted)
 
     def _ranges(self) -> dict[str, Any]:
         assert self.neuron is not None

@@ -150,13 +150,13 @@ class _Site:
     def _send_units(self) -> None:
         """Let the module run the same neuron with unit spikes and an amplitude that stays."""
         node, neuron = self.node, self.node.neuron
-        settings = {**neuron.settings(), "unit_spikes": True}
+        changes: dict[str, Any] = {"unit_spikes": True}
         if isinstance(getattr(node, "alpha", None), Tensor):
-            settings["alpha"] = self.alpha.clone()
+            changes["alpha"] = self.alpha.clone()
             del node.alpha
-            node.register_buffer("alpha", settings["alpha"])
+            node.register_buffer("alpha", changes["alpha"])
         for name in self.attributes:
-            vars(node)[name] = type(neuron)(**settings)
+            vars(node)[name] = neuron.replace(**changes)
 
     def _absorb(self, layer: Any, alpha: Tensor) -> None:
         if self.kind == "step":
