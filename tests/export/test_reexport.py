@@ -180,3 +180,12 @@ def test_every_pair_of_hosts_hands_a_recurrent_net_on():
     for start, end in itertools.permutations(HOSTS, 2):
         again, _ = to_nir(from_nir(graph, make=HOSTS[start]), X)
         assert torch.equal(from_nir(again, make=HOSTS[end])(X), expected), (start, end)
+
+
+def test_what_a_graph_says_about_itself_is_kept(tmp_path):
+    graph = recurrent()
+    graph.metadata = {"author": "someone", "mismatch": 0.5}
+    again, _ = to_nir(from_nir(graph), sample(graph), target="nir", path=tmp_path / "net.nir")
+    assert again.metadata["author"] == "someone"
+    assert again.metadata["mismatch"] == 0
+    assert read(tmp_path / "net.nir").metadata["author"] == "someone"

@@ -707,7 +707,7 @@ def test_a_model_that_returns_no_tensor_is_refused():
 
 
 def test_an_output_without_all_steps_is_refused():
-    with pytest.raises(ValueError, match=r"the output must be \[T, batch"):
+    with pytest.raises(ValueError, match=r"the output must be one tensor \[T, batch"):
         to_nir(Wrapped(after=lambda y: y[-1]), sample(6))
 
 

@@ -192,7 +192,9 @@ def _at_rest(model: nn.Module) -> nn.Module:
         fresh = copy.deepcopy(model)
     except RuntimeError as error:
         raise ValueError(
-            f"model: cannot be copied ({error}); reset its neurons' states first"
+            f"model: cannot be copied ({error}); reset its neurons' states first, and make torch's "
+            f"pruning or weight normalisation permanent (torch.nn.utils.prune.remove, "
+            f"torch.nn.utils.remove_weight_norm)"
         ) from error
     to_rest(fresh)
     return fresh.eval()

@@ -33,6 +33,7 @@ NEURONS: dict[str, Callable[[], Neuron]] = {
     "LIF, a time constant for each neuron": lambda: neurons.LIF(tau=torch.tensor([2.0, 4, 8])),
     "LIF, reset to -0.5": lambda: neurons.LIF(v_reset=-0.5),
     "LIF, soft reset": lambda: neurons.LIF(v_reset=None),
+    "ParametricLIF (SpikingJelly's)": lambda: neurons.ParametricLIF(0.25),
     "IF, hard reset": neurons.IF,
     "IF, soft reset": lambda: neurons.IF(v_reset=None),
     "Leaky, zero reset (snnTorch's)": lambda: neurons.Leaky(0.5, reset_mechanism="zero"),
@@ -41,6 +42,7 @@ NEURONS: dict[str, Callable[[], Neuron]] = {
     "LIFBox, reset by value (Norse's)": lambda: neurons.LIFBox(500.0),
     "LIFBox, reset by value to -0.5": lambda: neurons.LIFBox(500.0, v_reset=-0.5),
     "LIFBox, reset by subtraction": lambda: neurons.LIFBox(500.0, reset_method="subtract"),
+    "LIFBox, leak potential 0.25": lambda: neurons.LIFBox(500.0, v_leak=0.25),
     "Trace": lambda: neurons.Trace(0.5),
     "ElasticBiSpike, decay 0": lambda: neurons.ElasticBiSpike(1.0, decay=0.0),
     "ElasticBiSpike, published reset": lambda: neurons.ElasticBiSpike(1.0),
@@ -85,7 +87,7 @@ and compares the spikes with the model's. What NIR cannot say is refused, all mo
 with the reason, the measured error of the nearest node and the flag that would allow it.
 
 ```python
-from spikeloom import export
+from spikeloom import export, plugins
 
 graph, report = export.to_nir(model, sample, path="net.nir")  # sample: [T, batch, *]
 print(report)
@@ -98,8 +100,21 @@ on the numbers in the sample whether a permutation, a late signal or a reset is 
 comparison at the end shows as much as the sample makes the model do: a layer that fires no spike on
 it is named in the report's first note.
 
+A module is taken for its class, or for its neuron, only if it does nothing else: a subclass with a
+`forward` of its own, a `forward` replaced on the module and weights under a parametrisation are
+refused. Of a model that returns several signals the first is written, and the report says so.
+
+States of a NIR graph begin at 0. A potential that begins elsewhere (at `v_reset`, at Norse's leak
+potential, or where SpikingJelly's `set_reset_value` puts it) is written as its distance from there,
+thresholds, resets and leaks with it. The shift rounds, so a potential within rounding of the
+threshold may be decided otherwise; on the sample that is compared, as all rounding is.
+
 The time step `dt` stands in the graph's metadata. `run_nir` and `from_nir` take it from there;
 a `dt` given to them wins, and without either it is 1e-4 s.
+
+NIR files hold no checksums. `export.read` names what is wrong with most damaged files, but the HDF5
+library may crash or stall on one whose bytes were changed; read what you do not trust in a process
+of its own.
 
 The frameworks' own export calls are there under their own names: `export_to_nir` in
 `plugins.spikingjelly` and `plugins.snntorch`, `to_nir` in `plugins.norse`; the graph's `report`
@@ -147,6 +162,8 @@ model and in the file alike. A converted network (`convert.SignGD`) is written t
 is the input repeated `steps` times, and the last step of the output is what the network returns.
 
 ```python
+from spikeloom import convert, export
+
 snn = convert.SignGD(steps=16).apply(model, calibration)
 graph, report = export.to_nir(snn, x.expand(16, *x.shape), on_inexact="subgraph")
 y = export.run_nir(graph, x.expand(16, *x.shape))[-1]           # snn(x)

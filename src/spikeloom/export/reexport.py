@@ -135,7 +135,7 @@ def graph_again(network: Network) -> nir.NIRGraph:
         draft.nodes[name] = Transparent() if inner else _updated(node, network.part(name))
     for name in [n for n, node in draft.nodes.items() if isinstance(node, Transparent)]:
         draft.bypass(name)
-    about = {"written_by": "spikeloom", "dt": network.dt}
+    about = {**network.metadata, "written_by": "spikeloom", "dt": network.dt}
     return nir.NIRGraph(nodes=draft.nodes, edges=draft.edges, metadata=about)
 
 

@@ -515,3 +515,9 @@ def test_an_input_that_is_no_tensor_is_named_with_a_way_out():
 def test_a_make_that_makes_no_module_is_named(make, message):
     with pytest.raises(TypeError, match=message):
         from_nir(chain(nir.LIF(tau=TAU, r=R, v_leak=LEAK, v_threshold=THR)), make=make)
+
+
+@pytest.mark.parametrize("given", ["net.nir", (None, None)])
+def test_what_is_no_graph_is_refused_with_the_call_that_makes_one(given):
+    with pytest.raises(TypeError, match=r"export\.read makes one of a file"):
+        from_nir(given)

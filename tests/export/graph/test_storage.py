@@ -49,6 +49,11 @@ def test_a_missing_file_is_named(tmp_path):
         read(tmp_path / "missing.nir")
 
 
+def test_what_is_no_path_is_named():
+    with pytest.raises(TypeError, match="path: must be a path, got int"):
+        read(3)
+
+
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read(tmp_path)

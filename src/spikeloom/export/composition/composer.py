@@ -26,7 +26,7 @@ from spikeloom.export.forms.table import candidates
 from spikeloom.export.graph.grids import tell_of_grid
 from spikeloom.export.graph.structure import delayed_edges
 from spikeloom.export.observation.flow import CONSEQUENCE, INPUT, Observation, Site
-from spikeloom.export.observation.modules import current, describes
+from spikeloom.export.observation.modules import at_rest, current, describes
 from spikeloom.export.refuse import NotExpressible, Offence, Refused, Verdict
 from spikeloom.export.targets.judgement import fires_at_threshold, judged, needs_one_threshold
 from spikeloom.kernel.neuron import Parameter
@@ -143,11 +143,12 @@ class Composer:
             return _single(flatten_node(site.shape_in))
         if neuron is None:
             return _single(translate_layer(site.module, site.shape_in, site.shape_out))
-        parameters = current(site.module, neuron)
+        parameters, rest = current(site.module, neuron), at_rest(site.module, neuron)
         if site.map:
             parameters = {key: _flat(value, site.map) for key, value in parameters.items()}
+            rest = None if rest is None else _flat(rest, site.map)
         for_both = fires_at_threshold(self.target)
-        layer = Layer(site.shape_out, self.dt, for_both, self.observation.lead[0])
+        layer = Layer(site.shape_out, self.dt, for_both, self.observation.lead[0], rest)
         pieces = candidates(neuron, parameters, layer, self.on_inexact == "extension")
         for verdict in ALLOWED[self.on_inexact]:
             for piece in pieces:

@@ -127,6 +127,8 @@ def _squared(
 
 
 def _pool(module: Any, shape: Shape) -> nir.NIRNode:
+    if len(shape) != 3:
+        raise Refused(f"takes 3 axes, its input has {list(shape)}", "add the channel axis")
     if module.ceil_mode or module.divisor_override not in (None, 1):
         raise Refused(
             "uses ceil_mode or a divisor_override other than 1, which NIR has not",
@@ -194,7 +196,9 @@ LAYERS: dict[str, Callable[[Any, Shape], nir.NIRNode | Norm | Transparent]] = {
 }
 WRAPPERS = ("torch.nn.", "spikingjelly.activation_based.layer.", "spikeloom.export.")
 
+_BAKE = 'write the weight down: torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")'
 REMEDIES = {
+    **dict.fromkeys(("ParametrizedLinear", "ParametrizedConv1d", "ParametrizedConv2d"), _BAKE),
     "Network": "it has feedback; export it by itself, and join the graphs",
     "ReLU": "convert the model to spikes first, see spikeloom.convert",
     "GELU": "convert the model to spikes first, see spikeloom.convert",

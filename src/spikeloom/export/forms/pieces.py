@@ -31,12 +31,14 @@ class Layer:
         dt: Time step in seconds.
         for_both: Whether some reader fires at the threshold, not only above.
         steps: How many steps the sample has; None if it is not known.
+        rest: Where the potentials of its module begin; None: where the neuron says.
     """
 
     shape: tuple[int, ...]
     dt: float
     for_both: bool = False
     steps: int | None = None
+    rest: Parameter | None = None
 
     def filled(self, value: Any) -> np.ndarray:
         """A value for each neuron, as float32."""

@@ -46,6 +46,7 @@ class Membrane:
         reset: ``"hard"``, ``"soft"`` or ``"none"``.
         v_reset: Where a hard reset leads.
         v_leak: Where the leak leads.
+        rest: Where the potential begins.
         reset_leaks: Whether what a soft reset subtracts leaks in the same step.
         height: What a spike is worth.
     """
@@ -57,8 +58,13 @@ class Membrane:
     reset: str
     v_reset: np.ndarray = field(default_factory=lambda: np.zeros(()))
     v_leak: np.ndarray = field(default_factory=lambda: np.zeros(()))
+    rest: np.ndarray = field(default_factory=lambda: np.zeros(()))
     reset_leaks: bool = True
     height: float = 1.0
+
+    def above_rest(self, potential: np.ndarray) -> np.ndarray:
+        """A potential in the file, where every state begins at 0."""
+        return potential - self.rest
 
 
 def _lif(neuron: LIF, p: Params) -> Membrane:
@@ -71,13 +77,15 @@ def _parametric(neuron: ParametricLIF, p: Params) -> Membrane:
 
 def _fired(neuron: LIF | ParametricLIF, p: Params, k: np.ndarray | None) -> Membrane:
     """What fires and resets as SpikingJelly's neurons do."""
-    base = np.float64(np.float32(neuron.v_reset or 0.0))
+    base = number("v_reset", neuron.v_reset or 0.0)
     return Membrane(
         k=k,
         divided=neuron.decay_input and k is not None,
-        threshold=number("v_threshold", p["v_threshold"]) - base,
+        threshold=number("v_threshold", p["v_threshold"]),
         at_threshold=neuron.fires_at_threshold,
         reset="soft" if neuron.v_reset is None else "hard",
+        v_reset=base,
+        v_leak=base,
     )
 
 
@@ -146,6 +154,8 @@ def fire_and_reset(neuron: Neuron, params: Params, layer: Layer) -> list[Piece]:
             f"use {family.__name__} itself",
         )
     membrane = MEMBRANES[family](neuron, params)
+    rest = next(iter(neuron.rest.values())) if layer.rest is None else layer.rest
+    membrane = replace(membrane, rest=number("state at rest", rest))
     if membrane.k is not None and not (membrane.k >= 1.0).all():
         raise Refused(
             f"its time constant is {membrane.k.min():.3g} steps, shorter than one",
@@ -197,20 +207,21 @@ def plain_threshold(written: np.ndarray, at_threshold: bool, for_both: bool) -> 
 
 def _hard(m: Membrane, layer: Layer) -> Piece:
     """One LIF or IF node."""
-    threshold = m.threshold
+    threshold, v_reset, v_leak = map(m.above_rest, (m.threshold, m.v_reset, m.v_leak))
     if m.k is not None and not m.divided:
-        threshold = threshold / m.k.astype(np.float32).astype(np.float64)
+        k = m.k.astype(np.float32).astype(np.float64)
+        threshold, v_reset, v_leak = threshold / k, v_reset / k, v_leak / k
     parameters = {
         "r": layer.filled(1.0),
         "v_threshold": layer.filled(strict_threshold(threshold, m.at_threshold, layer.for_both)),
-        "v_reset": layer.filled(m.v_reset),
+        "v_reset": layer.filled(v_reset),
     }
     if m.k is None:
         parameters["r"] = layer.filled(1.0 / layer.dt)
         node: nir.NIRNode = nir.IF(**parameters)
     else:
         node = nir.LIF(
-            tau=layer.filled(seconds(m.k, layer.dt)), v_leak=layer.filled(m.v_leak), **parameters
+            tau=layer.filled(seconds(m.k, layer.dt)), v_leak=layer.filled(v_leak), **parameters
         )
     return Piece(Verdict.EXACT, {"": node}, height=m.height)
 
@@ -223,9 +234,9 @@ def _free(m: Membrane, layer: Layer) -> Piece:
         integrator = nir.LI(
             tau=layer.filled(seconds(m.k, layer.dt)),
             r=layer.filled(1.0 if m.divided else m.k),
-            v_leak=layer.filled(m.v_leak),
+            v_leak=layer.filled(m.above_rest(m.v_leak)),
         )
-    threshold = layer.threshold(strict_threshold(m.threshold, m.at_threshold))
+    threshold = layer.threshold(strict_threshold(m.above_rest(m.threshold), m.at_threshold))
     return Piece(
         Verdict.SUBGRAPH,
         {"membrane": integrator, "threshold": threshold},

@@ -7,7 +7,7 @@ from typing import Any
 
 from spikeloom.export.forms.descent import sign_descent, sign_tracker
 from spikeloom.export.forms.filters import trace
-from spikeloom.export.forms.pieces import Layer, Params, Piece
+from spikeloom.export.forms.pieces import Layer, Params, Piece, number
 from spikeloom.export.forms.spiking import MEMBRANES, fire_and_reset
 from spikeloom.export.forms.ternary import bi_spike
 from spikeloom.export.forms.unrolled import UNROLLED, unrolled
@@ -47,6 +47,7 @@ def candidates(neuron: Neuron, params: Params, layer: Layer, extend: bool = Fals
     Raises:
         Refused: If there is none.
     """
+    _require_rest(neuron, layer)
     neuron = _coder(neuron)
     if neuron.begin is not None and type(neuron) not in UNROLLED:
         raise Refused(
@@ -60,6 +61,18 @@ def candidates(neuron: Neuron, params: Params, layer: Layer, extend: bool = Fals
         if more:
             return more
         raise
+
+
+def _require_rest(neuron: Neuron, layer: Layer) -> None:
+    """A module may begin elsewhere than its neuron says; only a membrane can be shifted."""
+    if layer.rest is None or isinstance(neuron, tuple(MEMBRANES)):
+        return
+    said = next(iter(neuron.rest.values()))
+    if (number("state at rest", layer.rest) != number("state at rest", said)).any():
+        raise Refused(
+            f"its potential begins at {layer.rest}, its neuron's at {said:g}",
+            "let it begin at rest",
+        )
 
 
 def _coder(neuron: Neuron) -> Neuron:

@@ -44,6 +44,7 @@ class Network(nn.Module):
     Attributes:
         parts: The module of each node, dots in names replaced by underscores.
         plan: What runs after what.
+        metadata: What the graph says about itself.
 
     Raises:
         TypeError: If it is no graph.
@@ -66,6 +67,7 @@ class Network(nn.Module):
         super().__init__()
         self.plan: Plan = plan(graph, max_nodes)
         self.dt = _time_step(graph, dt)
+        self.metadata = dict(graph.metadata or {})
         self.parts = nn.ModuleDict()
         self._keys: dict[str, str] = {}
         for name, node in self.plan.nodes.items():

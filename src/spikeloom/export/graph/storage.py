@@ -26,6 +26,10 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 def read(path: str | os.PathLike[str], *, max_nodes: int = MAX_NODES) -> nir.NIRGraph:
     """Read a NIR file.
 
+    NIR files hold no checksums, and the HDF5 library may crash or stall, which no Python code can
+    catch, on one whose bytes were changed on the way or by intent. Read what you do not trust in a
+    process of its own.
+
     Args:
         path: The file.
         max_nodes: Files with more nodes are refused before they are loaded.
@@ -35,6 +39,7 @@ def read(path: str | os.PathLike[str], *, max_nodes: int = MAX_NODES) -> nir.NIR
 
     Raises:
         FileNotFoundError: If there is no such file.
+        TypeError: If it is no path.
         ValueError: If it is no NIR file, is damaged, too large, or its nodes do not fit together.
 
     Example:
@@ -45,6 +50,8 @@ def read(path: str | os.PathLike[str], *, max_nodes: int = MAX_NODES) -> nir.NIR
         >>> sorted(read(path).nodes)
         ['input', 'linear', 'output']
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"path: must be a path, got {type(path).__name__}")
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"path: there is no file {path}")

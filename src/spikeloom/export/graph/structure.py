@@ -74,7 +74,10 @@ def plan(graph: nir.NIRGraph, max_nodes: int = MAX_NODES) -> Plan:
             input or no consumer, a loop holds no state, or there are too many nodes.
     """
     if not isinstance(graph, nir.NIRGraph):
-        raise TypeError(f"graph: must be a nir.NIRGraph, got {type(graph).__name__}")
+        raise TypeError(
+            f"graph: must be a nir.NIRGraph, got {type(graph).__name__}; export.read makes one of "
+            f"a file, and export.to_nir returns (graph, report)"
+        )
     nodes: dict[str, nir.NIRNode] = {}
     edges: list[Edge] = []
     _unfold(graph, "", nodes, edges, max_nodes, 0)

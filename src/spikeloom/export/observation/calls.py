@@ -14,6 +14,7 @@ from spikeloom.export.observation.flow import FOLD, OWN_MODULE, Signal, Site, st
 from spikeloom.export.observation.labels import Moved, Term, move
 from spikeloom.export.observation.ledger import REMEDY, STATE, Ledger, tensors_in
 from spikeloom.export.observation.modules import (
+    altered,
     describes,
     is_leaf,
     keeps_its_state,
@@ -40,6 +41,7 @@ class Calls:
 
     def __init__(self, ledger: Ledger, stepwise: bool) -> None:
         self.ledger, self.stepwise = ledger, stepwise
+        self._altered: dict[str, str] = {}
 
     def attach(self, model: nn.Module) -> None:
         """Wrap the methods of a model's modules."""
@@ -54,6 +56,7 @@ class Calls:
                 self._wrap(module, "forward", functools.partial(self._container, owner))
                 continue
             known.update(map(id, module.modules()))
+            self._altered[name] = altered(module)
             leaf = functools.partial(self._leaf, name, module)
             self._wrap(module, "forward", functools.partial(leaf, takes_steps(module)))
             if callable(getattr(module, "sequence", None)):
@@ -144,7 +147,10 @@ class Calls:
     def _site(self, name: str, module: nn.Module) -> Site:
         if name not in self.ledger.sites:
             kind = type(module).__name__
-            self.ledger.sites[name] = Site(name, kind, module, (name, kind), (), ())
+            self.ledger.sites[name] = site = Site(name, kind, module, (name, kind), (), ())
+            if self._altered[name]:
+                remedy = "put what it does beside the layer into a module around it"
+                site.block(self._altered[name], remedy, derived=False)
         return self.ledger.sites[name]
 
     def _check_time(

@@ -49,6 +49,7 @@ class Ledger:
         passing: Modules that pass on a signal whose axes were moved.
         decided: The functions by which the model looked at values.
         left: The operations through which values left the signals.
+        unwritten: How many signals the model returns besides its output.
     """
 
     def __init__(self, steps: int, batch: int, root: str) -> None:
@@ -59,6 +60,7 @@ class Ledger:
         self.passing: dict[str, None] = {}
         self.decided: dict[str, None] = {}
         self.left: dict[str, None] = {}
+        self.unwritten = 0
         self._known = WeakTensorKeyDictionary()
         self._numbers = Numbers()
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox, ParametricLIF
 
-__all__ = ["native_neuron"]
+__all__ = ["native_neuron", "native_rest"]
 
 
 def _sj_lif(module: Any) -> Neuron:
@@ -74,3 +74,15 @@ def native_neuron(module: nn.Module) -> Neuron | None:
     cls = type(module)
     describe = NATIVE.get(f"{cls.__module__.split('.')[0]}.{cls.__name__}")
     return None if describe is None else describe(module)
+
+
+def native_rest(module: nn.Module, neuron: Neuron) -> Parameter | None:
+    """Where the potential of a neuron begins: Norse's own begin at their leak potential.
+
+    Args:
+        module: Any module.
+        neuron: Its description.
+    """
+    if isinstance(neuron, LIFBox) and native_neuron(module) is not None:
+        return neuron.params["v_leak"]
+    return next(iter(neuron.rest.values()), None)

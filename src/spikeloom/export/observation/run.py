@@ -77,7 +77,10 @@ def _observed(model: nn.Module, sample: Tensor, stepwise: bool) -> Observation:
         shape_given = list(sample.shape)
         raise ValueError(f"model: does not run on the sample {shape_given}: {error}") from error
     if result not in ledger:
-        raise ValueError("model: its output does not depend on the input through torch functions")
+        raise ValueError(
+            "model: its output does not depend on the input through modules and torch functions; "
+            "use spikeloom.SpikingLayer(neuron) in the place of spikeloom.run, and nothing scripted"
+        )
     return _summary(ledger, result, list(sample.shape))
 
 
@@ -85,7 +88,7 @@ def _whole(model: nn.Module, x: Tensor, ledger: Ledger, shape: tuple[int, ...]) 
     """Call a model with the whole sequence."""
     with Functions(ledger):
         ledger.put(x, Signal.of(INPUT, 0, shape))
-        result = _first_tensor(model(x))
+        result = _first_tensor(model(x), ledger)
     ledger.settle(result, 2)
     return result
 
@@ -106,18 +109,22 @@ def _loop(
         ledger.put(x, Signal.of(INPUT, step, shape))
         result = model(x, *state)
         state = result[1:2] if explicit else ()
-        y = _first_tensor(result)
+        y = _first_tensor(result, ledger)
         ledger.quiet = True
         ledger.settle(y, 1)
         ledger.quiet = False
         yield y
 
 
-def _first_tensor(result: Any) -> Tensor:
+def _first_tensor(result: Any, ledger: Ledger) -> Tensor:
+    """A model's output; what it returns besides, its neurons' states apart, is remembered."""
     tensors = tensors_in(result)
     if not tensors:
         raise TypeError(f"model: must return a tensor, got {type(result).__name__}")
-    return tensors[0]
+    first, *others = tensors
+    spikes = [y for y in ledger.followed(others) if not ledger.is_state(ledger.draft_of(y))]
+    ledger.unwritten = len(spikes)
+    return first
 
 
 def _summary(ledger: Ledger, result: Tensor, given: list[int]) -> Observation:
@@ -129,10 +136,11 @@ def _summary(ledger: Ledger, result: Tensor, given: list[int]) -> Observation:
         if site.module is not None:
             site.check_calls(ledger.T)
     lead = (ledger.T, ledger.B)
-    if not any(site.obstacle for site in used.values()) and spikes.shape[:2] != lead:
+    complete = spikes.dim() > 2 and spikes.shape[:2] == lead
+    if not any(site.obstacle for site in used.values()) and not complete:
         raise ValueError(
             f"model: returns {list(spikes.shape)} for an input {given}; "
-            f"the output must be [T, batch, *]"
+            f"the output must be one tensor [T, batch, features...]"
         )
     if any(start for _, start in signal.starts):
         last = used[min(signal.sources)]
@@ -156,6 +164,9 @@ def _notes(ledger: Ledger, used: dict[str, Site]) -> Iterator[str]:
             "The model looks at values while it runs; on other inputs it may compute something "
             "else than the file, which follows what it did on the sample."
         )
+    if ledger.unwritten:
+        count = ledger.unwritten + 1
+        yield f"The model returns {count} signals, of which the file gives the first."
     unused = [name for name, site in ledger.sites.items() if site.module and name not in used]
     if unused:
         yield f"Left out, since the output does not need it: {', '.join(unused)}."
