@@ -15,7 +15,12 @@ from torch.utils import _pytree as pytree
 
 from spikeloom import neurons
 from spikeloom.convert.signgd import SignGD
-from spikeloom.convert.signgd.network import SignGDNetwork, neuron_of
+from spikeloom.convert.signgd.network import (
+    SignGDNetwork,
+    beyond_reach,
+    finite,
+    neuron_of,
+)
 from spikeloom.convert.signgd.operators import Site, classify
 from spikeloom.convert.signgd.time import Machine
 
@@ -96,7 +101,8 @@ class SteppedSignGD(base.MemoryModule):
 
     Input and output are increments: the input is summed over time, and the sum of the outputs is
     the decoded result. An image is shown by putting it into the first step and zeros into the
-    others. Every spiking node is a :class:`SignGDNode` under ``nodes``.
+    others, likewise token ids; what is true in a mask stays true. Every spiking node is a
+    :class:`SignGDNode` under ``nodes``.
 
     Args:
         network: What :class:`spikeloom.convert.SignGD` made.
@@ -104,7 +110,8 @@ class SteppedSignGD(base.MemoryModule):
 
     Shape:
         - Input: ``[N, *]`` in step mode "s", ``[T, N, *]`` in "m".
-        - Output: The model's output, with the same axes in front.
+        - Output: The model's output, with the same axes in front. What is no number in it, and
+          comes with every call, is returned as it is.
 
     Attributes:
         report: What became of every operator.
@@ -120,10 +127,14 @@ class SteppedSignGD(base.MemoryModule):
         self.plan = classify(network.graph.graph, timed_inputs=True)
         self.nodes = nn.ModuleDict()
         self.reads_operand: dict[str, bool] = {}
+        # Where a target that is undefined is looked for.
+        self.beyond: dict[str, float | None] = {}
         for site in self.plan.sites:
-            neuron, reads = neuron_of(site, network.schedules[site.name], network.scales[site.name])
+            schedule, scale = network.schedules[site.name], network.scales[site.name]
+            neuron, reads = neuron_of(site, schedule, scale)
             self.nodes[site.name] = make(neuron, step_mode=step_mode)
             self.reads_operand[site.name] = reads
+            self.beyond[site.name] = beyond_reach(site, schedule, scale)
         self.machine = Machine(self.graph, self.plan, over_time=True)
         # What arrived and left so far, by place: sums of increments.
         self.register_memory("sums", {})
@@ -136,23 +147,57 @@ class SteppedSignGD(base.MemoryModule):
         super().__setstate__(state)
         self.machine = Machine(self.graph, self.plan, over_time=True)
 
-    def single_step_forward(self, *x: Tensor) -> Any:
+    def single_step_forward(self, *x: Any) -> Any:
         """One step: increments in, increments out."""
-        moves = self.multi_step_forward(*(part[None] for part in x))
+        moves = self.multi_step_forward(*pytree.tree_map_only(Tensor, lambda part: part[None], x))
         return pytree.tree_map_only(Tensor, lambda y: y[0], moves)
 
-    def multi_step_forward(self, *x: Tensor) -> Any:
+    def multi_step_forward(self, *x: Any) -> Any:
         """A sequence of steps: increments in, increments out."""
-        totals = [self._summed(f"input {i}", part) for i, part in enumerate(x)]
+        inputs = self._laid_out(x)
+        steps = next(len(part) for part in inputs if isinstance(part, Tensor))
+        totals = [self._arrived(f"input {i}", part) for i, part in enumerate(inputs)]
         outputs = self.machine(totals, self._at_site)
-        moves = [self._moves(f"output {i}", y) for i, y in enumerate(outputs)]
+        change = self.machine.timed_outputs()
+        moves = [
+            self._sent(f"output {i}", y, None if changes else steps)
+            for i, (y, changes) in enumerate(zip(outputs, change, strict=True))
+        ]
         return pytree.tree_unflatten(moves, self.captured.results)
+
+    def _laid_out(self, x: tuple[Any, ...]) -> list[Any]:
+        """The arguments of a call as a flat list."""
+        inputs, structure = pytree.tree_flatten((x, {}))
+        if structure != self.captured.arguments:
+            wanted = pytree.tree_map(lambda _: "...", self._example())
+            raise TypeError(
+                f"forward: takes increments of the arguments that the model was converted with, "
+                f"{wanted}; got {len(x)} argument(s)"
+            )
+        return inputs
+
+    def _example(self) -> Any:
+        return self.captured.arguments.unflatten(self.captured.example)
+
+    def _arrived(self, place: str, part: Any) -> Any:
+        """What has arrived after each step; of a mask, what was true so far."""
+        if not isinstance(part, Tensor):
+            return part
+        totals = self._summed(place, part)
+        return totals > 0 if part.dtype == torch.bool else totals
+
+    def _sent(self, place: str, y: Any, steps: int | None) -> Any:
+        """The increments of an output; of one without time, over these steps."""
+        if not isinstance(y, Tensor):
+            return y
+        return self._moves(place, y if steps is None else y.expand(steps, *y.shape))
 
     def _at_site(
         self, site: Site, operands: tuple[Any, ...], compute: Callable[[], Tensor]
     ) -> Tensor:
         node = self.nodes[site.name]
-        drive = operands[0] if self.reads_operand[site.name] else compute()
+        reads = self.reads_operand[site.name]
+        drive = finite(operands[0] if reads else compute(), reads, self.beyond[site.name])
         moves = self._moves(f"{site.name} drive", drive)
         sent = node(moves) if node.step_mode == "m" else torch.stack([node(m) for m in moves])
         return self._summed(f"{site.name} sent", sent)
@@ -161,6 +206,11 @@ class SteppedSignGD(base.MemoryModule):
         """Increments as sums, continued from the last call."""
         totals = moves.cumsum(0)
         if place in self.sums:
+            if self.sums[place].shape != totals.shape[1:]:
+                raise ValueError(
+                    f"forward: {place} has shape {list(totals.shape[1:])} at each step, before it "
+                    f"had {list(self.sums[place].shape)}; call functional.reset_net in between"
+                )
             totals = totals + self.sums[place]
         self.sums[place] = totals[-1]
         return totals

@@ -32,7 +32,8 @@ class Replay:
     Args:
         neuron: What to run; it has one output and a kernel.
         x: A tensor like those to come: the same shape, strides and dtype.
-        params: The tensors of the neuron's parameters, in order; their values are read now.
+        params: The tensors of the neuron's parameters, in order; their values are read now. A later
+            change has to be in :meth:`key`, so not through ``.data`` or NumPy.
         inputs: The neuron's inputs ``[T, *]`` as views of ``x`` that have the same strides; by
             default ``x`` itself.
 

@@ -41,3 +41,26 @@ def test_a_target_that_is_undefined_for_a_while_does_no_harm(host):
         fast = converted(model, x, decompose=True)(x)
         found = converted(model, x, host, decompose=True)(x)
     torch.testing.assert_close(found, fast, rtol=0, atol=1e-6)
+
+
+class Causal(nn.Module):
+    """Attention whose mask holds infinities."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(5))
+
+    def forward(self, x):
+        return self.attention(x, x, x, attn_mask=self.mask.to(x.dtype), need_weights=False)[0]
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("decompose", [False, True])
+def test_a_mask_of_infinities_does_no_harm(host, decompose):
+    torch.manual_seed(0)
+    model, x = Causal().double(), torch.randn(16, 5, 8, dtype=torch.float64)
+    with torch.no_grad():
+        fast = converted(model, x, decompose=decompose)(x)
+        found = converted(model, x, host, decompose=decompose)(x)
+    torch.testing.assert_close(found, fast, rtol=0, atol=1e-6)

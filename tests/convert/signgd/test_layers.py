@@ -1,5 +1,7 @@
 """A converted network as layers: the same values, under the user's names."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -81,4 +83,51 @@ def test_a_model_of_two_outputs_is_refused():
 
     snn = convert.SignGD(steps=4).apply(Two(), torch.randn(4, 3))
     with pytest.raises(ValueError, match="model: returns 2 tensors"):
+        snn.as_layers()
+
+
+class Forward(nn.Module):
+    """A model with a forward of its own."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.layer, self.function = nn.Linear(4, 6), function
+        self.weight = nn.Parameter(torch.randn(2, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer(x), self.weight)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h, w: nn.functional.glu(h),  # the only operator of the root
+        lambda h, w: h.relu().to(torch.float64) @ w.flatten(1).T.double(),
+        lambda h, w: h.transpose(0, 1).relu().softmax(0).transpose(0, 1),  # samples behind
+    ],
+)
+def test_layers_of_any_forward_compute_what_the_network_computes(function):
+    x = torch.randn(6, 8, 4)
+    model = Forward(function)
+    if "flatten" in function.__code__.co_names:
+        x = torch.randn(6, 4)
+        model.layer = nn.Linear(4, 9)
+    snn = convert.SignGD(steps=8).apply(model, x)
+    with torch.no_grad():
+        y = snn.as_layers()(x.expand(8, *x.shape))
+        for t, expected in enumerate(snn(x, at=range(1, 9))):
+            torch.testing.assert_close(y[t], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda h, w: (h - h.mean(0)).relu(), "samples see each other"),
+        (lambda h, w: h.relu().roll(1, 0), "samples see each other"),
+        (lambda h, w: torch.cat([part.relu() for part in h.chunk(2)]), "no single axis"),
+    ],
+)
+def test_samples_that_do_not_stand_for_themselves_are_refused(function, message):
+    snn = convert.SignGD(steps=8).apply(Forward(function), torch.randn(6, 4))
+    with pytest.raises(ValueError, match=message):
         snn.as_layers()

@@ -1,7 +1,9 @@
 """Max-pooling as maxima, beside torch's own."""
 
 import copy
+import functools
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -58,6 +60,30 @@ def test_a_pool_joined_with_its_nodes_sends_what_it_sends_alone(layer, pool, fun
         (alone,) = snn.run([x], lambda site, y: sent.append(y))
         (joined,) = snn.run([x])
     assert len(sent) == 2 and torch.equal(joined, alone)
+
+
+@pytest.mark.parametrize("kernel", [1, (2, 1), (1, 4)])
+def test_pools_of_any_kernel_send_what_their_nodes_send(kernel):
+    x = torch.randn(6, 1, 8, 8)
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.MaxPool2d(kernel, 4))
+    snn = SignGD(6, Exponential(1.0, 0.8), margin=1.2).apply(model, x)
+    with torch.no_grad():
+        (alone,) = snn.run([x], lambda site, y: None)
+        (joined,) = snn.run([x])
+    assert torch.equal(joined, alone)
+
+
+def test_a_pool_of_a_pool_is_joined_once():
+    x = torch.randn(6, 1, 16, 16)
+    pools = [nn.MaxPool2d(2), nn.MaxPool2d(2), nn.MaxPool2d(2)]
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), *pools)
+    snn = SignGD(6, Exponential(1.0, 0.8), margin=1.2).apply(model, x)
+    names = [site.name for site in snn.plan.sites]
+    assert snn.pooled == {names[0]: names[1], names[2]: names[3]}
+    with torch.no_grad():
+        (alone,) = snn.run([x], lambda site, y: None)
+        (joined,) = snn.run([x])
+    assert torch.equal(joined, alone)
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2), nn.MaxPool2d(2, padding=1)])
@@ -119,24 +145,58 @@ def test_pools_behind_other_nodes_are_joined_too(function):
     assert torch.equal(snn(x), alone[-1])  # with gradients wanted, all steps through run
 
 
-def test_a_scale_that_is_changed_in_place_counts():
+@functools.cache
+def _pooled_network() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
     x = torch.randn(4, 1, 8, 8)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.GELU(), nn.MaxPool2d(2), nn.Flatten())
-    snn = SignGD(6, Exponential(1.0, 0.8), margin=1.2, per="neuron").apply(model, x)
+    return SignGD(6, Exponential(1.0, 0.8), margin=1.2, per="neuron").apply(model, x), x
+
+
+def pooled_network() -> tuple[nn.Module, torch.Tensor]:
+    return copy.deepcopy(_pooled_network())
+
+
+CHANGES = {
+    "in place": lambda tracker, scale: tracker.scale.copy_(scale),
+    "assigned": lambda tracker, scale: setattr(tracker, "scale", scale),
+    "loaded": lambda tracker, scale: tracker.load_state_dict(
+        {**tracker.state_dict(), "scale": scale}
+    ),
+}
+COPIES = {
+    "as made": lambda snn: snn,
+    "moved to float64 and back": lambda snn: snn.double().float(),
+    "copied": copy.deepcopy,
+    "pickled": lambda snn: pickle.loads(pickle.dumps(snn)),
+}
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["of what is pooled", "of the pool"])
+@pytest.mark.parametrize("made", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_scale_that_is_changed_counts(change, made, which):
+    snn, x = pooled_network()
     with torch.no_grad():
         before = snn(x)
-        for tracker in snn.pools.values():
-            tracker.scale.zero_()
-        assert before.abs().sum() > 0 and not snn(x).any()
+        snn = made(snn)
+        assert torch.equal(snn(x), before)
+        tracker = snn.nodes[snn.plan.sites[which].name]
+        change(tracker, 0.5 * tracker.scale)
+        (alone,) = snn.run([x], lambda site, y: None)
+        assert torch.equal(snn(x), alone[-1]) and not torch.equal(alone[-1], before)
 
 
 def test_copies_track_on_their_own():
-    x = torch.randn(4, 1, 8, 8)
-    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.GELU(), nn.MaxPool2d(2), nn.Flatten())
-    snn = SignGD(6, Exponential(1.0, 0.8), margin=1.2, per="neuron").apply(model, x)
+    snn, x = pooled_network()
     with torch.no_grad():
         before = snn(x)
         copied = copy.deepcopy(snn)
-        for tracker in snn.pools.values():
+        for tracker in snn.nodes.values():
             tracker.scale.zero_()
-        assert torch.equal(copied(x), before)
+        assert torch.equal(copied(x), before) and not snn(x).any()
+
+
+def test_a_joined_pool_holds_no_tensors_of_its_own():
+    snn, _ = pooled_network()
+    assert snn.pools and not [name for name in snn.state_dict() if name.startswith("pools")]

@@ -3,6 +3,7 @@
 import copy
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -396,6 +397,99 @@ def test_calibration_takes_batches_in_any_usual_form(form):
     assert snn(x[:3]).shape == model(x[:3]).shape
 
 
+class Dropped(nn.Module):
+    """What is written into the result of a dropout that is off is written into its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.drop = nn.Linear(4, 4), nn.Dropout()
+
+    def forward(self, x):
+        h = self.layer(x)
+        return F.relu_(self.drop(h)) + h
+
+
+class Calling(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(2, 3, 1), nn.GELU())
+        self.head = nn.Sequential(nn.Conv2d(3, 2, 1), nn.Tanh())
+        self.function, self.constant = function, nn.Parameter(torch.randn(3, 1, 1))
+
+    def forward(self, x):
+        return self.head(self.function(self.stem(x), self.constant))
+
+
+def assert_equals_the_loop(model, *inputs):
+    snn = SignGD(8, Exponential(1.0, 0.8), margin=1.2).apply(model.double(), [inputs])
+    with torch.no_grad():
+        found = torch.stack(snn(*inputs, at=range(1, 9)))
+        torch.testing.assert_close(found, oracle(snn, *inputs), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h, c: h.contiguous(memory_format=torch.channels_last),
+        lambda h, c: h.clone(memory_format=torch.channels_last),
+        lambda h, c: h.to(memory_format=torch.channels_last),
+        lambda h, c: h * 0.5 + h.mean([]),
+        lambda h, c: torch.maximum(h, c),
+        lambda h, c: torch.maximum(c, h),
+        lambda h, c: h.view_as(h),
+    ],
+)
+def test_a_layout_an_empty_list_of_axes_and_a_constant_operand_are_welcome(function):
+    assert_equals_the_loop(Calling(function), torch.randn(8, 2, 4, 4, dtype=torch.float64))
+
+
+def test_dropout_that_is_off_is_its_input_itself():
+    model, x = Dropped().eval(), torch.randn(32, 4)
+    with torch.no_grad():
+        assert torch.equal(model(x), 2.0 * model.layer(x).relu())
+        assert (SignGD(32).apply(model, x)(x) - model(x)).abs().max() < 0.01
+
+
+class Masked(nn.Module):
+    def __init__(self, place):
+        super().__init__()
+        self.parts, self.place = nn.Linear(8, 24), place
+
+    def forward(self, x, mask):
+        q, k, v = self.parts(x).tanh().unflatten(-1, (6, 4)).transpose(1, 2).chunk(3, 1)
+        return F.scaled_dot_product_attention(q, k, v, self.place(mask))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda mask: None,
+        lambda mask: mask[:, None, None],
+        lambda mask: mask[:, None, None].expand(-1, 2, 5, -1),
+        lambda mask: mask[0, None],
+        lambda mask: torch.where(mask[:, None, None], 0.0, -torch.inf).double(),
+    ],
+)
+def test_attention_over_time_is_attention_at_each_step(place):
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]]).bool()
+    assert_equals_the_loop(Masked(place), torch.randn(3, 5, 8, dtype=torch.float64), mask)
+
+
+def test_a_conversion_in_inference_mode_is_of_use_outside():
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2)), torch.randn(16, 4)
+    with torch.inference_mode():
+        snn = SignGD(8).apply(model, x + 0.0)
+    x.requires_grad_()
+    snn(x).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_steps_may_be_numbers_of_numpy():
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.GELU()), torch.randn(16, 4)
+    snn = SignGD(8).apply(model, x)
+    assert torch.equal(snn(x, at=np.int64(3)), snn(x, at=3))
+
+
 # --- Bad input ------------------------------------------------------------------------------------
 
 
@@ -454,6 +548,36 @@ def test_writing_into_a_view_that_is_read_again_is_refused():
 
     with pytest.raises(TypeError, match="writes into a view"):
         SignGD(8).apply(Inner(write), torch.randn(8, 4))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda h: h.detach(),
+        lambda h: h.mT,
+        lambda h: h.expand_as(h),
+        lambda h: h.view_as(h),
+        lambda h: h.tensor_split(2, 1)[0],
+        lambda h: h.swapaxes(0, 1),
+    ],
+)
+def test_a_view_of_any_kind_that_is_written_into_is_seen(view):
+    def write(h):
+        view(h).relu_()
+        return h.tanh()
+
+    with pytest.raises(TypeError, match="relu_ at the forward of Inner writes into a view"):
+        SignGD(8).apply(Inner(write), torch.randn(8, 4))
+
+
+def test_a_buffer_that_every_call_changes_is_refused():
+    class Counting(nn.BatchNorm1d):
+        def forward(self, x):
+            self.num_batches_tracked.add_(1)
+            return x.relu() * self.num_batches_tracked
+
+    with pytest.raises(TypeError, match=r"add_ at 1 \(Counting\) writes into a buffer"):
+        SignGD(8).apply(nn.Sequential(nn.Linear(4, 4), Counting(4)), torch.randn(8, 4))
 
 
 def test_an_affine_model_has_nothing_to_convert():

@@ -75,6 +75,54 @@ def test_a_sequence_may_come_in_chunks():
     assert torch.allclose(torch.cat(parts), whole, atol=1e-5)
 
 
+class Reading(nn.Module):
+    """Token ids and a mask in; numbers, constants and a dict out."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.layer = nn.Embedding(9, 6), nn.Linear(6, 4)
+
+    def forward(self, ids, mask):
+        h = self.words(ids) * mask[..., None]
+        h = torch.relu(self.layer(h.sum(1) / mask.sum(1, keepdim=True)))
+        return {"out": torch.sqrt(h), "bias": self.layer.bias, "kind": "words", "size": 4}
+
+
+def test_ids_masks_and_constants_pass_through_time():
+    torch.manual_seed(0)
+    model, ids = Reading().double(), torch.randint(0, 9, (6, 5))
+    mask = torch.arange(5) < torch.tensor([5, 4, 3, 3, 2, 1])[:, None]
+    recipe = loom.SignGDRecipe([(ids, mask)], steps=24)
+    snn = ann2snn.FXConverter(recipe).convert(model)
+    own = SignGD(24).apply(model, [(ids, mask)])
+    moves = torch.zeros(24, 6, 5, dtype=torch.long)
+    moves[0] = ids
+    with torch.no_grad():
+        single = [snn(now, mask) for now in moves]  # what is true once stays true
+        functional.reset_net(snn)
+        functional.set_step_mode(snn, "m")
+        found, expected = snn(moves, mask.expand(24, 6, 5)), own(ids, mask)
+    assert (found["kind"], found["size"]) == ("words", 4)
+    for name in ("out", "bias"):
+        assert torch.allclose(found[name].sum(0), expected[name], atol=1e-6)
+        assert torch.allclose(torch.stack([y[name] for y in single]), found[name], atol=1e-6)
+
+
+def test_another_batch_without_a_reset_is_refused():
+    snn = converted(ann(), torch.randn(8, 1, 6, 6), steps=4)
+    snn(torch.randn(8, 1, 6, 6))
+    with pytest.raises(
+        ValueError, match=r"input 0 has shape \[3, 1, 6, 6\].*call functional.reset"
+    ):
+        snn(torch.randn(3, 1, 6, 6))
+
+
+def test_another_number_of_arguments_is_refused():
+    snn = converted(ann(), torch.randn(8, 1, 6, 6), steps=4)
+    with pytest.raises(TypeError, match="takes increments of the arguments"):
+        snn(torch.randn(8, 1, 6, 6), torch.randn(8))
+
+
 def test_every_spiking_node_is_a_node_of_spikingjelly():
     model, x = ann(), torch.randn(16, 1, 6, 6)
     before = copy.deepcopy(model.state_dict())

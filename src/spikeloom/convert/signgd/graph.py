@@ -34,7 +34,9 @@ def names(text: str) -> frozenset[str]:
 VIEWS = names(
     """
     view reshape flatten unflatten select slice narrow squeeze unsqueeze transpose permute t
-    expand split chunk unbind getitem movedim as_strided diagonal
+    expand split chunk unbind getitem movedim as_strided diagonal alias detach T H mT mH adjoint
+    numpy_T matrix_H expand_as view_as reshape_as broadcast_to ravel unfold swapaxes swapdims
+    tensor_split split_with_sizes hsplit vsplit dsplit real
     """
 )
 CHECKS = names(
@@ -179,8 +181,8 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     flat, structure = pytree.tree_flatten((args, kwargs))
     graph = module.graph
     _drop_checks(graph)
+    _drop_dropout(graph)  # first, because it returns its input itself
     _undo_in_place(graph)
-    _drop_dropout(graph)
     _fold_batch_norms(module)
     _reshape_instead_of_view(graph)
     graph.eliminate_dead_code()
@@ -311,6 +313,11 @@ def _undo_in_place(graph: fx.Graph) -> None:
         written = node.args[0]
         if not isinstance(written, fx.Node):
             continue
+        if _base(written).op == "get_attr":
+            raise TypeError(
+                f"model: {name} at {place_of(node)} writes into a buffer or parameter, which the "
+                f"next call would read; a converted network starts every call at rest"
+            )
         for alias in _aliases(written) - {written}:
             if any(order[user] > order[node] for user in alias.users):
                 raise TypeError(
@@ -326,9 +333,8 @@ def _undo_in_place(graph: fx.Graph) -> None:
 
 def _aliases(node: fx.Node) -> set[fx.Node]:
     """The nodes that share memory with this one."""
-    while node.op == "call_function" and name_of(node) in VIEWS:
-        node = node.all_input_nodes[0]
-    found, ahead = {node}, [node]
+    base = _base(node)
+    found, ahead = {base}, [base]
     while ahead:
         for user in ahead.pop().users:
             if user.op == "call_function" and name_of(user) in VIEWS and user not in found:
@@ -337,10 +343,17 @@ def _aliases(node: fx.Node) -> set[fx.Node]:
     return found
 
 
+def _base(node: fx.Node) -> fx.Node:
+    """The node whose memory this one shows."""
+    while node.op == "call_function" and name_of(node) in VIEWS:
+        node = node.all_input_nodes[0]
+    return node
+
+
 def _drop_dropout(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         name = name_of(node)
-        if node.op != "call_function" or not re.fullmatch(r"(feature_|alpha_)*dropout", name):
+        if node.op != "call_function" or not re.fullmatch(r"(feature_|alpha_)*dropout_?", name):
             continue
         if node.args[2]:
             raise ValueError(

@@ -41,7 +41,8 @@ def layers_of(captured: Captured, plan: Plan, tracker: Tracker) -> fx.GraphModul
         tracker: Makes the neuron of a node.
 
     Raises:
-        ValueError: If the model takes or returns more than one tensor.
+        ValueError: If the model takes or returns more than one tensor, or a value has no single
+            axis of samples.
     """
     return _Builder(captured, plan, tracker).build()
 
@@ -61,6 +62,7 @@ class _Builder:
     """Rewrites a graph, operator by operator; time and batch are one axis but at neurons."""
 
     steps: fx.Node
+    samples: int
 
     def __init__(self, captured: Captured, plan: Plan, tracker: Tracker) -> None:
         self.captured, self.tracker = captured, tracker
@@ -79,6 +81,7 @@ class _Builder:
         for node in self.captured.module.graph.nodes:
             if node.op == "placeholder":
                 x = self.graph.placeholder("x")
+                self.samples = len(node.meta["val"])
                 self.steps = self._method("size", x, 0)
                 self.new[node] = self._method("flatten", x, 0, 1)
             elif node.op == "call_function":
@@ -98,9 +101,12 @@ class _Builder:
             function, drive, role = site.function, self.new[node.all_input_nodes[0]], ""
         else:
             function, drive, role = "identity", self._call(node), "neuron"
+        axis = _axis_of_samples(site, node.meta["val"].shape, self.samples)
         layer = SpikingLayer(self.tracker(site, function))
+        drive = self._method("movedim", drive, axis, 0) if axis else drive
         sent = self._module(node, layer, (self._unflattened(drive),), role=role)
-        return self._method("flatten", sent, 0, 1)
+        sent = self._method("flatten", sent, 0, 1)
+        return self._method("movedim", sent, 0, axis) if axis else sent
 
     def _affine(self, node: fx.Node) -> fx.Node:
         make = LAYERS.get(name_of(node))
@@ -109,7 +115,7 @@ class _Builder:
             return self._call(node)
         args = [self._held(arg) for arg in node.args[1:]]
         layer = make(*args, **node.kwargs)
-        return self._module(node, layer, (self.new[node.all_input_nodes[0]],))
+        return self._module(node, layer, (self._value(node.all_input_nodes[0]),))
 
     def _call(self, node: fx.Node) -> fx.Node:
         """The operator as a function of torch; one that is not plain gets a name."""
@@ -130,11 +136,11 @@ class _Builder:
     ) -> fx.Node:
         """A call of a module under the name of the user's module where the operator stands."""
         path = _path(node)
-        if self.inside[path] != 1:
+        if not path or self.inside[path] != 1:
             path = f"{path}.{name_of(node)}".lstrip(".")
         path = f"{path}.{role}" if role else path
         stem, number = path, 1
-        while path in self.taken:
+        while path in self.taken or hasattr(nn.Module, path):
             number += 1
             path = f"{stem}_{number}"
         self.taken.add(path)
@@ -161,6 +167,16 @@ class _Builder:
 
     def _method(self, name: str, *args: Any) -> fx.Node:
         return self.graph.call_method(name, args)
+
+
+def _axis_of_samples(site: Site, shape: torch.Size, samples: int) -> int:
+    """Where a value has its samples, of each as many rows."""
+    if len(site.batch) != 1 or shape[site.batch[0]] % samples:
+        raise ValueError(
+            f"model: the value of {site.operator} at {site.place} has no single axis with as many "
+            f"rows for every sample, so it cannot be a layer of neurons; use the network itself"
+        )
+    return site.batch[0]
 
 
 def _path(node: fx.Node) -> str:

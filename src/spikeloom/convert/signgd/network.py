@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from operator import index
 from typing import Any
 
 import torch
@@ -20,11 +22,11 @@ from spikeloom.convert.signgd.time import Machine
 from spikeloom.convert.signgd.tracker import MaxTracker, Tracker
 from spikeloom.hosted import Make, made, spikes_from_rest
 from spikeloom.neurons.schedules import Schedule
-from spikeloom.neurons.signgd import SignGD, SignTracker
+from spikeloom.neurons.signgd import LONGEST, SignGD, SignTracker
 from spikeloom.neurons.signgd_functions import FUNCTIONS, Function
 from spikeloom.report import Report
 
-__all__ = ["SignGDNetwork", "neuron_of"]
+__all__ = ["SignGDNetwork", "beyond_reach", "finite", "neuron_of"]
 
 # Elements of a window, and inputs of one neuron, above which joining them would not pay.
 MANY = 9
@@ -53,6 +55,7 @@ class SignGDNetwork(nn.Module):
         plan: Which of them are nodes.
         captured: How arguments and results are laid out.
         portion: How many samples are run at once on a CPU; None for all.
+        is_by_sample: Whether each sample is known to come out the same without the others.
         entry: What looks at the arguments of a call; None for nothing.
     """
 
@@ -70,31 +73,33 @@ class SignGDNetwork(nn.Module):
         super().__init__()
         self.steps, self.schedules, self.scales = steps, schedules, scales
         self.portion, self.entry = portion, entry
+        self.is_by_sample = portion is not None
         self.report = Report("signGD conversion", ("node",))
         self.graph = captured.module
         self.nodes = nn.ModuleDict()
         self.captured, self.plan = captured, plan
-        trackers: dict[str, SignTracker] = {}
         for site in plan.sites:
             if make is None:
-                trackers[site.name] = self._tracker(site, _own_function(site))
-                self.nodes[site.name] = Tracker(trackers[site.name], steps)
+                self.nodes[site.name] = Tracker(self._tracker(site, _own_function(site)), steps)
             else:
                 schedule, scale = schedules[site.name], scales[site.name]
-                self.nodes[site.name] = _Increments(site, schedule, steps, scale, make)
+                self.nodes[site.name] = _Increments(site, schedule, scale, make)
         self._machine = Machine(self.graph, plan, over_time=True)
         # Max-pools that are tracked together with what they pool, by name; and where that leads.
         self.pools, self.pooled = nn.ModuleDict(), dict[str, str]()
-        self._join_pools(trackers)
+        if make is None:
+            self._join_pools(dict(self.nodes.items()))
 
-    def _join_pools(self, trackers: dict[str, SignTracker]) -> None:
+    def _join_pools(self, trackers: dict[str, Any]) -> None:
         """Let one kernel track a max-pool and what only it reads."""
         for node in self.graph.graph.nodes:
             tiles = tiles_of(node) if node.name in trackers else None
-            if tiles is None or count(tiles) > MANY:
+            if tiles is None or not 1 < count(tiles) <= MANY:
                 continue
             (source,) = node.all_input_nodes
-            if source.name in trackers and len(source.users) == 1:
+            # A pool that is joined already sends its own estimates.
+            is_free = source.name in trackers and source.name not in self.pools
+            if is_free and len(source.users) == 1:
                 pooled, own = trackers[source.name], trackers[node.name]
                 self.pools[node.name] = MaxTracker(pooled, own, tiles)
                 self.pooled[source.name] = node.name
@@ -146,11 +151,11 @@ class SignGDNetwork(nn.Module):
             return [self.steps]
         steps = list(at) if isinstance(at, Iterable) else [at]
         for t in steps:
-            if isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= self.steps:
+            if isinstance(t, bool) or not hasattr(t, "__index__") or not 1 <= t <= self.steps:
                 raise ValueError(
                     f"at: steps go from 1 to {self.steps}, got {t!r}; convert with more steps"
                 )
-        return steps
+        return [index(t) for t in steps]
 
     def decode(self, inputs: Sequence[Any], at: Sequence[int]) -> list[list[Any]]:
         """The flat outputs after each of some steps; a large batch is run in portions.
@@ -199,7 +204,8 @@ class SignGDNetwork(nn.Module):
         bias is added at every step, as the model has it.
 
         Raises:
-            ValueError: If the model takes or returns more than one tensor.
+            ValueError: If the model takes or returns more than one tensor, or its samples see each
+                other, or a single calibration sample leaves open whether they do.
 
         Example:
             >>> import torch
@@ -212,6 +218,12 @@ class SignGDNetwork(nn.Module):
             >>> bool((y[-1] - snn(x)).abs().max() < 1e-5)
             True
         """
+        if not self.is_by_sample:
+            raise ValueError(
+                "model: its samples see each other, or calibration had a single one, which leaves "
+                "that open; layers take time and batch as one axis, so samples must come out the "
+                "same alone. Calibrate with two samples or more, or use the network itself"
+            )
 
         def tracker(site: Site, function: str) -> SignTracker:
             scale = self.scales[site.name]
@@ -271,23 +283,47 @@ def neuron_of(site: Site, schedule: Schedule, scale: float | Tensor) -> tuple[Si
     return SignGD(identity, schedule, scale), False
 
 
+def beyond_reach(site: Site, schedule: Schedule, scale: float | Tensor) -> float | None:
+    """A value above all estimates of a node, if its target may be undefined; None if it may not.
+
+    Args:
+        site: The node.
+        schedule: Its step sizes.
+        scale: Its scale.
+    """
+    if not site.is_partial:
+        return None
+    return 2.0 * float(torch.as_tensor(scale).max()) * schedule.reach(LONGEST)
+
+
+def finite(drive: Tensor, reads_operand: bool, beyond: float | None) -> Tensor:
+    """What a neuron reads, without infinities, which have no increments.
+
+    Args:
+        drive: An operand, or a target.
+        reads_operand: Whether it is an operand. An infinity in it, such as that of a mask, becomes
+            the largest number that can be taken off again; NaN stays, to be refused.
+        beyond: Where a target that may be undefined or infinite is looked for then; None if it
+            may not, so that both are refused.
+    """
+    if reads_operand:
+        most = torch.finfo(drive.dtype).max / 4
+        return drive.nan_to_num(math.nan, most, -most)
+    return drive if beyond is None else drive.nan_to_num(beyond, beyond, -beyond)
+
+
 class _Increments(nn.Module):
     """A host's neuron, which speaks in increments, between values that are their sums."""
 
-    def __init__(
-        self, site: Site, schedule: Schedule, steps: int, scale: float | Tensor, make: Make
-    ) -> None:
+    def __init__(self, site: Site, schedule: Schedule, scale: float | Tensor, make: Make) -> None:
         super().__init__()
         neuron, self.reads_operand = neuron_of(site, schedule, scale)
         self.node = made(make, neuron)
-        # Beyond any estimate, where a target that is undefined is looked for.
-        most = 2.0 * float(torch.as_tensor(scale).max()) * schedule.reach(steps)
-        self.beyond = most if site.is_partial and not self.reads_operand else None
+        self.beyond = beyond_reach(site, schedule, scale)
 
     def forward(self, drive: Tensor) -> Tensor:
         """Sums in, sums out; from rest."""
-        if self.beyond is not None:
-            drive = drive.nan_to_num(self.beyond, self.beyond, -self.beyond)
+        drive = finite(drive, self.reads_operand, self.beyond)
         increments = torch.diff(drive, dim=0, prepend=torch.zeros_like(drive[:1]))
         return spikes_from_rest(self.node, increments).cumsum(0)
 

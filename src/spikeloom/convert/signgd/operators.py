@@ -28,7 +28,8 @@ LINEAR = names(
     constant_pad_nd avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_bilinear2d
     upsample_linear1d pixel_shuffle pixel_unshuffle unfold fold im2col col2im tril triu
-    diagonal reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d positive
+    diagonal reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d positive view_as
+    reshape_as
     """
 )
 # Affine in the operands at these positions, if what stands elsewhere is constant.
@@ -61,7 +62,8 @@ NEURONS = {
 TRACKED = names(
     """
     relu6 hardtanh hardswish hardsigmoid selu celu mish log_sigmoid clamp clamp_min clamp_max
-    clip minimum log log1p expm1 erf sin cos rsqrt prelu glu max_pool1d max_pool2d max_pool3d
+    clip minimum maximum log log1p expm1 erf sin cos rsqrt prelu glu max_pool1d max_pool2d
+    max_pool3d
     layer_norm group_norm rms_norm instance_norm softmax log_softmax amax amin logsumexp var
     std norm linalg_vector_norm scaled_dot_product_attention einsum addmm baddbmm
     """
@@ -122,7 +124,7 @@ def classify(graph: fx.Graph, *, timed_inputs: bool = False) -> Plan:
 
     Args:
         graph: A cleaned graph, see :func:`~spikeloom.convert.signgd.graph.capture`.
-        timed_inputs: Whether real inputs change from step to step; False for constant currents.
+        timed_inputs: Whether inputs change from step to step; False for constant currents.
 
     Raises:
         NotImplementedError: If an operator is neither affine nor handled; names all of them.
@@ -139,8 +141,8 @@ def classify(graph: fx.Graph, *, timed_inputs: bool = False) -> Plan:
             depends.add(node)
             if _is_real(node):
                 carries.add(node)
-                if timed_inputs:
-                    timed.add(node)
+            if timed_inputs and isinstance(node.meta.get("val"), Tensor):
+                timed.add(node)  # also token ids and masks, which carry nothing
             continue
         if node.op != "call_function":
             continue
@@ -149,7 +151,11 @@ def classify(graph: fx.Graph, *, timed_inputs: bool = False) -> Plan:
             depends.add(node)
         if _begins_stream(node, depends):
             carries.add(node)
-        if not sources & carries or _is_shape(node):
+        if _is_shape(node):
+            continue
+        if not sources & carries:
+            if sources & timed:
+                timed.add(node)
             continue
         carries.add(node)
         depths[node] = _depth(node, depths)

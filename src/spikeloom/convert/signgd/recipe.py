@@ -161,12 +161,13 @@ class SignGD:
         calls = [call for call in batches(model, calibration) if _length(call) != 0]
         if not calls:
             raise ValueError("calibration: its batches hold no sample; give at least one")
-        captured = capture(model, calls[0])
-        if self.decompose:
-            decompose_operators(captured)
-        plan = classify(captured.module.graph)
-        inputs = [captured.flatten(call.args, call.kwargs) for call in calls]
-        with torch.no_grad():
+        # What is made in inference mode could not be used outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            captured = capture(model, calls[0])
+            if self.decompose:
+                decompose_operators(captured)
+            plan = classify(captured.module.graph)
+            inputs = [captured.flatten(call.args, call.kwargs) for call in calls]
             fit = _Fit(self, captured, plan, inputs)
             network = fit.network(fit.best())
             network.report = fit.report(network)

@@ -55,6 +55,8 @@ AXES_AT = {
     **dict.fromkeys(("cat", "concat", "flip"), (1,)),
     **dict.fromkeys(("chunk", "split", "split_with_sizes"), (2,)),
 }
+# They may ask for a layout of four axes, where there is one more; values are the same in any.
+COPIES = frozenset({"contiguous", "clone", "to", "_to_copy"})
 SHAPED = frozenset({"reshape", "view"})
 # They take any axes in front already, unlike torch's own.
 OURS = {name: partial(max_pool, axes) for name, axes in MAX_POOLS.items()}
@@ -196,6 +198,8 @@ def _operator(node: fx.Node, timed: frozenset[str]) -> Callable[..., Any]:
     times = [operand.name in timed for operand in operands]
     if not any(times) or name in OURS:
         return target
+    if name in COPIES and "memory_format" in node.kwargs:
+        return _in_any_layout(target)
     if name == "getitem" and not isinstance(operands[0].meta["val"], Tensor):
         return target  # one of several values, each with its own time axis
     if name == "sym_size":
@@ -210,6 +214,8 @@ def _operator(node: fx.Node, timed: frozenset[str]) -> Callable[..., Any]:
         return target
     if name in BROADCAST and aligned and min(ranks) >= 2:
         return BROADCAST[name]
+    if name == "scaled_dot_product_attention" and _is_attention_over_time(node, timed):
+        return partial(_attention_over_time, target)
     first_only = times[0] and not any(times[1:])
     if name in LAST_AXES and first_only:
         return target
@@ -229,6 +235,13 @@ def _rank(node: fx.Node) -> int:
     return value.dim() if isinstance(value, Tensor) else 0
 
 
+def _in_any_layout(target: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*args: Any, memory_format: Any, **kwargs: Any) -> Tensor:
+        return target(*args, **kwargs)
+
+    return run
+
+
 def _time_as_batch(target: Callable[..., Any]) -> Callable[..., Any]:
     def run(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         y = target(x.flatten(0, 1), *args, **kwargs)
@@ -237,9 +250,33 @@ def _time_as_batch(target: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _is_attention_over_time(node: fx.Node, timed: frozenset[str]) -> bool:
+    """Whether queries, keys and values [batch, heads, *] change with time, and no mask does."""
+    operands, others = node.args[:3], (node.args[3:], node.kwargs)
+    if any(_is_timed(leaf, timed) for leaf in pytree.tree_leaves(others)):
+        return False
+    return all(isinstance(x, fx.Node) and x.name in timed and _rank(x) == 4 for x in operands)
+
+
+def _attention_over_time(
+    target: Callable[..., Tensor],
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    """Time and batch as one axis, as the kernels for attention want it."""
+    if attn_mask is not None and attn_mask.dim() == 4 and len(attn_mask) > 1:
+        attn_mask = attn_mask.expand(len(q), *attn_mask.shape).flatten(0, 1)
+    y = target(*(x.flatten(0, 1) for x in (q, k, v)), attn_mask, *args, **kwargs)
+    return y.unflatten(0, q.shape[:2])
+
+
 def _states_axes(node: fx.Node, places: tuple[int, ...]) -> bool:
     """Whether the arguments say which axes, so that no default that counts from the front does."""
-    return len(node.args) > places[0] and node.args[places[0]] is not None
+    return len(node.args) > places[0] and node.args[places[0]] not in (None, [])
 
 
 def _one_on(axis: int) -> int:

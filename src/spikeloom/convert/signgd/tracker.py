@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from types import SimpleNamespace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikeloom.convert.signgd.pooling import AxisWindow, count, elements
+from spikeloom.kernel.call import run
 from spikeloom.kernel.choose import choose
-from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.neuron import Neuron, Parameter, PerStep
 from spikeloom.kernel.replay import Replay
 from spikeloom.kernel.vocabulary import maximum
 from spikeloom.layer import SpikingLayer
@@ -38,68 +39,93 @@ class Tracker(SpikingLayer):
         - Output: ``[T, batch, *]``
     """
 
-    def __init__(self, neuron: Neuron, steps: int) -> None:
+    neuron: SignTracker
+
+    def __init__(self, neuron: SignTracker, steps: int) -> None:
         super().__init__(neuron)
         self.steps = steps
-        self._replays: dict[tuple[Any, ...], Replay] = {}
+        self._replays = _Replays()
 
     @property
     def reads_operand(self) -> bool:
         """Whether it computes a function of its input, instead of following it."""
-        return isinstance(self.neuron, SignTracker) and self.neuron.function.name != "identity"
+        return self.neuron.function.name != "identity"
+
+    def tensors(self) -> list[Tensor]:
+        """The neuron's parameters that are tensors, as they are now."""
+        return [tensor for tensor in self._buffers.values() if tensor is not None]
 
     def forward(self, x: Any) -> Tensor:
         """The estimates after every step."""
-        tensors = [tensor for tensor in self._buffers.values() if tensor is not None]
-        key = Replay.key(x, tensors) if len(x) == self.steps else None
-        if key is None or choose(self.implementation, "cpu", self.neuron.reason)[0] != "llvm":
-            return super().forward(self.inputs(x))
-        if key not in self._replays:
-            if len(self._replays) >= KEPT:
-                self._replays.clear()
-            self._replays[key] = Replay(self.neuron, x, tensors, self.inputs(x))
-        return self._replays[key](x)
-
-    def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What the neuron reads, as views of ``x``."""
-        return (x,)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but what belongs to memory that is not copied."""
-        return {**super().__getstate__(), "_replays": {}}
+        tensors = self.tensors()
+        if len(x) == self.steps and _has_kernel(self.neuron, self.implementation):
+            replay = self._replays.find(x, tensors, lambda: Replay(self.neuron, x, tensors))
+            if replay is not None:
+                return replay(x)
+        return super().forward(x)
 
 
-class MaxTracker(Tracker):
+class MaxTracker(nn.Module):
     """The tracker of a max-pool and those of what it pools, in one kernel.
 
     The estimates that only the max-pool reads need not be written anywhere, and the elements of
-    its windows are read where they are.
+    its windows are read where they are. Step sizes and scales are those of the two trackers, also
+    when they are changed.
 
     Args:
         pooled: The tracker of the values that are pooled.
         own: The tracker of their maxima.
-        windows: The max-pool's, along each axis; they do not overlap.
+        windows: The max-pool's, along each axis; they do not overlap, and have several elements.
 
     Shape:
         - Input: ``[T, batch, *]``, the targets of the values that are pooled
         - Output: ``[T, batch, *]``, the estimates of their maxima
     """
 
-    def __init__(
-        self, pooled: SignTracker, own: SignTracker, windows: Sequence[AxisWindow]
-    ) -> None:
-        scale, self.windows = pooled.params["scale"], windows
-        if isinstance(scale, Tensor):
-            before = scale.shape[: -len(windows)]
-            whole = scale.expand(*before, *(window.size for window in windows))
-            scales: list[Any] = elements(whole, windows)
-        else:
-            scales = [scale] * count(windows)
-        super().__init__(_Maximum(pooled, own, scales), own.length)
+    def __init__(self, pooled: Tracker, own: Tracker, windows: Sequence[AxisWindow]) -> None:
+        super().__init__()
+        # In a tuple, because they belong to the network already.
+        self.trackers, self.windows = (pooled, own), windows
+        scales = self._elements_of(pooled.neuron.params["scale"])
+        self.neuron = _Maximum(pooled.neuron, own.neuron, scales)
+        self._replays = _Replays()
 
-    def inputs(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The elements of a window, each of all windows."""
-        return tuple(elements(x, self.windows))
+    def forward(self, x: Tensor) -> Tensor:
+        """The estimates of the maxima after every step."""
+        pooled, own = self.trackers
+        if len(x) == own.steps and _has_kernel(self.neuron, own.implementation):
+            held = [*own.tensors(), *pooled.tensors()]
+            replay = self._replays.find(x, held, lambda: self._replay(x))
+            if replay is not None:
+                return replay(x)
+        params: dict[str, Parameter] = {
+            name: PerStep(tensor) if self.neuron.kinds[name] == "step" else tensor
+            for name, tensor in self._tensors().items()
+        }
+        inputs = tuple(elements(x, self.windows))
+        y, _ = run(self.neuron, inputs, params=params, implementation=own.implementation)
+        return y
+
+    def _replay(self, x: Tensor) -> Replay:
+        tensors = list(self._tensors().values())
+        return Replay(self.neuron, x, tensors, elements(x, self.windows))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The neuron's parameters that are tensors, as they are now."""
+        pooled, own = self.trackers
+        scales = self._elements_of(getattr(pooled, "scale", None))
+        values: dict[str, Any] = {"eta": own.eta, "pooled_eta": pooled.eta}
+        values["scale"] = getattr(own, "scale", None)
+        values |= {f"scale_{i}": scale for i, scale in enumerate(scales)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _elements_of(self, scale: Any) -> list[Any]:
+        """The scale of each element of a window, a view for each; a number is that of all."""
+        if not isinstance(scale, Tensor):
+            return [scale] * count(self.windows)
+        before = scale.shape[: -len(self.windows)]
+        whole = scale.expand(*before, *(window.size for window in self.windows))
+        return list(elements(whole, self.windows))
 
 
 class _Maximum(Neuron):
@@ -125,3 +151,35 @@ class _Maximum(Neuron):
             moved += self.pooled.step(target, (estimate,), part)[1]
         after, (y,) = self.own.step(reduce(maximum, moved), (y,), p)
         return after, (*moved, y)
+
+
+class _Replays:
+    """Replays of a neuron's calls; they belong to memory that no copy shares."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], Replay] = {}
+
+    def __reduce__(self) -> tuple[type[_Replays], tuple[()]]:
+        return _Replays, ()
+
+    def find(self, x: Tensor, held: Sequence[Tensor], make: Callable[[], Replay]) -> Replay | None:
+        """The replay that serves a call, made if there is none; None if it cannot be replayed.
+
+        Args:
+            x: The call's input.
+            held: Tensors whose values the replay depends on, which it keeps in memory.
+            make: Makes it.
+        """
+        key = Replay.key(x, held)
+        if key is None:
+            return None
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= KEPT:
+                self._known.clear()  # another thread may have found one before
+            found = self._known[key] = make()
+        return found
+
+
+def _has_kernel(neuron: Neuron, implementation: str) -> bool:
+    return choose(implementation, "cpu", neuron.reason)[0] == "llvm"
