@@ -127,7 +127,7 @@ def scaled(x, state, p):
         (lambda: Neuron(scaled, inputs=0), ValueError, "inputs: must be at least 1, got 0"),
         (lambda: Neuron(scaled, steps=4), ValueError, "begin and steps: give both, or neither"),
         (lambda: Neuron(scaled, state={"v": torch.inf}), ValueError, "state 'v': must be finite"),
-        (lambda: spikeloom.SpikingLayer("lif"), TypeError, "must be a spikeloom.Neuron, got str"),
+        (lambda: spikeloom.SpikingLayer("lif"), TypeError, r"such as neurons.LIF\(\), got str"),
     ],
 )
 def test_a_bad_call_is_explained(call, error, message):
