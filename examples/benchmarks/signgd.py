@@ -3,7 +3,7 @@
 Four networks on 8x8 digits (examples/signgd_digits.py), T = 32, one thread. The loop is what one
 writes by hand: at each step every operator of the graph is called once, and every node moves its
 estimate by the eager step. Nothing is interpreted between two operators; torch.fx writes the loop's
-Python code. Candidates take turns; the best round of each counts, in CPU time.
+Python code. Candidates take turns of equal length; the best call of each counts, in CPU time.
 
 The last columns are the time of the convolutions and linear layers alone, which both have to do:
 no fast path can be faster; and of a whole conversion (capture, fit, report), beside one whose every
@@ -40,6 +40,7 @@ from spikeloom import convert
 from spikeloom.convert.signgd.network import SignGDNetwork
 
 STEPS, BATCHES = 32, (1, 8, 64, 450)
+TURN = 0.02  # seconds
 ARITHMETIC = ("convolution", "addmm", "mm", "bmm", "linear")
 Candidates = dict[str, Callable[[], object]]
 
@@ -150,16 +151,23 @@ def arithmetic(network: SignGDNetwork, x: Tensor) -> Callable[[], None]:
 
 def interleaved(candidates: Candidates, rounds: int, seconds: float) -> dict[str, float]:
     """Best milliseconds of CPU time of each candidate; they take turns in every round."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for function in candidates.values():
-        function()
-    start = time.perf_counter()
-    while len(times[next(iter(times))]) < rounds or time.perf_counter() - start < seconds:
+    best = dict.fromkeys(candidates, float("inf"))
+    start, done = time.perf_counter(), 0
+    while done < rounds or time.perf_counter() - start < seconds:
         for name, function in candidates.items():
-            before = time.process_time()
-            function()
-            times[name].append(1e3 * (time.process_time() - before))
-    return {name: min(found) for name, found in times.items()}
+            best[name] = min(best[name], 1e3 * turn(function))
+        done += 1
+    return best
+
+
+def turn(function: Callable[[], object]) -> float:
+    """The least CPU seconds of a call, among as many as fit into a turn, or the only one."""
+    start, best = time.process_time(), float("inf")
+    while time.process_time() - start < TURN or best == float("inf"):
+        before = time.process_time()
+        function()
+        best = min(best, time.process_time() - before)
+    return best
 
 
 def conversions(model: nn.Module, images: Tensor, rounds: int) -> dict[str, float]:
