@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
-from spikeloom.convert.las.attention import Attention
-from spikeloom.convert.las.pretrained import ATTENTION, OBSERVING
+from spikeloom.convert.las.attention import ATTENTION, OBSERVING, Attention
 
 __all__ = ["TransformersAttention", "check_call"]
 

@@ -12,13 +12,11 @@ from typing import Any
 
 from torch import nn
 
+from spikeloom.convert.las.attention import ATTENTION, OBSERVING
+from spikeloom.convert.las.plan import plan_of
 from spikeloom.convert.las.rules import is_under
-from spikeloom.convert.las.storage import plan_of
 
-__all__ = ["ATTENTION", "OBSERVING", "attend", "guard", "keep_attention"]
-
-# The names that transformers knows spiking attention by; while observing it may get its sites.
-ATTENTION, OBSERVING = "spikeloom_las", "spikeloom_las_observing"
+__all__ = ["attend", "guard", "keep_attention"]
 
 
 def _pretrained(network: nn.Module, exclude: Sequence[str]) -> list[Any]:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spikeloom.calibrate import Batch, batches
-from spikeloom.convert.las.attention import Attention, Softmax
+from spikeloom.convert.las.attention import OBSERVING, Attention, Softmax
 from spikeloom.convert.las.checks import check_same, nothing_in_float
 from spikeloom.convert.las.forms import set_form
 from spikeloom.convert.las.layers import Activation, Linear, Spiking
 from spikeloom.convert.las.nodes import node_for
 from spikeloom.convert.las.norms import Norm
-from spikeloom.convert.las.pretrained import OBSERVING, attend, guard
+from spikeloom.convert.las.pretrained import attend, guard
 from spikeloom.convert.las.report import (
     Encoding,
     conversion_report,

@@ -9,34 +9,13 @@ import torch
 from torch import nn
 
 from spikeloom.convert.checkpoint import load_weights
-from spikeloom.convert.las.attention import Attention, Softmax
-from spikeloom.convert.las.layers import Activation, Linear, Spiking
-from spikeloom.convert.las.norms import Norm
+from spikeloom.convert.las.attention import Attention
+from spikeloom.convert.las.layers import Spiking
+from spikeloom.convert.las.pretrained import attend
 from spikeloom.convert.las.rules import replace_layers
-from spikeloom.convert.las.sites import SharedSite, Site
+from spikeloom.convert.las.sites import Site
 
-__all__ = ["load_las", "plan_of"]
-
-
-def plan_of(network: nn.Module, exclude: list[str]) -> dict[str, Any]:
-    """What has to be known beside the weights to build a converted network again."""
-    plan: dict[str, Any] = {"exclude": exclude, "sites": {}, "tables": {}, "shared": {}}
-    for name, module in network.named_modules():
-        if isinstance(module, Linear) and isinstance(module.site, SharedSite):
-            plan["shared"][name] = module.source.name
-        elif isinstance(module, Site):
-            assert module.neuron is not None
-            plan["sites"][name] = {
-                "steps": module.neuron.steps,
-                "shapes": [list(getattr(module, key).shape) for key in module.neuron.ranges],
-                "rounding": module.neuron.rounding,
-                "users": module.users,
-            }
-        elif isinstance(module, Activation):
-            plan["tables"][name] = [module.steps, module.segments, module.reach]
-        elif isinstance(module, (Norm, Softmax)):
-            plan["tables"][name] = [module.steps, module.segments]
-    return plan
+__all__ = ["load_las"]
 
 
 def load_las(folder: str | os.PathLike[str], model_class: type | None = None) -> nn.Module:
@@ -73,7 +52,6 @@ def load_las(folder: str | os.PathLike[str], model_class: type | None = None) ->
 def _rebuild(network: nn.Module, plan: dict[str, Any]) -> None:
     """The layers of a converted network, with ranges still to be filled."""
     from spikeloom.convert.las.hugging_face import TransformersAttention
-    from spikeloom.convert.las.pretrained import attend
 
     replace_layers(network, plan["exclude"])
     attend(network, plan["exclude"])
