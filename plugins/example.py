@@ -7,7 +7,6 @@ tell which; the calls that the network makes can.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from spikeloom.hosted import to_rest
+from spikeloom.hosted import copied, to_rest
 
 __all__ = ["Example", "TakesSteps", "copy_at_rest", "example_of", "spikes_over_time"]
 
@@ -54,12 +53,7 @@ def copy_at_rest(net: nn.Module) -> nn.Module:
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"net: must be a torch.nn.Module, got {type(net).__name__}")
-    try:
-        fresh = copy.deepcopy(net)
-    except RuntimeError as error:
-        raise ValueError(
-            f"net: cannot be copied ({error}); reset its neurons' states first"
-        ) from error
+    fresh = copied("net", net)
     to_rest(fresh)
     return fresh
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import spikeloom
 from spikeloom import neurons, plugins
-from spikeloom.hosted import made, output_of, spikes_from_rest, to_rest
+from spikeloom.hosted import copied, made, output_of, spikes_from_rest, to_rest
 
 HOSTS = ("spikingjelly", "snntorch", "norse")
 
@@ -72,3 +73,20 @@ def test_a_node_of_single_steps_is_set_to_sequences():
 def test_a_cell_cannot_take_the_place_of_a_sequence():
     with pytest.raises(TypeError, match=r"make: returns a .*Cell, which takes one step at each"):
         made(plugins.norse.make_cell, neurons.LIF())
+
+
+def test_a_network_that_holds_a_graph_is_not_copied_and_the_remedies_are_named():
+    net = nn.Linear(2, 3)
+    net.v = net(torch.ones(2))  # such as a state between two calls
+    with pytest.raises(ValueError, match=r"net: cannot be copied; reset .*prune\.remove"):
+        copied("net", net)
+    pruned = prune.l1_unstructured(nn.Linear(3, 2), "weight", 0.5)
+    pruned(torch.ones(3))
+    with pytest.raises(ValueError, match=r"model: cannot be copied; .*remove_weight_norm"):
+        copied("model", pruned)
+
+
+def test_a_copy_computes_the_same_with_tensors_of_its_own():
+    net = nn.Linear(3, 2)
+    other = copied("net", net)
+    assert torch.equal(other.weight, net.weight) and other.weight is not net.weight

@@ -7,6 +7,7 @@ otherwise, some keep their state, some return it beside the spikes. All of that 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +15,29 @@ from torch import Tensor, nn
 
 from spikeloom.kernel.neuron import Neuron
 
-__all__ = ["Make", "made", "output_of", "spikes_from_rest", "to_rest"]
+__all__ = ["Make", "copied", "made", "output_of", "spikes_from_rest", "to_rest"]
 
 Make = Callable[[Neuron], nn.Module]
+
+
+def copied(name: str, net: nn.Module) -> nn.Module:
+    """A deep copy of a network.
+
+    Args:
+        name: The argument, for errors.
+        net: The network.
+
+    Raises:
+        ValueError: If torch cannot copy it, because a tensor in it has a graph.
+    """
+    try:
+        return copy.deepcopy(net)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{name}: cannot be copied; reset its neurons' states first, and make torch's pruning "
+            f"or weight normalisation permanent (torch.nn.utils.prune.remove, "
+            f"torch.nn.utils.remove_weight_norm): {error}"
+        ) from error
 
 
 def made(make: Make, neuron: Neuron) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections import Counter
@@ -30,7 +29,7 @@ from spikeloom.export.reexport import written_again
 from spikeloom.export.refuse import NotExpressible, Offence, Verdict
 from spikeloom.export.report import ExportReport
 from spikeloom.export.targets.profiles import PROFILES
-from spikeloom.hosted import to_rest
+from spikeloom.hosted import copied, to_rest
 
 __all__ = ["to_nir"]
 
@@ -188,14 +187,7 @@ def _ready(model: nn.Module, sample: Tensor) -> nn.Module:
 
 
 def _at_rest(model: nn.Module) -> nn.Module:
-    try:
-        fresh = copy.deepcopy(model)
-    except RuntimeError as error:
-        raise ValueError(
-            f"model: cannot be copied ({error}); reset its neurons' states first, and make torch's "
-            f"pruning or weight normalisation permanent (torch.nn.utils.prune.remove, "
-            f"torch.nn.utils.remove_weight_norm)"
-        ) from error
+    fresh = copied("model", model)
     to_rest(fresh)
     return fresh.eval()
 

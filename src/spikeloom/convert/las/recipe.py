@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from spikeloom.convert.las.report import (
 from spikeloom.convert.las.rules import left_in_float, replace_layers
 from spikeloom.convert.las.sharing import Readers
 from spikeloom.convert.las.sites import Site
-from spikeloom.hosted import Make
+from spikeloom.hosted import Make, copied
 from spikeloom.neurons import OAT
 from spikeloom.neurons.arguments import (
     MOST_STEPS,
@@ -276,14 +275,7 @@ class LAS:
 
 def _copied(model: nn.Module) -> nn.Module:
     """A copy that computes what the model does."""
-    try:
-        network = copy.deepcopy(model)
-    except RuntimeError as error:
-        raise ValueError(
-            f"model: cannot be copied; if a hook computes its weights, as pruning and the old "
-            f"weight_norm do, remove it first (torch.nn.utils.prune.remove, remove_weight_norm): "
-            f"{error}"
-        ) from error
+    network = copied("model", model)
     for own, layer in zip(model.modules(), network.modules(), strict=True):
         # torch's copy of a decoder layer takes relu for an activation that is a module.
         if isinstance(own, nn.TransformerDecoderLayer) and "activation" not in vars(own):
