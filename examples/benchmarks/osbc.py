@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from spikeloom import SpikingLayer, compress, neurons
 from spikeloom.compress.blocks import damped_inverse
 from spikeloom.compress.order import Order
-from spikeloom.compress.pruning import lowest
-from spikeloom.compress.removal import removal_losses
+from spikeloom.compress.pruning import choose
+from spikeloom.compress.removal import Removals, by_least_loss
 
 
 def correlated_spikes(steps: int, samples: int, inputs: int, seed: int = 0) -> Tensor:
@@ -35,17 +35,17 @@ def correlated_spikes(steps: int, samples: int, inputs: int, seed: int = 0) -> T
     return (causes @ mixing + noise > 2.3).float()
 
 
-def plain_losses(W: Tensor, H: Tensor, in_place: bool) -> Tensor:
+def plain_loop(W: Tensor, H: Tensor, in_place: bool) -> Removals:
     """Optimal Brain Surgeon as it is usually written, or without temporaries."""
     inverse = damped_inverse(H)
-    losses = torch.empty_like(W)
+    index, losses = torch.empty_like(W, dtype=torch.long), torch.empty_like(W)
     for row in range(len(W)):
         w, R = W[row].clone(), inverse.clone()
         left = torch.ones_like(w, dtype=torch.bool)
-        for _ in range(len(w)):
+        for step in range(len(w)):
             cost = torch.where(left, w * w / R.diagonal(), torch.inf)
             p = int(cost.argmin())
-            losses[row, p] = cost[p]
+            index[row, step], losses[row, step] = p, cost[p]
             left[p] = False
             column = R[:, p] / R[p, p]
             w -= column * w[p]
@@ -55,7 +55,7 @@ def plain_losses(W: Tensor, H: Tensor, in_place: bool) -> Tensor:
                 R -= torch.outer(column, R[p])
             # What is gone must not be divided by.
             R[p, p] = 1.0
-    return losses
+    return Removals(index, losses)
 
 
 def objective(W: Tensor, pruned: Tensor, H: Tensor) -> float:
@@ -80,11 +80,12 @@ def layer(args: argparse.Namespace) -> None:
     plain = {}
     for in_place in (False, True):
         start = time.process_time()
-        losses = plain_losses(W[:rows], H, in_place)
+        reference = plain_loop(W[:rows], H, in_place)
         plain[in_place] = (time.process_time() - start) * args.outputs / rows
-    ours = removal_losses(W[:rows], H, Order())
-    kept = int(mask[:rows].sum())
-    same = torch.equal(lowest(losses, kept), lowest(ours, kept))
+    gone = torch.zeros_like(W[:rows], dtype=torch.bool)
+    ours = by_least_loss(W[:rows], H, Order(), gone)
+    removed = int(mask[:rows].sum())
+    same = torch.equal(*(choose(r, removed, Order(), gone) for r in (reference, ours)))
     print(f"{args.outputs} x {args.inputs} to 90 %, {torch.get_num_threads()} thread(s)")
     print("seconds of computing")
     print(f"plain loop           {plain[False]:8.1f} s   ({rows} of {args.outputs} rows timed)")

@@ -32,18 +32,46 @@ def layer_case(rows: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return W, 2 * y.T @ y / len(y)
 
 
-def reference_losses(W: Tensor, H: Tensor) -> Tensor:
-    """Losses at removal by the definition: the inverse of what is left, taken anew each time."""
+def correlated(rows, width, seed):
+    """Weights whose losses rise and fall in turn, for their inputs are mixtures of a few."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randn(width, 2 + width // 4, dtype=torch.float64, generator=generator)
+    W = torch.randn(rows, width, dtype=torch.float64, generator=generator)
+    return W, y @ y.T + 0.05 * torch.eye(width, dtype=torch.float64)
+
+
+def reference_removals(W: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
+    """The order of removal and each loss by the definition, the inverse taken anew each time."""
     damped = H + 0.01 * H.diagonal().mean() * torch.eye(len(H), dtype=H.dtype)
-    losses = torch.empty_like(W)
+    index, losses = torch.empty(W.shape, dtype=torch.long), torch.empty_like(W)
     for row, dense in enumerate(W):
-        left, w = list(range(len(dense))), dense.clone()
-        while left:
+        left = list(range(len(dense)))
+        for step in range(len(dense)):
             inverse = torch.linalg.inv(damped[left][:, left])
             w = torch.linalg.solve(damped[left][:, left], damped[left] @ dense)
             cost = w.square() / inverse.diagonal()
-            losses[row, left.pop(int(cost.argmin()))] = cost.min()
-    return losses
+            losses[row, step] = cost.min()
+            index[row, step] = left.pop(int(cost.argmin()))
+    return index, losses
+
+
+def is_prefix(mask: Tensor, index: Tensor) -> bool:
+    """Whether each row has lost the first weights of its order, and no others."""
+    gone = mask.gather(1, index)
+    return bool((gone == gone.long().cummin(1).values).all())
+
+
+def least_total(losses: Tensor, count: int) -> float:
+    """The least sum of losses if each row gives up a prefix, by dynamic programming."""
+    best = torch.full((count + 1,), torch.inf, dtype=torch.float64)
+    best[0] = 0
+    for row in losses:
+        costs = [0.0, *row.cumsum(0).tolist()]
+        after = torch.full_like(best, torch.inf)
+        for taken, cost in enumerate(costs[: count + 1]):
+            after[taken:] = torch.minimum(after[taken:], best[: count + 1 - taken] + cost)
+        best = after
+    return float(best[count])
 
 
 def solved(W: Tensor, H: Tensor, mask: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from spikeloom.compress.buffers import BUFFERS, blank, codes_follow, keep
 from spikeloom.compress.hessian import WeightLayer
 from spikeloom.compress.objective import quadratic_error
 from spikeloom.compress.order import Order, Pattern
-from spikeloom.compress.pruning import lowest, prune_blocks
+from spikeloom.compress.pruning import choose, prune_blocks
 from spikeloom.compress.quantization import check_bits, grid, quantize_blocks, round_to_grid
-from spikeloom.compress.removal import magnitude_losses, working_memory
+from spikeloom.compress.removal import by_magnitude, working_memory
 from spikeloom.compress.statistics import LayerStatistics, Statistics, fingerprint
 from spikeloom.compress.weights import check_weights
 from spikeloom.names import names_of
@@ -108,7 +108,7 @@ def prune(
         order = Order.plan(weights[name].shape, counts[name], rounds, parsed)
         held = _held(found[name])
         if method == "magnitude":
-            mask = lowest(magnitude_losses(W, order), counts[name], held)
+            mask = choose(by_magnitude(W, order, held), counts[name], order, held)
             pruned, how, memory = W.masked_fill(mask, 0.0), "magnitude", 0
         else:
             blocks = _blocks(name, layer, method == "osbc")
@@ -353,10 +353,12 @@ def _selected(
     return found
 
 
-def _held(layer: WeightLayer) -> Tensor | None:
-    """Which weights ``[rows, d]`` have been removed from a layer, if any."""
+def _held(layer: WeightLayer) -> Tensor:
+    """Which weights ``[rows, d]`` have been removed from a layer."""
     mask = getattr(layer, "weight_mask", None)
-    return mask.flatten(1) if isinstance(mask, Tensor) else None
+    if not isinstance(mask, Tensor):
+        mask = torch.zeros_like(layer.weight, dtype=torch.bool)
+    return mask.flatten(1)
 
 
 def _blocks(name: str, layer: LayerStatistics, spiking: bool) -> tuple[Block, ...]:

@@ -111,3 +111,14 @@ class Order:
             return cls(groups=pattern.groups(shape), leaving=pattern.of - pattern.keep)
         kept = max(1 - count / max(math.prod(shape), 1), 1 / max(width, 1))
         return cls(rounds, 1 - kept ** (1 / rounds)) if rounds else cls()
+
+    def fixed_counts(self, gone: Tensor) -> Tensor:
+        """How many weights of each row leave under a pattern, shape ``[rows]``.
+
+        Args:
+            gone: True where a weight has been removed before, shape ``[rows, d]``; a group that has
+                lost more than the pattern asks for loses no other.
+        """
+        groups = torch.as_tensor(self.groups, device=gone.device)
+        lost = gone.new_zeros(len(gone), int(groups.max()) + 1, dtype=torch.long)
+        return lost.index_add(1, groups, gone.long()).clamp(min=self.leaving).sum(1)

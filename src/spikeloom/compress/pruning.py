@@ -1,7 +1,7 @@
 r"""One-shot pruning of one layer: which weights go, and what the others take over.
 
-Every row is taken apart completely in the order of least cost; the costs of all rows together tell
-how many weights each row gives up; the weights that stay are then solved for at once.
+Every row is taken apart completely, always at the weight that costs least; the costs of all rows
+tell how many of its first weights each row gives up; those that stay are then solved for at once.
 
 Source: Shi, Li, Ward-Cherrier, arXiv 2506.03996.
 """
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from spikeloom.compress.blocks import Block, check_weight, damped, split_blocks
 from spikeloom.compress.order import Order, Pattern
-from spikeloom.compress.removal import magnitude_losses, removal_losses
+from spikeloom.compress.removal import Removals, by_least_loss, by_magnitude
+from spikeloom.compress.selection import first_of_each, shared_counts
 
-__all__ = ["prune_blocks", "prune_weight"]
+__all__ = ["choose", "prune_blocks", "prune_weight"]
 
 
 def prune_weight(
@@ -33,8 +34,9 @@ def prune_weight(
 ) -> tuple[Tensor, Tensor]:
     r"""Remove weights from a layer and let the others compensate.
 
-    Row o's losses are multiplied by ``row_scale[o] ** 2`` before all rows compete; the compensation
-    of a row with kept weights S is, with the damped Hessian,
+    Each row loses the first weights of its own order of least cost. Row o's losses are multiplied by
+    ``row_scale[o] ** 2`` before all rows compete. The compensation of a row with kept weights S is,
+    with the damped Hessian,
 
     .. math:: w_S \leftarrow H_{SS}^{-1} H_{S,:}\, w .
 
@@ -110,24 +112,27 @@ def prune_blocks(
     Returns:
         Compensated weights in float64, and the mask of what was removed.
     """
-    losses = torch.empty_like(W)
+    gone = torch.zeros_like(W, dtype=torch.bool) if held is None else held
+    index, losses = torch.empty_like(W, dtype=torch.long), torch.empty_like(W)
     silent = [bool((block.hessian.diagonal() == 0).all()) for block in blocks]
     # Inputs that never fired cost nothing; among themselves the smallest weights go first.
     negligible = 1.0 if all(silent) else torch.finfo(torch.float64).tiny
     for block, is_silent in zip(blocks, silent, strict=True):
-        rows = W[block.rows]
+        rows = block.rows
         if is_silent:
             warnings.warn(
-                f"prune: the inputs of {name} ({len(block.rows)} rows) never fired, so its "
+                f"prune: the inputs of {name} ({len(rows)} rows) never fired, so its "
                 "smallest weights are removed; check the calibration data",
                 stacklevel=3,
             )
-            losses[block.rows] = magnitude_losses(rows, order) * negligible
+            found = by_magnitude(W[rows], order, gone[rows])
+            index[rows], losses[rows] = found.index, found.losses * negligible
         else:
-            losses[block.rows] = removal_losses(rows, block.hessian, order)
+            found = by_least_loss(W[rows], block.hessian, order, gone[rows])
+            index[rows], losses[rows] = found.index, found.losses
     if row_scale is not None:
-        losses = losses * row_scale.square()[:, None]
-    mask = lowest(losses, count, held)
+        losses *= row_scale.square()[:, None]
+    mask = choose(Removals(index, losses), count, order, gone)
     pruned = W.masked_fill(mask, 0.0)
     for block, is_silent in zip(blocks, silent, strict=True):
         if not is_silent:
@@ -135,20 +140,21 @@ def prune_blocks(
     return pruned, mask
 
 
-def lowest(losses: Tensor, count: int, held: Tensor | None = None) -> Tensor:
-    """The mask of the ``count`` smallest entries; on a tie the earlier one.
+def choose(removals: Removals, count: int, order: Order, gone: Tensor) -> Tensor:
+    """The mask of the weights that go: the first ones of each row's order.
 
     Args:
-        losses: Shape ``[rows, d]``; infinite where a pattern keeps the weight.
-        count: How many.
-        held: True where a weight is gone already: they count, and stay even if they are more.
+        removals: The orders; those gone already lead them.
+        count: How many go, unless a pattern says so.
+        order: How the rows were taken apart.
+        gone: True where a weight has been removed before: these count, and stay removed even if
+            they are more.
     """
-    if held is not None:
-        losses = losses.masked_fill(held & losses.isfinite(), -torch.inf)
-    mask = torch.zeros(losses.numel(), dtype=torch.bool, device=losses.device)
-    mask[losses.flatten().argsort(stable=True)[:count]] = True
-    mask = mask.reshape(losses.shape)
-    return mask if held is None else mask | held
+    if order.groups is not None:
+        counts = order.fixed_counts(gone)
+    else:
+        counts = shared_counts(removals.losses, count, gone.sum(1))
+    return first_of_each(removals, counts)
 
 
 def compensate(W: Tensor, H: Tensor, mask: Tensor) -> Tensor:

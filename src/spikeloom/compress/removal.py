@@ -1,4 +1,4 @@
-r"""What each weight of a row costs at the moment the row gives it up.
+r"""In which order a row gives up its weights, and what each costs at that moment.
 
 Removing weight p costs :math:`w_p^2 / [H^{-1}]_{pp}` if the row's remaining weights are re-solved,
 which changes them by :math:`-H^{-1}_{:p} w_p / [H^{-1}]_{pp}`.
@@ -15,6 +15,7 @@ arXiv 2208.11580.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from torch import Tensor
 from spikeloom.compress.blocks import damped_inverse
 from spikeloom.compress.order import Order
 
-__all__ = ["magnitude_losses", "removal_losses", "working_memory"]
+__all__ = ["Removals", "by_least_loss", "by_magnitude", "working_memory"]
 
 # Widest layer that is ordered in float64; float32 leaves errors of 1e-5 in the losses.
 PRECISE_WIDTH = 256
@@ -30,55 +31,83 @@ PRECISE_WIDTH = 256
 PANEL = 64
 # Bytes of inverse Hessians that are held at once.
 MEMORY = 128 << 20
+# Stands for the cost of a weight that is gone already: less than any other.
+FIRST = -1.0
 
 
-def removal_losses(W: Tensor, H: Tensor, order: Order) -> Tensor:
-    """What each weight costs at the moment its row gives it up.
+@dataclass(frozen=True, eq=False)
+class Removals:
+    """The order in which each row gives up its weights.
+
+    Under a pattern a row's order ends with what the pattern removes; what follows is arbitrary.
+
+    Attributes:
+        index: Which weight leaves first, second and so on, shape ``[rows, d]``.
+        losses: What each adds to the error once those before it are gone, shape ``[rows, d]``.
+    """
+
+    index: Tensor
+    losses: Tensor
+
+
+def by_least_loss(W: Tensor, H: Tensor, order: Order, gone: Tensor) -> Removals:
+    """Take rows apart, always at the weight that costs least.
 
     Args:
         W: Float64 weights, shape ``[rows, d]``.
         H: Their Hessian, ``[d, d]``, not damped.
-        order: How the rows are taken apart; a weight that a pattern keeps costs infinity.
-
-    Returns:
-        Shape ``[rows, d]``.
+        order: How the rows are taken apart.
+        gone: True where a weight has been removed before and is zero; these leave first.
     """
     inverse = damped_inverse(H)
     if W.shape[1] <= PRECISE_WIDTH:
-        return _losses(W, inverse, order)
+        return _taken_apart(W, inverse, order, gone)
     # Pivots are safe: those of the inverse are at least the inverses of H's damped diagonal.
     # In units of their own, neither weights nor inverse leave the range of float32.
     size = W.abs().amax(1, keepdim=True)
     size = torch.where(size == 0, 1.0, size)
     gain = inverse.diagonal().mean()
-    losses = _losses((W / size).float(), (inverse / gain).float(), order)
-    return losses.double() * size.square() / gain
+    found = _taken_apart((W / size).float(), (inverse / gain).float(), order, gone)
+    return Removals(found.index, found.losses.double() * size.square() / gain)
 
 
-def _losses(W: Tensor, inverse: Tensor, order: Order) -> Tensor:
+def _taken_apart(W: Tensor, inverse: Tensor, order: Order, gone: Tensor) -> Removals:
     if order.rounds:
-        return _losses_in_rounds(W, inverse, order.share)
-    together = _rows_together(*W.shape)
+        return _in_rounds(W, inverse, order.share, gone)
+    together = max(1, _rows_together(*W.shape))
     memory = inverse.new_empty(together, *inverse.shape)
-    losses = [
-        _Dissection(rows, memory[: len(rows)].copy_(inverse), order).losses()
-        for rows in W.split(max(1, together))
+    parts = [
+        _Dissection(rows, memory[: len(rows)].copy_(inverse), order, out).removals()
+        for rows, out in zip(W.split(together), gone.split(together), strict=True)
     ]
-    return torch.cat(losses)
+    index, losses = zip(*((part.index, part.losses) for part in parts), strict=True)
+    return Removals(torch.cat(index), torch.cat(losses))
 
 
-def magnitude_losses(W: Tensor, order: Order) -> Tensor:
-    """The squared weights; a weight that a pattern keeps costs infinity."""
-    losses = W.square()
-    if order.groups is None:
-        return losses
-    # Sort by size, then, keeping that, by group: each group becomes a run from small to large.
-    by_size = losses.argsort(dim=1, stable=True)
-    groups = order.groups.to(W.device)
-    runs = by_size.gather(1, groups[by_size].argsort(dim=1, stable=True))
-    of = losses.shape[1] // (int(groups.max()) + 1)
+def by_magnitude(W: Tensor, order: Order, gone: Tensor) -> Removals:
+    """From the smallest weight to the largest; a loss is the square.
+
+    Args:
+        W: Weights, shape ``[rows, d]``.
+        order: Whose pattern, if any, decides which weights leave.
+        gone: True where a weight has been removed before; these leave first.
+    """
+    costs = W.square().masked_fill(gone, FIRST)
+    if order.groups is not None:
+        costs = costs.masked_fill(_kept_by_pattern(costs, order) & ~gone, math.inf)
+    losses, index = costs.sort(dim=1, stable=True)
+    return Removals(index, losses.clamp(min=0.0))
+
+
+def _kept_by_pattern(costs: Tensor, order: Order) -> Tensor:
+    """True for all but the cheapest of each group."""
+    # Sort by cost, then, keeping that, by group: each group becomes a run from small to large.
+    groups = torch.as_tensor(order.groups, device=costs.device)
+    by_cost = costs.argsort(dim=1, stable=True)
+    runs = by_cost.gather(1, groups[by_cost].argsort(dim=1, stable=True))
+    of = costs.shape[1] // (int(groups.max()) + 1)
     kept = runs.unflatten(1, (-1, of))[..., order.leaving :].flatten(1)
-    return losses.scatter(1, kept, math.inf)
+    return torch.zeros_like(costs, dtype=torch.bool).scatter_(1, kept, True)
 
 
 def working_memory(rows: int, width: int, order: Order) -> int:
@@ -96,31 +125,35 @@ def _inverse_bytes(width: int) -> int:
     return (4 if width > PRECISE_WIDTH else 8) * width * width
 
 
-def _losses_in_rounds(W: Tensor, inverse: Tensor, share: float) -> Tensor:
-    """Losses if a share of a row's remaining weights leaves at once."""
-    losses = torch.empty_like(W)
-    for row, result in zip(W, losses, strict=True):
-        weights, left, index = row, inverse, torch.arange(len(row), device=row.device)
-        while len(index):
+def _in_rounds(W: Tensor, inverse: Tensor, share: float, gone: Tensor) -> Removals:
+    """The order if a share of a row's remaining weights leaves at once."""
+    index, losses = torch.empty_like(gone, dtype=torch.long), torch.empty_like(W)
+    for row in range(len(W)):
+        weights, left = W[row], inverse
+        inputs = torch.arange(W.shape[1], device=W.device)
+        parts = []
+        while len(inputs):
             costs = weights.square() / left.diagonal()
-            order = costs.argsort(stable=True)
-            gone, stay = order.split_with_sizes(_division(len(order), share))
-            result[index[gone]] = costs[gone]
+            order = costs.masked_fill(gone[row, inputs], FIRST).argsort(stable=True)
+            leave, stay = order.split_with_sizes(_division(len(order), share))
             # In memory order, the copies below are faster.
             stay = stay.sort().values
-            columns = left[gone]
-            factor = torch.linalg.cholesky(columns[:, gone])
+            columns = left[leave]
+            factor = torch.linalg.cholesky(columns[:, leave])
             panel = torch.linalg.solve_triangular(factor, columns[:, stay], upper=False)
-            paid = torch.linalg.solve_triangular(factor, weights[gone, None], upper=False)
+            paid = torch.linalg.solve_triangular(factor, weights[leave, None], upper=False)
+            parts.append((inputs[leave], paid[:, 0].square()))
             weights = weights[stay] - (paid.mT @ panel)[0]
             left = left[stay][:, stay].addmm_(panel.mT, panel, alpha=-1)
-            index = index[stay]
-    return losses
+            inputs = inputs[stay]
+        if parts:
+            index[row], losses[row] = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Removals(index, losses)
 
 
 def _division(count: int, share: float) -> list[int]:
-    gone = max(1, math.ceil(share * count))
-    return [gone, count - gone]
+    leaving = max(1, math.ceil(share * count))
+    return [leaving, count - leaving]
 
 
 class _Dissection:
@@ -132,34 +165,37 @@ class _Dissection:
         W: Weights, ``[rows, d]``.
         inverse: The inverse Hessian, repeated for each row, ``[rows, d, d]``; overwritten.
         order: Under which pattern weights leave.
+        gone: True where a weight has been removed before.
 
     Attributes:
         inverse: Inverse Hessian of each row's remaining weights, ``[rows, R, R]``.
-        weights, index: The remaining weights and which inputs they belong to, ``[rows, R]``.
+        weights, inputs: The remaining weights and which inputs they belong to, ``[rows, R]``.
     """
 
-    def __init__(self, W: Tensor, inverse: Tensor, order: Order) -> None:
+    def __init__(self, W: Tensor, inverse: Tensor, order: Order, gone: Tensor) -> None:
         rows, width = W.shape
-        self.order = order
         self.inverse = inverse
         self.weights = W.clone()
-        self.index = torch.arange(width, device=W.device).repeat(rows, 1)
+        self.inputs = torch.arange(width, device=W.device).repeat(rows, 1)
+        self.index = torch.zeros_like(self.inputs)
         self.result = torch.full_like(W, math.inf)
         self.each = torch.arange(rows, device=W.device)
         self.left = self.to_remove = width
+        self.done = 0
+        self.waiting = gone.clone() if bool(gone.any()) else None
+        self.groups = order.groups
         if order.groups is not None:
-            self.group = order.groups.to(W.device)
-            count = int(self.group.max()) + 1
-            self.room = torch.full((rows, count), order.leaving, device=W.device)
-            self.to_remove = count * order.leaving
+            self.groups = order.groups.to(W.device)
+            groups = int(self.groups.max()) + 1
+            self.room = torch.full((rows, groups), order.leaving, device=W.device)
+            self.to_remove = int(order.fixed_counts(gone).max())
 
-    def losses(self) -> Tensor:
-        """Take the rows apart; the losses at removal, ``[rows, d]``."""
-        while self.to_remove:
-            removed, panel = self._remove(min(PANEL, self.to_remove))
-            self.to_remove -= removed.shape[1]
+    def removals(self) -> Removals:
+        """Take the rows apart."""
+        while self.done < self.to_remove:
+            removed, panel = self._remove(min(PANEL, self.to_remove - self.done))
             self._close_ranks(removed, panel)
-        return self.result
+        return Removals(self.index, self.result)
 
     def _remove(self, count: int) -> tuple[Tensor, Tensor]:
         """Remove the cheapest weight, ``count`` times.
@@ -171,13 +207,10 @@ class _Dissection:
         each, weights = self.each, self.weights
         diagonal = self.inverse.diagonal(dim1=1, dim2=2).clone()
         panel = self.inverse.new_empty(len(each), count, self.left)
-        removed = self.index.new_empty(len(each), count)
+        removed = self.inputs.new_empty(len(each), count)
         for n in range(count):
-            losses = self._admitted(weights.square() / diagonal)
-            lost, p = losses.min(dim=1)
-            inputs = self.index[each, p]
-            self.result[each, inputs] = lost
-            self._note(inputs)
+            lost, p = self._admitted(weights.square() / diagonal).min(dim=1)
+            self._note(self.inputs[each, p], lost)
             column = self.inverse[each, p]
             if n:
                 earlier = panel[:, :n]
@@ -195,16 +228,24 @@ class _Dissection:
             removed[:, n] = p
         return removed, panel
 
-    def _admitted(self, losses: Tensor) -> Tensor:
-        """The losses, infinite where a group has given up all that its pattern lets go."""
-        if self.order.groups is None:
-            return losses
-        full = self.room.gather(1, self.group[self.index]) == 0
-        return losses.masked_fill_(full, math.inf)
+    def _admitted(self, costs: Tensor) -> Tensor:
+        """The costs, infinite for what a pattern keeps, and least for what is gone already."""
+        if self.groups is not None:
+            full = self.room.gather(1, self.groups[self.inputs]) <= 0
+            # A row that has given up all it must goes on without the pattern, in step.
+            costs = costs.masked_fill_(full & (self.room > 0).any(1, keepdim=True), math.inf)
+        if self.waiting is not None:
+            costs = costs.masked_fill_(self.waiting.gather(1, self.inputs), FIRST)
+        return costs
 
-    def _note(self, inputs: Tensor) -> None:
-        if self.order.groups is not None:
-            self.room[self.each, self.group[inputs]] -= 1
+    def _note(self, inputs: Tensor, lost: Tensor) -> None:
+        self.index[:, self.done] = inputs
+        self.result[:, self.done] = lost.clamp(min=0.0)
+        self.done += 1
+        if self.groups is not None:
+            self.room[self.each, self.groups[inputs]] -= 1
+        if self.waiting is not None:
+            self.waiting[self.each, inputs] = False
 
     def _close_ranks(self, removed: Tensor, panel: Tensor) -> None:
         """Move the last weights into the gaps of the removed, and update the inverse."""
@@ -218,14 +259,14 @@ class _Dissection:
         sources = torch.where(targets < left, sources, targets)
 
         each = self.each[:, None]
-        for array in (self.weights, self.index):
+        for array in (self.weights, self.inputs):
             array[each, targets] = array[each, sources]
         panel[each, :, targets] = panel[each, :, sources]
         moved = self.inverse[each, sources]
         moved[each, :, targets] = moved[each, :, sources]
         self.inverse[each, targets] = moved
         self.inverse[each, :, targets] = moved
-        self.weights, self.index = self.weights[:, :left], self.index[:, :left]
+        self.weights, self.inputs = self.weights[:, :left], self.inputs[:, :left]
         self.inverse = self.inverse[:, :left, :left]
         for matrix, part in zip(self.inverse, panel[:, :, :left], strict=True):
             matrix.addmm_(part.mT, part, alpha=-1)
