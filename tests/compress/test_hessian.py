@@ -135,7 +135,7 @@ def test_one_step_is_not_filtered():
         (spikes(4, 3, 5), nn.Linear(6, 2), TRACE, ValueError, "6 inputs"),
         (spikes(4, 3, 5), nn.Conv2d(3, 2, 1), TRACE, ValueError, "4 axes"),
         (spikes(4, 5), nn.Linear(5, 2), TRACE, ValueError, r"\[T, batch"),
-        (spikes(4, 3, 5), nn.ReLU(), TRACE, TypeError, "Linear, Conv1d or Conv2d"),
+        (spikes(4, 3, 5), nn.ReLU(), TRACE, TypeError, "a Linear, Conv1d/2d/3d, .*got ReLU"),
         (spikes(4, 3, 5), nn.Linear(5, 2), 0.5, TypeError, "neurons.Trace"),
         (spikes(4, 3, 5) * torch.nan, nn.Linear(5, 2), TRACE, ValueError, "NaN or infinite"),
         (spikes(4, 3, 5)[:, :0], nn.Linear(5, 2), TRACE, ValueError, "not one sample"),

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["BUFFERS", "blank", "codes_follow", "keep"]
+from spikeloom.compress.layers import outputs_first
+
+__all__ = ["BUFFERS", "blank", "codes_of", "keep"]
 
 BUFFERS = ("weight_mask", "weight_codes", "weight_scale")
 
@@ -17,23 +19,25 @@ BUFFERS = ("weight_mask", "weight_codes", "weight_scale")
 def keep(layer: nn.Module, buffers: Mapping[str, Tensor]) -> None:
     """Give a layer buffers, and the hooks that hold them true."""
     for name, value in buffers.items():
+        layer.register_buffer(name, value)
         if name == "weight_mask" and hold_zeros not in layer._forward_pre_hooks.values():
             layer.register_forward_pre_hook(hold_zeros)
             layer.register_state_dict_pre_hook(save_zeros)
         if name == "weight_codes" and warn_of_stale_codes not in saving_hooks(layer):
             layer.register_state_dict_pre_hook(warn_of_stale_codes)
-        layer.register_buffer(name, value)
 
 
 def blank(layer: Any, name: str, dtype: torch.dtype) -> Tensor:
     """What a buffer of a layer is before its values are known."""
-    shape = layer.weight.shape[:1] if name == "weight_scale" else layer.weight.shape
+    shape = layer.weight.shape
+    if name == "weight_scale":
+        shape = outputs_first(layer, layer.weight).shape[:1]
     return torch.zeros(shape, dtype=dtype, device=layer.weight.device)
 
 
 def hold_zeros(layer: Any, args: Any) -> None:
     """Put removed weights back to zero, whatever an optimiser has made of them."""
-    if layer.weight_mask is not None:
+    if getattr(layer, "weight_mask", None) is not None:
         # Through .data: a layer that is called at every step must not invalidate its earlier calls.
         layer.weight.data.masked_fill_(layer.weight_mask, 0.0)
 
@@ -43,26 +47,26 @@ def save_zeros(layer: Any, prefix: str, keep_vars: bool) -> None:
     hold_zeros(layer, ())
 
 
-def codes_follow(layer: Any) -> bool:
-    """Let a layer's codes follow its mask.
+def codes_of(layer: Any, weight: Tensor, mask: Tensor) -> Tensor | None:
+    """What the codes of a quantised layer become when its weight changes.
+
+    Args:
+        layer: The layer.
+        weight: Its new weight.
+        mask: True where a weight is removed.
 
     Returns:
-        False if the other weights are no longer on the grid, and the layer has lost its codes.
+        The codes; None if the other weights are no longer on the grid.
     """
-    if getattr(layer, "weight_codes", None) is None:
-        return True
-    if isinstance(getattr(layer, "weight_mask", None), Tensor):
-        layer.weight_codes = layer.weight_codes.masked_fill(layer.weight_mask, 0)
-    if is_on_grid(layer):
-        return True
-    del layer.weight_codes, layer.weight_scale
-    return False
+    codes: Tensor = layer.weight_codes.masked_fill(mask, 0)
+    return codes if is_on_grid(layer, weight, codes) else None
 
 
-def is_on_grid(layer: Any) -> bool:
-    """Whether a quantised layer's weight is scale times code, to the last bit."""
-    scale = layer.weight_scale.reshape(-1, *(1 for _ in layer.weight.shape[1:]))
-    return torch.equal(layer.weight, scale * layer.weight_codes.to(scale.dtype))
+def is_on_grid(layer: Any, weight: Tensor, codes: Tensor) -> bool:
+    """Whether a weight is the layer's scale times codes, to the last bit."""
+    scale = layer.weight_scale
+    rows, codes = (outputs_first(layer, values).flatten(1) for values in (weight, codes))
+    return torch.equal(rows, scale[:, None] * codes.to(scale.dtype))
 
 
 def saving_hooks(layer: nn.Module) -> list[Any]:
@@ -73,7 +77,7 @@ def saving_hooks(layer: nn.Module) -> list[Any]:
 def warn_of_stale_codes(layer: Any, prefix: str, keep_vars: bool) -> None:
     """Say so when a layer is saved with codes that are no longer its weight's."""
     held = getattr(layer, "weight_codes", None)
-    if held is not None and not layer.weight.is_meta and not is_on_grid(layer):
+    if held is not None and not layer.weight.is_meta and not is_on_grid(layer, layer.weight, held):
         warnings.warn(
             f"{prefix}weight_codes: the weight has changed since it was quantised, and is no "
             "longer scale times code; calibrate and quantise again",

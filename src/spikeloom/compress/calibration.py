@@ -15,8 +15,10 @@ from torch.utils._pytree import tree_leaves
 
 from spikeloom.calibrate import arguments_of, each_batch
 from spikeloom.compress.blocks import Block
+from spikeloom.compress.coverage import why_left_out
 from spikeloom.compress.discovery import discover
 from spikeloom.compress.hessian import SecondMoment, as_float, check_finite
+from spikeloom.compress.layers import is_linear, outputs_of
 from spikeloom.compress.neuron_calls import watched_calls
 from spikeloom.compress.response import Response
 from spikeloom.compress.site import Site
@@ -57,7 +59,8 @@ def calibrate(
             arguments that the model's forward has no defaults for (labels behind them are left
             out), or a mapping of arguments by name, see
             :func:`spikeloom.calibrate.arguments_of`.
-        layers: Names of the weight layers to look at; None takes every Linear, Conv1d and Conv2d.
+        layers: Names of the weight layers to look at; None takes every Linear, every convolution
+            and transposed convolution of one to three dimensions, and every Conv1D of transformers.
             Weights inside a neuron (recurrent ones) are left alone, with a warning.
         traces: Module name -> filter, for neurons whose decay cannot be read; the name of a weight
             layer states the filter behind it, ``neurons.Trace(0)`` that there is none. A module
@@ -69,7 +72,7 @@ def calibrate(
             and the second column of objectives need.
 
     Returns:
-        Statistics by layer name.
+        Statistics by layer name; their ``left_out`` says why each other weight is not among them.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -104,7 +107,7 @@ def calibrate(
         for batch in each_batch(batches, name="batches"):
             run_batch = _bound(model, batch, forward)
             if not recorders:
-                sites = discover(model, run_batch, wanted, dict(traces or {}))
+                sites, reasons = discover(model, run_batch, wanted, dict(traces or {}))
                 recorders = [_Recorder(site, plain) for site in sites]
                 for recorder in recorders:
                     stack.enter_context(recorder.listening(model))
@@ -113,7 +116,8 @@ def calibrate(
             run_batch()
             for recorder in recorders:
                 recorder.stop()
-    return Statistics({r.site.name: r.statistics(model) for r in recorders})
+    found = {r.site.name: r.statistics(model) for r in recorders}
+    return Statistics(found, why_left_out(model, found, reasons))
 
 
 def _check_mode(model: nn.Module) -> None:
@@ -255,25 +259,25 @@ class _Recorder:
             _sum_over_processes(moment)
         pairs = zip(self.moments, self.rows, strict=True)
         spiking = [block for moment, (rows, _) in pairs for block in _blocks(moment, rows)]
-        rows = torch.arange(len(site.layer.weight), device=site.layer.weight.device)
+        rows = torch.arange(outputs_of(site.layer), device=site.layer.weight.device)
         facts = Facts(
             site.neuron,
             _shown_decays([response for _, response in self.rows]),
             self.calls // site.streams if site.time == "calls" else site.steps,
             self.moments[0].samples,
-            fingerprint(site.layer),
+            fingerprint(site.layer.weight),
         )
         plain = None if self.plain is None else tuple(_blocks(self.plain, rows))
         return LayerStatistics(facts, tuple(spiking), plain, self._row_scale(model))
 
     def _row_scale(self, model: nn.Module) -> Tensor | None:
         """Factors of normalisations, and of gains where they differ between rows."""
-        weight = self.layer.weight
-        chains = [_chain_scale(model, chain, len(weight)) for chain in self.site.norms]
+        weight, outputs = self.layer.weight, outputs_of(self.layer)
+        chains = [_chain_scale(model, chain, outputs) for chain in self.site.norms]
         known = [chain for chain in chains if chain is not None]
         scale = torch.stack(known).square().mean(0).sqrt() if known else None
         if len(self.rows) > 1:
-            scale = weight.new_ones(len(weight), dtype=torch.float64) if scale is None else scale
+            scale = weight.new_ones(outputs, dtype=torch.float64) if scale is None else scale
             for rows, response in self.rows:
                 scale[rows] *= response.gain
         return scale
@@ -282,7 +286,7 @@ class _Recorder:
 def _blocks(moment: SecondMoment, rows: Tensor) -> list[Block]:
     """The rows of each group of a convolution with the group's Hessian."""
     stack = moment.stack()
-    each = len(moment.layer.weight) // moment.groups
+    each = outputs_of(moment.layer) // moment.groups
     parts = [rows[rows // each == group] for group in range(moment.groups)]
     return [Block(part, stack[group]) for group, part in enumerate(parts) if len(part)]
 
@@ -317,7 +321,7 @@ def _chain_scale(model: nn.Module, chain: Sequence[str], rows: int) -> Tensor | 
 
 def rows_by_response(site: Site) -> list[tuple[Tensor, Response]]:
     """The rows of a layer's weight, sorted by how the neurons behind them respond."""
-    rows = len(site.layer.weight)
+    rows = outputs_of(site.layer)
     response = site.response
     table = [
         _per_row(site, value)
@@ -346,12 +350,12 @@ def rows_by_response(site: Site) -> list[tuple[Tensor, Response]]:
 
 def _per_row(site: Site, value: float | Tensor) -> Tensor:
     """One value for each output row, from one for each neuron of a sample."""
-    rows = len(site.layer.weight)
+    rows = outputs_of(site.layer)
     if not isinstance(value, Tensor):
         return torch.full((rows,), value, dtype=torch.float64)
     value = value.cpu().squeeze(0) if value.dim() > len(site.shape) else value.cpu()
     full = value.expand(site.shape)
-    axis = len(site.shape) - 1 if isinstance(site.layer, nn.Linear) else 0
+    axis = len(site.shape) - 1 if is_linear(site.layer) else 0
     if full.shape[axis] == rows:
         by_row = full.movedim(axis, 0).reshape(rows, -1)
     else:

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spikeloom.compress.hessian import WeightLayer
+from spikeloom.compress.layers import KINDS, is_weight_layer
 from spikeloom.compress.neuron_calls import watched_calls
 from spikeloom.compress.response import (
     Response,
@@ -59,7 +59,7 @@ def discover(
     forward: Callable[[], Any],
     layers: list[str] | None,
     traces: Mapping[str, Trace],
-) -> list[Site]:
+) -> tuple[list[Site], dict[str, str]]:
     """Find the weight layers of a model and what each of them feeds.
 
     Args:
@@ -69,7 +69,8 @@ def discover(
         traces: Filters stated by the user, by the name of a neuron or of a layer.
 
     Returns:
-        A site for each layer, in the order of ``model.named_modules()``.
+        A site for each layer, in the order of ``model.named_modules()``; and why other modules are
+        left out, by their name.
 
     Raises:
         UnknownNeuron: If the decay behind a layer can be neither read nor is stated.
@@ -81,15 +82,16 @@ def discover(
         if name not in modules:
             raise ValueError(f"traces: the model has no module {name!r}")
     neurons = {name for name, module in modules.items() if is_neuron(module)}
-    neurons |= {name for name in traces if not isinstance(modules[name], WeightLayer)}
+    neurons |= {name for name in traces if not is_weight_layer(modules[name])}
     wanted = _weight_layers(modules, neurons, layers)
     seen = _Seen(set(wanted))
     with torch.no_grad(), _watched(modules, neurons, wanted, seen), _Flow(seen):
         forward()
     called = [name for name in wanted if name in seen.inputs]
     if not called:
-        raise ValueError("model: no Linear, Conv1d or Conv2d module was called")
-    _mind_uncalled([name for name in wanted if name not in seen.inputs], layers is not None)
+        raise ValueError(f"model: no {KINDS} module was called")
+    uncalled = [name for name in wanted if name not in seen.inputs]
+    _mind_uncalled(uncalled, layers is not None)
     inputs = {
         name: Inputs(shapes, _is_sequence(name, modules, seen))
         for name, shapes in seen.potentials.items()
@@ -97,7 +99,16 @@ def discover(
     sites = [_site(name, modules, seen, inputs, traces) for name in called]
     with torch.no_grad():
         confirm_steps(modules, sites, inputs, forward)
-    return sites
+    unasked = [
+        name
+        for name, module in modules.items()
+        if layers is not None and name not in layers and is_weight_layer(module)
+    ]
+    return sites, {
+        **dict.fromkeys(unasked, "not among the layers asked for"),
+        **dict.fromkeys(uncalled, "not called in the forward pass"),
+        **dict.fromkeys(neurons, "part of a neuron"),
+    }
 
 
 def _mind_uncalled(names: list[str], asked_for: bool) -> None:
@@ -115,11 +126,11 @@ def _weight_layers(
     modules: Mapping[str, nn.Module], neurons: set[str], layers: list[str] | None
 ) -> list[str]:
     """Names of the layers to look at; weights inside a neuron are left alone."""
-    found = [name for name, module in modules.items() if isinstance(module, WeightLayer)]
+    found = [name for name, module in modules.items() if is_weight_layer(module)]
     for name in layers or ():
         if name not in found:
             raise ValueError(
-                f"layers: {name!r} is not a Linear, Conv1d or Conv2d module of the model; "
+                f"layers: {name!r} is not a {KINDS} module of the model; "
                 f"there are {', '.join(found)}"
             )
     inside = {name for name in found if any(name.startswith(f"{n}.") for n in neurons)}

@@ -13,19 +13,28 @@ Optimal Brain Compression (Frantar, Alistarh, arXiv 2208.11580).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spikeloom.compress.layers import (
+    KINDS,
+    WeightLayer,
+    groups_of,
+    inputs_of,
+    is_linear,
+    is_transposed,
+    is_weight_layer,
+    outputs_first,
+)
+from spikeloom.compress.patches import patches
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import kind
 from spikeloom.neurons import Trace
 
-__all__ = ["SecondMoment", "WeightLayer", "as_float", "check_finite", "layer_hessian"]
-
-WeightLayer = nn.Linear | nn.Conv1d | nn.Conv2d
+__all__ = ["SecondMoment", "as_float", "check_finite", "layer_hessian"]
 
 # Unfolded convolution inputs are taken in pieces of this many numbers.
 CHUNK = 1 << 22
@@ -43,12 +52,15 @@ def layer_hessian(spikes: Tensor, layer: nn.Module, trace: Trace) -> Tensor:
 
     Args:
         spikes: The layer's input, shape ``[T, batch, ...]``; spikes, counts or analog values.
-        layer: A Linear, Conv1d or Conv2d module of torch or of a host.
+        layer: A Linear, a convolution or a transposed one, of torch or of a host; or transformers'
+            Conv1D.
         trace: The filter of the neuron behind the layer; ``Trace(0)`` is the identity.
 
     Returns:
         The Hessian in float64, shape ``[d, d]`` with d inputs of an output row in the order of
-        ``weight.flatten(1)``; ``[groups, d, d]`` for a grouped convolution.
+        ``weight.flatten(1)``; ``[groups, d, d]`` for a grouped convolution. A transposed
+        convolution and a Conv1D have their inputs in front: the order is that of
+        ``weight.transpose(0, 1).flatten(1)``, within each group.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -99,7 +111,7 @@ class SecondMoment:
     kept in float64.
 
     Args:
-        layer: A Linear, Conv1d or Conv2d module.
+        layer: A layer of a kind that is compressed.
 
     Raises:
         TypeError: If it is another module.
@@ -110,13 +122,11 @@ class SecondMoment:
     """
 
     def __init__(self, layer: nn.Module) -> None:
-        if not isinstance(layer, WeightLayer):
-            raise TypeError(
-                f"layer: must be a Linear, Conv1d or Conv2d module, got {type(layer).__name__}"
-            )
-        self.layer = layer
-        self.groups = 1 if isinstance(layer, nn.Linear) else layer.groups
-        width = layer.weight[0].numel()
+        if not is_weight_layer(layer):
+            raise TypeError(f"layer: must be a {KINDS} module, got {type(layer).__name__}")
+        self.layer: WeightLayer = layer
+        self.groups = groups_of(layer)
+        width = outputs_first(layer, layer.weight)[0].numel()
         self.total = torch.zeros(
             self.groups, width, width, dtype=torch.float64, device=layer.weight.device
         )
@@ -143,17 +153,19 @@ class SecondMoment:
 
     def _rows(self, inputs: Tensor) -> Iterator[Tensor]:
         """Pieces ``[groups, rows, d]`` of the matrix that the weights are multiplied with."""
-        layer = self.layer
-        if isinstance(layer, nn.Linear):
-            _check_shape(inputs, inputs.dim(), -1, layer.in_features)
-            rows = inputs.reshape(1, -1, layer.in_features)
-            yield from rows.split(max(1, CHUNK // layer.in_features), dim=1)
+        layer, width = self.layer, inputs_of(self.layer)
+        if is_linear(layer):
+            _check_shape(inputs, inputs.dim(), -1, width)
+            rows = inputs.reshape(1, -1, width)
+            yield from rows.split(max(1, CHUNK // width), dim=1)
             return
-        _check_shape(inputs, layer.weight.dim(), 1, layer.in_channels)
-        images = max(1, CHUNK // max(1, inputs[0].numel() * layer.weight[0, 0].numel()))
-        for piece in inputs.split(images):
-            patches = _unfold(layer, piece).unflatten(1, (self.groups, -1))
-            yield patches.permute(1, 0, 3, 2).flatten(1, 2)
+        _check_shape(inputs, layer.weight.dim(), 1, width)
+        numbers = inputs[0].numel() * layer.weight[0, 0].numel()
+        if is_transposed(layer):
+            numbers *= math.prod(layer.stride)
+        for piece in inputs.split(max(1, CHUNK // max(1, numbers))):
+            found = patches(layer, piece).unflatten(1, (self.groups, -1))
+            yield found.permute(1, 0, 3, 2).flatten(1, 2)
 
     def hessian(self) -> Tensor:
         """The mean, times two: ``[d, d]``, or ``[groups, d, d]``."""
@@ -172,24 +184,3 @@ def _check_shape(inputs: Tensor, dims: int, axis: int, size: int) -> None:
             f"inputs: the layer takes {size} inputs on axis {axis} of {dims} axes, "
             f"got shape {tuple(inputs.shape)}"
         )
-
-
-def _unfold(layer: nn.Conv1d | nn.Conv2d, images: Tensor) -> Tensor:
-    """Patches ``[n, C * kernel, positions]`` in the order of ``weight.flatten(1)``."""
-    sizes, dilation = layer.kernel_size, layer.dilation
-    padding: list[int] = []
-    for axis in range(len(sizes)):
-        if layer.padding == "same":
-            total = dilation[axis] * (sizes[axis] - 1)
-            before, after = total // 2, total - total // 2
-        else:
-            before = after = 0 if layer.padding == "valid" else int(layer.padding[axis])
-        padding = [before, after, *padding]  # F.pad names the last axis first
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    if any(padding):
-        images = F.pad(images, padding, mode=mode)
-    if images.dim() == 3:  # [n, C, L]: an image of height 1
-        return F.unfold(
-            images.unsqueeze(2), (1, sizes[0]), (1, dilation[0]), 0, (1, layer.stride[0])
-        )
-    return F.unfold(images, sizes, dilation, 0, layer.stride)

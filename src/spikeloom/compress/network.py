@@ -13,14 +13,21 @@ from tqdm.auto import tqdm
 
 from spikeloom.compress.allocation import allocate
 from spikeloom.compress.blocks import Block
-from spikeloom.compress.buffers import BUFFERS, blank, codes_follow, keep
-from spikeloom.compress.hessian import WeightLayer
+from spikeloom.compress.buffers import BUFFERS, blank, codes_of, keep
+from spikeloom.compress.coverage import by_reason, weights_of
+from spikeloom.compress.layers import (
+    WeightLayer,
+    in_weight_shape,
+    is_weight_layer,
+    outputs_first,
+)
 from spikeloom.compress.objective import quadratic_error
 from spikeloom.compress.order import Order, Pattern
 from spikeloom.compress.pruning import choose, prune_blocks
 from spikeloom.compress.quantization import check_bits, grid, quantize_blocks, round_to_grid
 from spikeloom.compress.removal import by_magnitude, working_memory
 from spikeloom.compress.statistics import LayerStatistics, Statistics, fingerprint
+from spikeloom.compress.swap import Change, make_changes
 from spikeloom.compress.weights import check_weights
 from spikeloom.names import names_of
 from spikeloom.report import Report
@@ -53,8 +60,9 @@ def prune(
     Args:
         model: The network that was calibrated, or a copy of it.
         stats: From :func:`calibrate`.
-        sparsity: Share of all weights of the layers to remove, in [0, 1); not with a pattern, nor
-            with shares in ``allocation``.
+        sparsity: Share of the weights of these layers to remove, in [0, 1), see ``layers``; the
+            report also says which share of all weights of the model is gone. Not with a pattern,
+            nor with shares in ``allocation``.
         method: ``"osbc"`` orders and compensates by the filtered inputs, ``"obs"`` by the inputs
             as they are, ``"magnitude"`` removes the smallest weights and compensates nothing. All
             remove the same number of weights from each layer.
@@ -69,7 +77,9 @@ def prune(
         A report with a row for each layer: how many weights were to go and went, how they were
         ordered, the errors before and after compensation (each as a share of the error of removing
         the whole layer: in the membrane, in the current, and in the weights), the time, and the
-        memory that the order needed.
+        memory that the order needed. Notes tell the share of all weights of the model that is
+        gone, and which weights were left out and why. Every parameter with several values along two
+        axes or more is a weight; biases and the gains of normalisations are none.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -92,7 +102,7 @@ def prune(
     _choice("method", method, ("osbc", "obs", "magnitude"))
     parsed = None if pattern is None else Pattern.parse(pattern)
     found = _selected(model, stats, layers)
-    weights = {name: layer.weight for name, layer in found.items()}
+    weights = {name: outputs_first(layer, layer.weight) for name, layer in found.items()}
     if parsed is not None:
         if sparsity is not None and sparsity != 1 - parsed.keep / parsed.of:
             raise ValueError(f"sparsity: pattern {parsed} fixes it; leave it out")
@@ -121,8 +131,8 @@ def prune(
 
     columns = ("weights", "target", "removed", "order")
     report = _compress(f"Pruned by {method}", columns, found, stats, one)
-    total, gone = sum(report.column("weights")), sum(report.column("removed"))
-    report.notes.append(f"{gone} of {total} weights removed, {gone / max(total, 1):.2%}")
+    report.notes[:0] = _shares(model, sum(report.column("weights")), sum(report.column("removed")))
+    report.notes += _left_out(model, found, stats)
     earlier = [name for name, _, target, removed, *_ in report.rows if removed > target]
     if earlier:
         report.notes.append(f"More had been removed before, and stays so: {', '.join(earlier)}")
@@ -155,7 +165,8 @@ def quantize(
     Returns:
         A report with a row for each layer: its bits, the errors of rounding to nearest ("before")
         and of the method ("after"), each as a share of the error of removing the whole layer, the
-        time, and the memory of the Hessians.
+        time, and the memory of the Hessians; notes tell which weights of the model were left out
+        and why.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -192,7 +203,9 @@ def quantize(
         shown = (W.numel(), bits)
         return _Result(quantised, scale.double()[:, None] * nearest, buffers, shown, memory)
 
-    return _compress(f"Quantised by {method}", ("weights", "bits"), found, stats, one)
+    report = _compress(f"Quantised by {method}", ("weights", "bits"), found, stats, one)
+    report.notes += _left_out(model, found, stats)
+    return report
 
 
 def load_compressed(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
@@ -207,7 +220,7 @@ def load_compressed(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     Raises:
         RuntimeError: If the architecture does not fit.
     """
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, WeightLayer)}
+    layers = {name: m for name, m in model.named_modules() if is_weight_layer(m)}
     made = []
     for key, value in state_dict.items():
         path, _, name = key.rpartition(".")
@@ -259,17 +272,18 @@ def _compress(
     results = {}
     for name, layer in tqdm(found.items(), desc=title.lower(), disable=None):
         start = time.perf_counter()
-        W = layer.weight.detach().flatten(1).double()
+        W = outputs_first(layer, layer.weight.detach()).flatten(1).double()
         results[name] = result = one(name, W, stats[name])
         seconds = time.perf_counter() - start
         before, after = (_errors(W, new, stats[name]) for new in (result.plain, result.weight))
         values = [value for pair in zip(before, after, strict=True) for value in pair]
         report.add(name, *result.shown, *values, seconds, result.memory / 1e6)
-    off_grid = [
-        name
+    changes = {
+        name: _change(found[name], result, stats[name].facts.fingerprint)
         for name, result in results.items()
-        if not _write(found[name], result, stats[name].facts.fingerprint)
-    ]
+    }
+    make_changes(changes.values())
+    off_grid = [n for n, change in changes.items() if change.buffers.get("weight_codes", 0) is None]
     if off_grid:
         names = ", ".join(off_grid)
         report.notes.append(f"No longer on their grid, codes and scale dropped: {names}")
@@ -291,21 +305,52 @@ def _errors(W: Tensor, new: Tensor, layer: LayerStatistics) -> list[float | None
     return [*errors, float(change.square().sum()) / energy if energy else 0.0]
 
 
-def _write(layer: WeightLayer, result: _Result, calibrated: str) -> bool:
-    """Give a layer what became of it; False if it lost the codes that it had."""
-    weight = layer.weight
-    with torch.no_grad():
-        weight.copy_(result.weight.reshape(weight.shape))
-    shaped = {
-        name: value.reshape(weight.shape) if value.dim() > 1 else value
+def _change(layer: WeightLayer, result: _Result, calibrated: str) -> Change:
+    """What a layer's result makes of it."""
+    weight = in_weight_shape(layer, result.weight).to(layer.weight.dtype)
+    buffers: dict[str, Tensor | None] = {
+        name: in_weight_shape(layer, value) if value.dim() > 1 else value
         for name, value in result.buffers.items()
     }
-    keep(layer, shaped)
-    kept_codes = codes_follow(layer)
+    mask = buffers.get("weight_mask")
+    if mask is not None and getattr(layer, "weight_codes", None) is not None:
+        buffers["weight_codes"] = codes = codes_of(layer, weight, mask)
+        if codes is None:
+            buffers["weight_scale"] = None
     # What was calibrated, and what became of it: so that pruning and quantisation can follow one
     # another, while any other change of the weight is noticed.
-    vars(layer)["compressed_from"] = (calibrated, fingerprint(layer))
-    return kept_codes
+    return Change(layer, weight, buffers, (calibrated, fingerprint(weight)))
+
+
+# --- The part of the model that this is -------------------------------------------------------
+
+
+def _shares(model: nn.Module, weights: int, removed: int) -> list[str]:
+    """How many of all weights are removed, and of those in these layers if there are others."""
+    total = sum(weight.numel() for weight in weights_of(model).values())
+    masks = [getattr(module, "weight_mask", None) for module in model.modules()]
+    gone = sum(int(mask.sum()) for mask in masks if isinstance(mask, Tensor))
+    notes = [f"{gone} of {total} weights removed, {gone / max(total, 1):.2%}"]
+    if weights < total:
+        share = removed / max(weights, 1)
+        notes.append(f"{removed} of {weights} weights in these layers, {share:.2%}")
+    return notes
+
+
+def _left_out(model: nn.Module, found: Mapping[str, WeightLayer], stats: Statistics) -> list[str]:
+    """Which weights were left out, a note for each reason."""
+    weights, reasons = weights_of(model), {}
+    for name in weights:
+        owner, _, own = name.rpartition(".")
+        if owner in stats and own == "weight":
+            if owner not in found:
+                reasons[name] = "not among the layers asked for"
+        else:
+            reasons[name] = stats.left_out.get(name, "not there when the model was calibrated")
+    return [
+        f"Left out ({reason}): {', '.join(names)}, {sum(weights[n].numel() for n in names)} weights"
+        for reason, names in by_reason(reasons).items()
+    ]
 
 
 # --- What a call must satisfy -----------------------------------------------------------------
@@ -332,7 +377,7 @@ def _selected(
         if name not in modules:
             raise ValueError(f"stats: the model has no layer {name!r}; was another one calibrated?")
         layer, calibrated = modules[name], stats[name].facts.fingerprint
-        if not isinstance(layer, WeightLayer):
+        if not is_weight_layer(layer):
             raise ValueError(f"stats: {name!r} is a {type(layer).__name__} in this model")
         device = stats[name].spiking[0].hessian.device
         if device != layer.weight.device:
@@ -340,7 +385,7 @@ def _selected(
                 f"stats: are on {device}, the weight of {name!r} on {layer.weight.device}; move "
                 "the model, or save the statistics and Statistics.load(path, device=...)"
             )
-        now = fingerprint(layer)
+        now = fingerprint(layer.weight)
         if now != calibrated and getattr(layer, "compressed_from", None) != (calibrated, now):
             raise ValueError(
                 f"stats: the weight of {name!r} has changed since it was calibrated; "
@@ -358,7 +403,7 @@ def _held(layer: WeightLayer) -> Tensor:
     mask = getattr(layer, "weight_mask", None)
     if not isinstance(mask, Tensor):
         mask = torch.zeros_like(layer.weight, dtype=torch.bool)
-    return mask.flatten(1)
+    return outputs_first(layer, mask).flatten(1)
 
 
 def _blocks(name: str, layer: LayerStatistics, spiking: bool) -> tuple[Block, ...]:

@@ -34,9 +34,9 @@ def prune_weight(
 ) -> tuple[Tensor, Tensor]:
     r"""Remove weights from a layer and let the others compensate.
 
-    Each row loses the first weights of its own order of least cost. Row o's losses are multiplied by
-    ``row_scale[o] ** 2`` before all rows compete. The compensation of a row with kept weights S is,
-    with the damped Hessian,
+    Each row loses the first weights of its own order of least cost. Row o's losses are multiplied
+    by ``row_scale[o] ** 2`` before all rows compete. The compensation of a row with kept weights S
+    is, with the damped Hessian,
 
     .. math:: w_S \leftarrow H_{SS}^{-1} H_{S,:}\, w .
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spikeloom.compress.hessian import WeightLayer
+from spikeloom.compress.layers import WeightLayer
 from spikeloom.compress.response import Response
 
 __all__ = ["Site"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spikeloom.compress.blocks import Block
-from spikeloom.compress.hessian import WeightLayer
+from spikeloom.compress.coverage import by_reason
 from spikeloom.files import whole_file
 
 __all__ = ["LayerStatistics", "Statistics", "fingerprint"]
@@ -63,6 +63,10 @@ class Statistics(Mapping[str, LayerStatistics]):
 
     Args:
         layers: Module name -> statistics.
+        left_out: Name of a weight that is not among them -> why.
+
+    Attributes:
+        left_out: As above.
 
     Example:
         >>> import torch, tempfile
@@ -80,8 +84,11 @@ class Statistics(Mapping[str, LayerStatistics]):
         True
     """
 
-    def __init__(self, layers: Mapping[str, LayerStatistics]) -> None:
+    def __init__(
+        self, layers: Mapping[str, LayerStatistics], left_out: Mapping[str, str] | None = None
+    ) -> None:
         self._layers = dict(layers)
+        self.left_out = dict(left_out or {})
 
     def __getitem__(self, name: str) -> LayerStatistics:
         return self._layers[name]
@@ -115,7 +122,8 @@ class Statistics(Mapping[str, LayerStatistics]):
         # One tensor may serve as both Hessians; a file holds each name's own.
         tensors = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
         with whole_file(path) as temporary:
-            files.save_file(tensors, str(temporary), {"format": FORMAT, "facts": json.dumps(facts)})
+            metadata = {"facts": json.dumps(facts), "left_out": json.dumps(self.left_out)}
+            files.save_file(tensors, str(temporary), {"format": FORMAT, **metadata})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Statistics:
@@ -159,7 +167,8 @@ class Statistics(Mapping[str, LayerStatistics]):
                     tensors.get(f"{name}/row_scale"),
                 )
                 for name, facts in json.loads(metadata["facts"]).items()
-            }
+            },
+            json.loads(metadata.get("left_out", "{}")),
         )
 
     def __str__(self) -> str:
@@ -174,12 +183,14 @@ class Statistics(Mapping[str, LayerStatistics]):
             report.add(
                 name, width, rows, facts.neuron, facts.decays, facts.steps, round(facts.samples)
             )
+        for reason, names in by_reason(self.left_out).items():
+            report.notes.append(f"Left out ({reason}): {', '.join(names)}")
         return str(report).removeprefix("\n")
 
 
-def fingerprint(layer: WeightLayer) -> str:
-    """A hash of a layer's weight, which tells whether it is the one that was calibrated."""
-    raw = layer.weight.detach().cpu().contiguous().flatten().view(torch.uint8)
+def fingerprint(weight: Tensor) -> str:
+    """A hash of a weight, which tells whether it is the one that was calibrated."""
+    raw = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
     return hashlib.sha256(raw.numpy().tobytes()).hexdigest()[:16]
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spikeloom.compress.hessian import check_finite
+from spikeloom.compress.layers import product
 
 __all__ = ["check_layer", "check_weights"]
 
@@ -73,7 +73,7 @@ def check_layer(name: str, layer: Any, x: Tensor, output: Any) -> None:
         check_finite(x)
     except ValueError as error:
         raise ValueError(f"layer {name!r}: {error}") from None
-    expected = _product(layer, x)
+    expected = product(layer, x)
     same = isinstance(output, Tensor) and output.numel() == expected.numel()
     if same and expected.numel():
         away = (output.reshape(expected.shape) - expected).abs().max()
@@ -84,11 +84,3 @@ def check_layer(name: str, layer: Any, x: Tensor, output: Any) -> None:
             f"({type(layer).__name__} or a hook on it computes more), and what its weight does is "
             "not known; name the layers to compress without it (layers=[...])"
         )
-
-
-def _product(layer: Any, x: Tensor) -> Tensor:
-    if isinstance(layer, nn.Linear):
-        return F.linear(x, layer.weight, layer.bias)
-    images = x.reshape(-1, *x.shape[1 - layer.weight.dim() :])
-    product: Tensor = layer._conv_forward(images, layer.weight, layer.bias)
-    return product
