@@ -434,6 +434,17 @@ def test_a_state_that_does_not_fit_leaves_no_masks_behind(change, message):
     assert fresh[0].weight_mask.any() and len(fresh[0]._forward_pre_hooks) == 1
 
 
+def test_an_interrupt_while_a_state_is_loaded_leaves_no_masks_behind(monkeypatch):
+    def interrupted(state):
+        raise KeyboardInterrupt
+
+    fresh = network()
+    monkeypatch.setattr(fresh, "load_state_dict", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compress.load_compressed(fresh, pruned(0.5)[0].state_dict())
+    assert fresh.state_dict().keys() == network().state_dict().keys()
+
+
 def test_removed_weights_are_saved_as_zero_right_after_an_optimizers_step():
     net, _ = pruned(0.5)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)

@@ -55,7 +55,8 @@ def prune(
     and count. Biases and normalisations stay as they are. A layer that was quantised keeps its
     codes, zero where a weight is removed, if its other weights are still on the grid (nothing
     compensates them with ``"magnitude"``); otherwise it loses codes and scale, and the report says
-    so: quantise after pruning.
+    so: quantise after pruning. All layers change in one step: an interrupt (Ctrl-C) leaves the
+    network as it was, or wholly pruned.
 
     Args:
         model: The network that was calibrated, or a copy of it.
@@ -152,7 +153,9 @@ def quantize(
     Each layer gets buffers ``weight_codes`` (int8) and ``weight_scale`` (one value a row); scale
     times code is the layer's weight to the last bit. Training moves the weight and not the codes:
     saving (``state_dict()``) such a layer warns. Weights removed by :func:`prune` stay zero;
-    what compensation would have given them goes to the weights that follow (experimental).
+    what compensation would have given them goes to the weights that follow (experimental). All
+    layers change in one step: an interrupt (Ctrl-C) leaves the network as it was, or wholly
+    quantised.
 
     Args:
         model: The network that was calibrated, or a copy of it, pruned or not.
@@ -222,16 +225,16 @@ def load_compressed(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """
     layers = {name: m for name, m in model.named_modules() if is_weight_layer(m)}
     made = []
-    for key, value in state_dict.items():
-        path, _, name = key.rpartition(".")
-        if name in BUFFERS and path in layers and getattr(layers[path], name, None) is None:
-            keep(layers[path], {name: blank(layers[path], name, value.dtype)})
-            made.append((layers[path], name))
     try:
+        for key, value in state_dict.items():
+            path, _, name = key.rpartition(".")
+            if name in BUFFERS and path in layers and getattr(layers[path], name, None) is None:
+                made.append((layers[path], name))
+                keep(layers[path], {name: blank(layers[path], name, value.dtype)})
         model.load_state_dict(state_dict)
-    except RuntimeError:
+    except BaseException:
         for layer, name in made:
-            setattr(layer, name, None)
+            layer._buffers.pop(name, None)
         raise
 
 
