@@ -36,7 +36,7 @@ def test_the_authors_masks_give_the_authors_weights(method, percent, dtype, tole
 @pytest.mark.parametrize("percent", [25, 50, 75, 90])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_error_is_below_the_authors_and_the_least_for_these_orders(method, percent, dtype):
-    # The authors sort single losses; see the section on rows in docs/tutorials/osbc.md.
+    # The authors sort single losses; see "Which weights of which rows" in docs/tutorials/osbc.md.
     W, H = LAYER["W"], LAYER[METHODS[method]]
     count = W.numel() * percent // 100
     pruned, mask = compress.prune_weight(W.to(dtype), H.to(dtype), count)
