@@ -30,7 +30,7 @@ class Mixed(nn.Module):
 
 
 NOTES = {
-    "Left out (Mixed is not a layer that can be compressed): position, 48 weights",
+    "Left out (Mixed of tests is not a layer that can be compressed): position, 48 weights",
     "Left out (Bilinear is not a layer that can be compressed): pair.weight, 48 weights",
     "Left out (not called in the forward pass): unused.weight, 10 weights",
 }
@@ -71,7 +71,7 @@ def test_layers_that_were_not_asked_for_are_left_out():
     assert report.notes == [
         "3 of 144 weights removed, 2.08%",
         "3 of 6 weights in these layers, 50.00%",
-        "Left out (Mixed is not a layer that can be compressed): position, 48 weights",
+        "Left out (Mixed of tests is not a layer that can be compressed): position, 48 weights",
         "Left out (not among the layers asked for): first.weight, unused.weight, 42 weights",
         "Left out (Bilinear is not a layer that can be compressed): pair.weight, 48 weights",
     ]

@@ -49,10 +49,16 @@ def why_left_out(
         path = owner
         while path not in reasons and path:
             path = path.rpartition(".")[0]
-        found[name] = reasons.get(path) or (
-            f"{type(model.get_submodule(owner)).__name__} is not a layer that can be compressed"
-        )
+        kind = _kind(model.get_submodule(owner))
+        found[name] = reasons.get(path) or f"{kind} is not a layer that can be compressed"
     return found
+
+
+def _kind(module: nn.Module) -> str:
+    """A module's class, with its package unless that is torch: other Linears are not torch's."""
+    package = type(module).__module__.partition(".")[0]
+    name = type(module).__name__
+    return name if package == "torch" else f"{name} of {package}"
 
 
 def by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
