@@ -139,3 +139,45 @@ def test_a_host_neuron_that_is_reset_within_the_sequence_is_refused():
         to_nir(Resetting(3), torch.zeros(T, B, N))
     graph, _ = to_nir(Resetting(T), torch.zeros(T, B, N))
     assert torch.equal(run_nir(graph, fresh()), Resetting(T)(fresh()))
+
+
+class Half(nn.Module):
+    """An operation between modules that no file can state."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * x
+
+
+def stepwise(*modules: nn.Module) -> nn.Module:
+    lif = plugins.spikingjelly.LIFNode()
+    return nn.Sequential(nn.Linear(N, N), lif, nn.Linear(N, N), *modules)
+
+
+@pytest.mark.parametrize(
+    "after", [(), (nn.Linear(N, N),)], ids=["at the end", "before another layer"]
+)
+def test_an_operation_in_a_network_of_single_steps_is_named_once(after):
+    net = stepwise(Half(), *after)
+    with pytest.raises(NotExpressible) as caught:
+        to_nir(net, 2 * torch.rand(T, B, N))
+    (offence,) = caught.value.offences
+    assert (offence.module, offence.kind) == ("3", "Half")
+    assert "the function mul" in offence.reason
+
+
+class Frozen(nn.Module):
+    """Answers with its first output at every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.first = stepwise(), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        self.first = y if self.first is None else self.first
+        return self.first
+
+
+def test_a_network_of_single_steps_whose_output_is_not_its_own_step_is_refused():
+    with pytest.raises(NotExpressible, match="stack puts 1 of 6 steps at all places"):
+        to_nir(Frozen(), 2 * torch.rand(T, B, N))

@@ -64,6 +64,15 @@ class Moved:
             count[term.source] += 1
         return found
 
+    def firsts(self, batch: int) -> Iterator[tuple[str, int]]:
+        """The sources, and the earliest step of each.
+
+        Args:
+            batch: The batch size.
+        """
+        for term in self.terms:
+            yield term.source, int(term.labels[term.labels >= 0].min()) // (batch * term.size)
+
     def nothing(self) -> Tensor:
         """Labels of a tensor of the same shape in which no module has a share."""
         return torch.full_like(self.terms[0].labels, -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -147,6 +148,11 @@ class Ledger:
             shape = tuple(y.shape[rank:])
             rows = rows_of(moved, (), self.B)
             site, signal = self.operation(moved.by, rows.starts, (), shape)
+            if rank == 2 and not rows.problem and rows.steps != self.T:
+                reason = (
+                    f"the function {moved.by} puts {rows.steps} of {self.T} steps at all places"
+                )
+                site.block(reason, "return every step in its place")
             self.receive(site, moved, rows, shape)
             self.put(y, signal)
 
@@ -204,19 +210,23 @@ class Ledger:
             derived: Whether an obstacle before it may be the cause.
         """
         followed = self.followed(tensors)
-        sources = frozenset[str]().union(*(self.draft_of(t).sources for t in followed))
-        starts = tuple((source, 0) for source in sorted(sources))
+        starts = dict(start for t in reversed(followed) for start in self._starts(t))
         x = followed[0]
         known = self.draft_of(x)
         shape = known.shape if isinstance(known, Signal) else tuple(x.shape[1:])
         rank = x.dim() - len(shape)
-        site, _ = self.operation(name, starts, shape, shape)
+        site, signal = self.operation(name, sorted(starts.items()), shape, shape)
         site.block(reason, remedy, derived)
         for y in outputs:
             kept = rank if y.shape[:rank] == x.shape[:rank] else 1
             site.shape_out = tuple(y.shape[kept:])
-            self.put(y, Signal.of(site.name, 0, site.shape_out))
+            self.put(y, replace(signal, shape=site.shape_out))
         return site
+
+    def _starts(self, tensor: Tensor) -> Iterable[tuple[str, int]]:
+        """The sources of a tensor, and the step with which each begins in it."""
+        known = self.draft_of(tensor)
+        return known.starts if isinstance(known, Signal) else known.firsts(self.B)
 
     def operation(
         self, kind: str, starts: Iterable[tuple[str, int]], shape: Shape, shape_out: Shape

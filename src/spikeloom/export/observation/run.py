@@ -96,7 +96,9 @@ def _whole(model: nn.Module, x: Tensor, ledger: Ledger, shape: tuple[int, ...]) 
 def _stepped(model: nn.Module, x: Tensor, ledger: Ledger, shape: tuple[int, ...]) -> Tensor:
     """Call a model once for each step."""
     with Functions(ledger):
-        return torch.stack([*_loop(model, x, ledger, shape)])
+        result = torch.stack([*_loop(model, x, ledger, shape)])
+    ledger.settle(result, 2)
+    return result
 
 
 def _loop(
