@@ -120,10 +120,10 @@ class Composer:
         names = _node_names(site.name for site in self.observation.sites.values())
         for site in self.observation.sites.values():
             with self._refusing(site):
+                # A class that NIR cannot state says more than what became of its calls.
+                if site.module is not None and describes(site.module) is None:
+                    require_counterpart(site.module)
                 if site.obstacle == CONSEQUENCE:
-                    # Refused in any case; a class that NIR cannot state is still worth naming.
-                    if site.module is not None and describes(site.module) is None:
-                        require_counterpart(site.module)
                     continue
                 piece = self._piece(site)
                 entry = Entry(site, names[site.name], piece, note=piece.note or site.note)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spikeloom.export.forms.foreign import refuse_foreign
 from spikeloom.export.refuse import Refused
 
 __all__ = [
@@ -223,6 +224,7 @@ def require_counterpart(module: nn.Module) -> str:
     """
     key = layer_key(module)
     if key is None:
+        refuse_foreign(module)
         name = type(module).__name__
         raise Refused(
             f"NIR has no counterpart of {name}", REMEDIES.get(name, "replace or remove it")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.export.forms.layers import layer_key, require_counterpart
+from spikeloom.export.forms.layers import layer_key
 from spikeloom.export.observation.flow import FOLD, OWN_MODULE, Signal, Site, state_of
 from spikeloom.export.observation.labels import Moved, Term, move
 from spikeloom.export.observation.ledger import REMEDY, STATE, Ledger, tensors_in
@@ -22,7 +22,6 @@ from spikeloom.export.observation.modules import (
     takes_steps,
 )
 from spikeloom.export.observation.rows import labels_after, row_axes, rows_of
-from spikeloom.export.refuse import Refused
 
 __all__ = ["Calls", "StepByStep"]
 
@@ -120,7 +119,7 @@ class Calls:
                     self._record_moved(site, module, steps, inputs[0], known, outputs[0])
                 else:
                     self._record(site, module, steps, inputs, outputs[0])
-                self._tag_states(site, outputs[1:])
+                self._tag_states(site, [y for y in outputs[1:] if y is not outputs[0]])
             return result
         finally:
             ledger.quiet = False
@@ -231,7 +230,7 @@ class Calls:
             self._keep(site, module, x, y)
             ledger.put(y, Signal.of(site.name, start, site.shape_out))
         elif axes is None:
-            _block_other(site, module)
+            site.block("scales or normalises features whose axes were moved", FOLD, derived=False)
             site.hear([(source, site.steps) for source in moved.sources], ledger.T)
             ledger.put(y, Signal.of(site.name, 0, tuple(y.shape[1:])))
         else:
@@ -291,12 +290,3 @@ def _check_call(site: Site, signal: Signal, steps: bool | None, x: Tensor, y: Te
         site.block(reason, "use bias=False on its way", derived=False)
     if signal.readout:
         site.block(f"follows a {signal.readout}", "reduce over time after the last module")
-
-
-def _block_other(site: Site, module: nn.Module) -> None:
-    """Refuse a leaf that is no matrix, or may not become one."""
-    try:
-        require_counterpart(module)
-    except Refused as refusal:
-        site.block(refusal.reason, refusal.remedy, derived=False)
-    site.block("scales or normalises features whose axes were moved", FOLD, derived=False)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from spikeloom.export.forms.foreign import foreign_steps, is_foreign
 from spikeloom.export.forms.layers import LAYERS, layer_key, transparent
 from spikeloom.export.observation.native import native_neuron, native_rest
 from spikeloom.kernel.neuron import Neuron, Parameter
@@ -88,6 +89,8 @@ def is_leaf(module: nn.Module) -> bool:
     """Whether a module is exported (or refused) as one thing."""
     if describes(module) is not None or layer_key(module) is not None:
         return True
+    if is_foreign(module):
+        return True
     if getattr(module, "has_loops", False):  # an imported network that runs itself
         return True
     if is_parametrized(module):
@@ -105,11 +108,11 @@ def takes_steps(module: nn.Module) -> bool | None:
     """True: one step at each call; False: sequences, time first; None: it has no time."""
     if hasattr(module, "step_mode"):
         return module.step_mode == "s"
-    if describes(module) is None:
-        return None
+    if describes(module) is None or native_neuron(module) is not None:
+        return foreign_steps(module)
     if hasattr(module, "time_first"):
         return not module.time_first
-    return type(module).__name__.endswith("Cell") or native_neuron(module) is not None
+    return type(module).__name__.endswith("Cell")
 
 
 def keeps_its_state(module: Any) -> bool:

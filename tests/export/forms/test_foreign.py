@@ -1,0 +1,191 @@
+"""The frameworks' own modules that have no form in a file: one refusal that names them."""
+
+import importlib
+import warnings
+
+import nir
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+
+from spikeloom import plugins
+from spikeloom.export import NotExpressible, from_nir, to_nir
+from spikeloom.export.forms.foreign import FRAMEWORKS
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import norse.torch as norse
+    from norse.torch.functional.izhikevich import tonic_spiking
+    from spikingjelly.activation_based import layer, neuron
+    from spikingjelly.activation_based.base import MemoryModule
+
+HIDDEN = {"beta": 0.5, "init_hidden": True}
+# As snnTorch's own call wants them: a number for each neuron.
+EACH = {"beta": torch.full((4,), 0.5), "threshold": torch.ones(4), "init_hidden": True}
+CALLS = {
+    "norse": "norse.torch.to_nir",
+    "snntorch": "snntorch.export_nir.export_to_nir",
+    "spikingjelly": "spikingjelly.activation_based.nir_exchange.export_to_nir",
+}
+# Made for 4 features; whether the framework's own call writes them.
+UNTAKEN = {
+    "norse LICell": (norse.LICell, False),
+    "norse LI": (norse.LI, False),
+    "norse LIBoxCell": (norse.LIBoxCell, True),
+    "norse IAFCell": (norse.IAFCell, True),
+    "norse LIFCell": (norse.LIFCell, True),
+    "norse LIF": (norse.LIF, False),
+    "norse LIFRecurrentCell": (lambda: norse.LIFRecurrentCell(4, 4), False),
+    "norse LSNNCell": (norse.LSNNCell, False),
+    "norse LILinearCell": (lambda: norse.LILinearCell(4, 4), False),
+    "norse IzhikevichCell": (lambda: norse.IzhikevichCell(tonic_spiking), False),
+    "snntorch Synaptic": (lambda: snn.Synaptic(alpha=torch.full((4,), 0.5), **EACH), True),
+    "snntorch RLeaky": (lambda: snn.RLeaky(linear_features=4, **HIDDEN), True),
+    "snntorch RSynaptic": (lambda: snn.RSynaptic(alpha=0.5, linear_features=4, **HIDDEN), True),
+    "snntorch Lapicque": (lambda: snn.Lapicque(**HIDDEN), False),
+    "snntorch Alpha": (lambda: snn.Alpha(alpha=0.75, **HIDDEN), False),
+    "snntorch SLSTM": (lambda: snn.SLSTM(4, 4, init_hidden=True), False),
+    "spikingjelly QIFNode": (neuron.QIFNode, False),
+    "spikingjelly KLIFNode": (neuron.KLIFNode, False),
+    "spikingjelly CUBALIFNode": (neuron.CUBALIFNode, True),
+    "spikingjelly PSN": (lambda: neuron.PSN(T=20), False),
+    "spikingjelly SynapseFilter": (layer.SynapseFilter, False),
+    "spikingjelly LinearRecurrentContainer": (
+        lambda: layer.LinearRecurrentContainer(neuron.IFNode(), 4, 4),
+        False,
+    ),
+}
+LAST = {
+    "norse": norse.LIFBoxCell,
+    "snntorch": lambda: snn.Leaky(reset_mechanism="zero", **HIDDEN),
+    "spikingjelly": neuron.IFNode,
+}
+
+
+def network(name: str, last: bool) -> nn.Module:
+    host = name.split()[0]
+    sequential = norse.SequentialState if host == "norse" else nn.Sequential
+    modules = [nn.Linear(3, 4), UNTAKEN[name][0]()]
+    return sequential(*modules, *([] if last else [nn.Linear(4, 2), LAST[host]()]))
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    # A PSN takes sequences only.
+    [(name, last) for name in UNTAKEN for last in (True, False) if last or "PSN" not in name],
+)
+def test_a_module_of_a_framework_without_a_form_is_named_once(name, last):
+    torch.manual_seed(0)
+    host, kind = name.split()
+    with pytest.raises(NotExpressible) as caught:
+        to_nir(network(name, last), 8 * torch.rand(20, 5, 3))
+    (offence,) = caught.value.offences
+    assert (offence.module, offence.kind, offence.verdict) == ("1", kind, "UNSUPPORTED")
+    assert kind in offence.reason and FRAMEWORKS[host].title in offence.reason
+    assert (CALLS[host] in offence.remedy) == UNTAKEN[name][1]
+
+
+@pytest.mark.parametrize("name", [name for name in UNTAKEN if name.split()[1] not in ("PSN", "LI")])
+def test_the_call_under_the_hosts_name_says_the_same(name):
+    torch.manual_seed(0)
+    host = name.split()[0]
+    module = getattr(plugins, host)
+    export = module.to_nir if host == "norse" else module.export_to_nir
+    given = torch.rand(20, 5, 3) if name in ("norse LIF",) else torch.rand(5, 3)
+    with pytest.raises(NotExpressible) as caught:
+        export(network(name, last=True), 8 * given)
+    assert [offence.module for offence in caught.value.offences] == ["1"]
+
+
+@pytest.mark.parametrize("name", [name for name, (_, written) in UNTAKEN.items() if written])
+def test_the_framework_writes_what_it_is_said_to_write(name):
+    host, kind = name.split()
+    home, _, call = CALLS[host].rpartition(".")
+    net = nn.Sequential(nn.Linear(3, 4), UNTAKEN[name][0]())
+    # snnTorch takes the batch for an axis of the layer unless it is told.
+    settings = {"ignore_dims": [0]} if host == "snntorch" else {}
+    graph = getattr(importlib.import_module(home), call)(net, torch.rand(5, 3), **settings)
+    assert any(isinstance(node, (*FIRE, nir.NIRGraph)) for node in graph.nodes.values())
+    assert kind in FRAMEWORKS[host].writes
+
+
+FIRE = (nir.LI, nir.IF, nir.LIF, nir.CubaLIF)
+
+
+def test_no_other_class_is_said_to_be_written_by_its_framework():
+    said = {f"{host} {kind}" for host, framework in FRAMEWORKS.items() for kind in framework.writes}
+    assert said == {name for name, (_, written) in UNTAKEN.items() if written}
+
+
+def never(z, v, *others):
+    """A reset method that resets nothing."""
+    return v
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "said"),
+    [
+        (lambda: snn.Leaky(state_quant=lambda v: v, **HIDDEN), "Leaky", "state_quant=False"),
+        (
+            lambda: norse.LIFBoxCell(norse.LIFBoxParameters(reset_method=never)),
+            "LIFBoxCell",
+            "reset_value",
+        ),
+    ],
+    ids=["Leaky", "LIFBoxCell"],
+)
+def test_a_taken_class_with_settings_that_nir_has_not_is_named(module, kind, said):
+    net = norse.SequentialState(nn.Linear(3, 4), module())
+    with pytest.raises(NotExpressible) as caught:
+        to_nir(net, torch.rand(20, 5, 3))
+    (offence,) = caught.value.offences
+    assert (offence.module, offence.kind) == ("1", kind)
+    assert said in offence.remedy
+
+
+class Mine(neuron.LIFNode):
+    """A subclass of a class that is taken."""
+
+
+class Filter(MemoryModule):
+    """A module of the user's own, built of what a file can state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.lif = nn.Linear(3, 4), neuron.LIFNode()
+
+    def single_step_forward(self, x):
+        return self.lif(self.fc(x))
+
+
+def test_a_subclass_of_a_frameworks_neuron_is_named_with_its_base():
+    with pytest.raises(NotExpressible) as caught:
+        to_nir(nn.Sequential(nn.Linear(3, 4), Mine()), torch.rand(20, 5, 3))
+    (offence,) = caught.value.offences
+    assert (offence.module, offence.kind) == ("1", "Mine")
+    assert "LIFNode" in offence.reason and "LIFNode" in offence.remedy
+
+
+def test_a_module_of_the_users_own_is_looked_into():
+    torch.manual_seed(0)
+    graph, report = to_nir(Filter(), 4 * torch.rand(20, 5, 3))
+    assert sorted(type(node).__name__ for node in graph.nodes.values()) == [
+        "Affine",
+        "Input",
+        "LIF",
+        "Output",
+    ]
+    assert report.mismatch == 0.0
+
+
+def test_a_container_of_a_framework_is_looked_into():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(3, 4), layer.ElementWiseRecurrentContainer(neuron.IFNode(), torch.add)
+    )
+    x = 2 * torch.rand(20, 5, 3)
+    graph, report = to_nir(net, x, target="nir")
+    assert report.mismatch == 0.0
+    spikes = from_nir(graph)(x)
+    assert 0 < spikes.mean() < 1
