@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from spikeloom.files import whole_file
 from spikeloom.report import Report
 
 
@@ -78,32 +77,7 @@ def test_a_missing_matplotlib_is_named_with_the_remedy(monkeypatch):
         example().plot("share")
 
 
-def test_a_failing_block_leaves_the_old_file_and_no_temporary(tmp_path):
-    target = tmp_path / "a.txt"
-    target.write_text("old")
-    with pytest.raises(KeyboardInterrupt), whole_file(target) as temporary:
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-    assert target.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_whole_file_has_ordinary_permissions(tmp_path):
-    (tmp_path / "plain").write_text("")
-    with whole_file(tmp_path / "whole") as temporary:
-        temporary.write_text("")
-    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
-
-
 def test_a_folder_in_the_place_of_the_file_is_named(tmp_path):
     with pytest.raises(IsADirectoryError, match=f"path: {tmp_path} is a folder; name the file"):
         example().save(tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_missing_folder_is_named(tmp_path):
-    with (
-        pytest.raises(FileNotFoundError, match="nowhere does not exist"),
-        whole_file(tmp_path / "nowhere" / "a.txt"),
-    ):
-        pass
