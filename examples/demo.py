@@ -23,6 +23,7 @@ from digits.hosts import HOSTS, Host
 from digits.training import train
 from torch import nn
 
+from spikeloom.files import write_text
 from spikeloom.report import Report
 
 AIM = 0.95
@@ -126,7 +127,7 @@ def save(results: list[Result], output: Path) -> None:
         "threads": torch.get_num_threads(),
         "results": [asdict(result) for result in results],
     }
-    (output / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(output / "report.json", json.dumps(report, indent=2) + "\n")
 
 
 def complaints(results: list[Result], aim: float) -> list[str]:

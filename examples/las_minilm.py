@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from spikeloom import convert
+from spikeloom.files import whole_file
 from spikeloom.report import Report
 
 CALIBRATION, TEST = 128, 512
@@ -161,7 +162,8 @@ def draw(report: Report, path: Path) -> None:
     energy.plot(steps, report.column("energy (proxy)"), "s--", color="tab:orange")
     energy.axhline(1.0, color="0.7", linewidth=1)
     energy.set_ylabel("energy proxy (1 = multiply-adds)", color="tab:orange")
-    figure.savefig(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary)
 
 
 def generate_the_same_tokens(steps: int = 12) -> bool:

@@ -30,6 +30,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from spikeloom import convert
+from spikeloom.files import whole_file
 from spikeloom.neurons import Exponential
 from spikeloom.report import Report
 
@@ -182,7 +183,8 @@ def plot(report: Report, steps: list[int], path: Path) -> None:
         axes.minorticks_off()
         axes.legend(loc="lower right")
     figure.axes[0].set_ylabel("test accuracy, %")
-    figure.savefig(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary)
 
 
 def main() -> None:

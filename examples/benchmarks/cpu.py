@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 import spikeloom
+from spikeloom.files import write_text
 from spikeloom.kernel import run_cpu
 from spikeloom.kernel.adjoint import adjoint
 from spikeloom.kernel.trace import Program
@@ -240,8 +241,8 @@ def main() -> None:
     )
     print(last)
     options.output.mkdir(exist_ok=True)
-    (options.output / "cpu.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.output / "cpu.md").write_text("\n".join([*lines, last]) + "\n")
+    write_text(options.output / "cpu.json", json.dumps(result, indent=1) + "\n")
+    write_text(options.output / "cpu.md", "\n".join([*lines, last]) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 import spikeloom
+from spikeloom.files import write_text
 from spikeloom.neurons import LIF, surrogate
 
 Candidates = dict[str, Callable[[], object]]
@@ -274,8 +275,8 @@ def main() -> None:
                     torch.cuda.empty_cache()
     options.output.mkdir(exist_ok=True)
     stem = "gpu-tuning" if options.tune else "gpu"
-    (options.output / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.output / f"{stem}.md").write_text("\n".join(lines) + "\n")
+    write_text(options.output / f"{stem}.json", json.dumps(result, indent=1) + "\n")
+    write_text(options.output / f"{stem}.md", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from spikeloom.files import write_text
+
 RESULTS = Path(__file__).parent / "results" / "cpu.json"
 README = Path(__file__).parents[2] / "README.md"
 BETWEEN = re.compile(r"(?<=<!-- benchmark -->\n).*?(?=<!-- /benchmark -->)", re.DOTALL)
@@ -60,7 +62,7 @@ def published(page: str, result: dict[str, Any]) -> str:
 
 def main() -> None:
     page = published(README.read_text(encoding="utf-8"), json.loads(RESULTS.read_text()))
-    README.write_text(page, encoding="utf-8")
+    write_text(README, page)
     print(f"wrote the figures of {RESULTS.relative_to(README.parent)} into {README.name}")
 
 

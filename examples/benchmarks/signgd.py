@@ -38,6 +38,7 @@ from signgd_digits import NETWORKS, load, train
 
 from spikeloom import convert
 from spikeloom.convert.signgd.network import SignGDNetwork
+from spikeloom.files import write_text
 
 STEPS, BATCHES = 32, (1, 8, 64, 450)
 TURN = 0.02  # seconds
@@ -233,8 +234,8 @@ def main() -> None:
     text = "\n".join([title, "", *table(result)]) + "\n"
     print(text)
     options.output.mkdir(exist_ok=True)
-    (options.output / "signgd.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.output / "signgd.md").write_text(text)
+    write_text(options.output / "signgd.json", json.dumps(result, indent=1) + "\n")
+    write_text(options.output / "signgd.md", text)
 
 
 if __name__ == "__main__":

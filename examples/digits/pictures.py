@@ -13,6 +13,7 @@ from spikingjelly.activation_based.monitor import OutputMonitor
 from torch import Tensor, nn
 
 from spikeloom import plugins
+from spikeloom.files import whole_file
 
 from .data import CLASSES, STEPS, Digits, over_time
 from .hosts import run_spikingjelly
@@ -34,7 +35,8 @@ def draw_training(results: Sequence[Any], aim: float, path: Path) -> None:
     draw_pairs(times, results, "step_ms", "ms per training step")
     draw_pairs(memory, results, "kept", "kept for backward / input")
     memory.set_yticklabels([])
-    figure.savefig(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary)
 
 
 def draw_curves(axes: Axes, results: Sequence[Any], aim: float) -> None:
@@ -100,7 +102,8 @@ def draw_spikes(network: nn.Module, digits: Digits, path: Path) -> None:
     below.set_yticks(range(CLASSES), [str(digit) for digit in range(CLASSES)], fontsize=7)
     below.set_xlabel(f"{STEPS} steps for each image")
     figure.suptitle("Every spike of a 64-256-10 network that looks at ten digits", color=INK)
-    figure.savefig(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary)
 
 
 def one_of_each(labels: Tensor) -> list[int]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["whole_file"]
+__all__ = ["whole_file", "write_text"]
 
 SPECIAL = {
     stat.S_IFIFO: "a FIFO",
@@ -67,6 +67,17 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all.
+
+    Args:
+        path: Where the file shall be, as for :func:`whole_file`.
+        text: What it shall hold.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _checked(path: str | os.PathLike[str]) -> os.stat_result | None:

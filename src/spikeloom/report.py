@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spikeloom.files import whole_file
+from spikeloom.files import whole_file, write_text
 
 __all__ = ["Report"]
 
@@ -108,8 +108,7 @@ class Report:
             FileNotFoundError: If the folder does not exist.
             IsADirectoryError: If the path is a folder.
         """
-        with whole_file(path) as temporary:
-            temporary.write_text(self.to_json() + "\n", encoding="utf-8")
+        write_text(path, self.to_json() + "\n")
 
     def plot(self, column: str, path: str | os.PathLike[str] | None = None) -> Any:
         """A bar for each row.

@@ -19,7 +19,7 @@ from spikeloom.export.graph import dynamics
 from spikeloom.export.refuse import NotExpressible
 from spikeloom.export.report import ExportReport
 from spikeloom.export.targets.profiles import PROFILES
-from spikeloom.files import whole_file
+from spikeloom.files import write_text
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import SpikingLayer
 
@@ -232,8 +232,7 @@ def write_export_page(path: str | Path) -> None:
     Args:
         path: The file; an older one is replaced.
     """
-    with whole_file(path) as temporary:
-        temporary.write_text(export_page(), encoding="utf-8")
+    write_text(path, export_page())
 
 
 def _neurons() -> str:
