@@ -35,7 +35,7 @@ def signals_of(
 ) -> dict[str, Tensor]:
     """The output of every node on an input, in float32."""
     with torch.no_grad():
-        network = Network(graph, dt, describe=describe)
+        network = Network(graph, dt, describe=describe, dtype=torch.float32)
         return network.signals(x.detach().to("cpu", torch.float32))
 
 
@@ -44,7 +44,8 @@ def output_of(
 ) -> Tensor:
     """The output of a graph on an input, in float32."""
     with torch.no_grad():
-        return Network(graph, dt, describe=describe)(x.detach().to("cpu", torch.float32))
+        network = Network(graph, dt, describe=describe, dtype=torch.float32)
+        return network(x.detach().to("cpu", torch.float32))
 
 
 def differing(y: Tensor, reference: Tensor) -> float:

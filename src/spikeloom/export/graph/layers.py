@@ -133,8 +133,8 @@ def _parameter(array: Any) -> nn.Parameter:
     array = np.asarray(array)
     if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
         raise ValueError(f"parameters must be finite numbers, got {array.dtype}")
-    wide = array.dtype if array.dtype == np.float64 else np.float32
-    return nn.Parameter(torch.from_numpy(array.astype(wide)))
+    # The network rounds once, to its own precision.
+    return nn.Parameter(torch.from_numpy(array.astype(np.float64)))
 
 
 def _ints(value: Any) -> Any:

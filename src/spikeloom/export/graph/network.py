@@ -40,6 +40,8 @@ class Network(nn.Module):
         surrogate: The derivative of a spike, ATan by default.
         max_nodes: Larger graphs are refused.
         describe: From a node to its neuron; another one stands for another reader's arithmetic.
+        dtype: The precision of all tensors, torch's default one if None. Neurons' constants have
+            float32 precision in any case, as files have it.
 
     Attributes:
         parts: The module of each node, dots in names replaced by underscores.
@@ -47,7 +49,7 @@ class Network(nn.Module):
         metadata: What the graph says about itself.
 
     Raises:
-        TypeError: If it is no graph.
+        TypeError: If it is no graph, or ``dtype`` no floating-point dtype.
         ValueError: If the graph cannot be run; the message names the node.
 
     Shape:
@@ -63,8 +65,10 @@ class Network(nn.Module):
         surrogate: Surrogate | None = None,
         max_nodes: int = MAX_NODES,
         describe: Callable[..., Neuron] = neuron_of,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        dtype = _precision(dtype)
         self.plan: Plan = plan(graph, max_nodes)
         self.dt = _time_step(graph, dt)
         self.metadata = dict(graph.metadata or {})
@@ -78,7 +82,8 @@ class Network(nn.Module):
             with _naming(name, node):
                 part = self._part(node, lambda n: describe(n, self.dt, surrogate))
             # What is wrong with a host's function is no fault of the node.
-            self.parts[key] = made(make, part) if isinstance(part, Neuron) else part
+            module = made(make, part) if isinstance(part, Neuron) else part
+            self.parts[key] = module.to(dtype)
 
     def _part(
         self, node: nir.NIRNode, describe: Callable[[nir.NIRNode], Neuron]
@@ -203,6 +208,14 @@ def _naming(name: str, node: nir.NIRNode) -> Iterator[None]:
         raise ValueError(f"node {name!r} ({type(node).__name__}): {error}") from error
 
 
+def _precision(dtype: Any) -> torch.dtype:
+    """The caller's precision, or torch's default one."""
+    given = torch.get_default_dtype() if dtype is None else dtype
+    if not (isinstance(given, torch.dtype) and given.is_floating_point):
+        raise TypeError(f"dtype: must be a floating-point torch.dtype, got {dtype!r}")
+    return given
+
+
 def _time_step(graph: nir.NIRGraph, dt: Any) -> float:
     """The caller's time step, the one in the metadata, or the default."""
     given, name = dt, "dt"
@@ -220,6 +233,7 @@ def from_nir(
     make: Make = SpikingLayer,
     surrogate: Surrogate | None = None,
     max_nodes: int = MAX_NODES,
+    dtype: torch.dtype | None = None,
 ) -> Network:
     """A NIR graph as a model that trains.
 
@@ -231,12 +245,14 @@ def from_nir(
         make: From a neuron description to a module: ``plugins.<host>.make`` for a host's nodes.
         surrogate: The derivative of a spike, ATan by default.
         max_nodes: Larger graphs are refused.
+        dtype: The precision of the model's tensors, whatever the graph's arrays have; torch's
+            default one if None. Neurons' constants have float32 precision, as files have it.
 
     Returns:
         A module from ``[T, batch, *]`` to ``[T, batch, *]`` whose weights are Parameters.
 
     Raises:
-        TypeError: If ``graph`` is no NIRGraph.
+        TypeError: If ``graph`` is no NIRGraph, or ``dtype`` no floating-point dtype.
         ValueError: If the graph cannot be run; the message names the node.
 
     Example:
@@ -248,20 +264,25 @@ def from_nir(
         >>> net(torch.full((4, 1, 2), 1.6)).sum(0)
         tensor([[2., 2.]], grad_fn=<SumBackward1>)
     """
-    return Network(graph, dt, make, surrogate, max_nodes)
+    return Network(graph, dt, make, surrogate, max_nodes, dtype=dtype)
 
 
 def run_nir(
-    graph: nir.NIRGraph, x: Tensor, dt: float | None = None, make: Make = SpikingLayer
+    graph: nir.NIRGraph,
+    x: Tensor,
+    dt: float | None = None,
+    make: Make = SpikingLayer,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Run a NIR graph: the reference interpreter.
 
     Args:
         graph: The graph.
-        x: Input of shape ``[T, batch, *]``; computed in its dtype.
+        x: Input of shape ``[T, batch, *]``.
         dt: Time step in seconds. None: the one that the graph's metadata state, as files from
             ``to_nir`` do; without them 1e-4. A value given here wins over the metadata.
         make: As for :func:`from_nir`.
+        dtype: The precision to compute in; that of ``x`` if None.
 
     Returns:
         The output node's signal, ``[T, batch, *]``.
@@ -277,8 +298,11 @@ def run_nir(
         >>> run_nir(nir.NIRGraph.from_list(lif), torch.full((4, 1, 1), 1.6)).flatten()
         tensor([0., 1., 0., 1.])
     """
-    network = Network(graph, dt, make)
     if isinstance(x, Tensor) and x.is_floating_point():
-        network = network.to(x.device, x.dtype)
+        dtype = _precision(x.dtype if dtype is None else dtype)
+        x = x.to(dtype)
+    network = Network(graph, dt, make, dtype=dtype)
+    if isinstance(x, Tensor):
+        network = network.to(x.device)
     with torch.no_grad():
         return network(x)
