@@ -2,7 +2,8 @@
 
 An extension is a nested graph that states the neuron's class and settings in its metadata. NIR
 asks readers not to rely on metadata, so what other readers find inside is a threshold that nothing
-reaches: instead of something similar they compute silence.
+reaches: instead of something similar they compute silence. A file can name spikeloom's own neurons
+only, so that reading one never imports anything.
 """
 
 from __future__ import annotations
@@ -22,6 +23,12 @@ from spikeloom.neurons import schedules
 __all__ = ["is_extension", "neuron_in", "node_of"]
 
 KIND = "spikeloom.neuron"
+# All that a file may name. Asking ``neurons`` itself would load what other packages offer there.
+OWN = {
+    name: cls
+    for name, cls in ((name, getattr(neurons, name)) for name in neurons.__all__)
+    if isinstance(cls, type) and issubclass(cls, Neuron)
+}
 
 
 def node_of(
@@ -35,7 +42,7 @@ def node_of(
         shape: Its shape for one sample.
     """
     name = type(neuron).__name__
-    if getattr(neurons, name, None) is not type(neuron) or neuron.begin or neuron.inputs > 1:
+    if OWN.get(name) is not type(neuron) or neuron.begin or neuron.inputs > 1:
         return None
     try:
         text = json.dumps({key: _plain(value) for key, value in settings.items()})
@@ -68,9 +75,12 @@ def neuron_in(graph: nir.NIRGraph) -> Neuron:
         ValueError: If it names no neuron of this version, or its settings do not fit.
     """
     name = str(graph.metadata.get("neuron", ""))
-    cls = getattr(neurons, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, Neuron)):
-        raise ValueError(f"extension: this version of spikeloom has no neuron {name!r}")
+    if name not in OWN:
+        raise ValueError(
+            f"extension: this version of spikeloom has no neuron {name!r}; "
+            f"a file may name spikeloom's own only"
+        )
+    cls = OWN[name]
     try:
         settings = json.loads(str(graph.metadata["settings"]))
         return cls(**{key: _rebuilt(value) for key, value in settings.items()})
