@@ -321,7 +321,7 @@ def test_make_is_given_every_neuron_of_the_graph():
 @pytest.mark.parametrize("T", [0, 1])
 def test_short_sequences(T):
     one = np.ones(2, F)
-    graph = chain(nir.Delay(delay=one), nir.LI(tau=one, r=one, v_leak=0 * one))
+    graph = chain(nir.Delay(delay=one), nir.LI(tau=one / 64, r=one, v_leak=0 * one))
     assert run_nir(graph, torch.ones(T, 3, 2)).shape == (T, 3, 2)
     assert run_nir(soft_reset(), torch.ones(T, 3, 1)).shape == (T, 3, 1)
 

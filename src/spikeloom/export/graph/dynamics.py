@@ -22,7 +22,7 @@ may have moved away from a number of six digits is that number.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import nir
@@ -34,7 +34,7 @@ from spikeloom.kernel.vocabulary import Surrogate, fire
 from spikeloom.neurons.lif import IF, LIF
 from spikeloom.neurons.surrogate import ATan
 
-__all__ = ["NEURONS", "STATEFUL", "neuron_of", "seconds", "steps_per_tau"]
+__all__ = ["NEURONS", "STATEFUL", "largest_gain", "neuron_of", "seconds", "steps_per_tau"]
 
 STATEFUL = (nir.LIF, nir.IF, nir.CubaLIF, nir.LI, nir.CubaLI, nir.I, nir.Delay)
 
@@ -224,6 +224,28 @@ NEURONS: dict[type, Callable[[Any, float, Surrogate], Neuron]] = {
     nir.I: _i,
     nir.Threshold: _threshold,
 }
+
+
+# What an input of 1 adds to a potential at rest in one second, a synapse being filled.
+RATES: dict[type, Callable[[Any], Any]] = {
+    nir.LIF: lambda node: node.r / node.tau,
+    nir.LI: lambda node: node.r / node.tau,
+    nir.CubaLIF: lambda node: node.w_in * node.r / node.tau_mem,
+    nir.CubaLI: lambda node: node.w_in * node.r / node.tau_mem,
+    nir.IF: lambda node: node.r,
+    nir.I: lambda node: node.r,
+}
+
+
+def largest_gain(nodes: Iterable[nir.NIRNode], dt: float) -> float | None:
+    """The most that an input of 1 adds to a potential in one step; None without any potential.
+
+    Args:
+        nodes: Nodes of any kind.
+        dt: Time step in seconds.
+    """
+    rates = [RATES[type(node)](node) for node in nodes if type(node) in RATES]
+    return max((float(np.max(np.abs(rate))) * dt for rate in rates), default=None)
 
 
 def neuron_of(node: nir.NIRNode, dt: float = 1e-4, surrogate: Surrogate | None = None) -> Neuron:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikeloom.export.graph.dynamics import NEURONS, neuron_of
+from spikeloom.export.graph.dynamics import NEURONS, largest_gain, neuron_of
 from spikeloom.export.graph.extension import neuron_in
 from spikeloom.export.graph.layers import STATELESS, Delay, State
 from spikeloom.export.graph.structure import MAX_NODES, Group, Plan, plan
@@ -26,6 +27,8 @@ __all__ = ["Network", "from_nir", "run_nir"]
 
 # The time step of a graph that does not state its own.
 DT = 1e-4
+# Potentials that gain less in a step hardly move.
+SMALL = 1e-3
 
 
 class Network(nn.Module):
@@ -84,6 +87,8 @@ class Network(nn.Module):
             # What is wrong with a host's function is no fault of the node.
             module = made(make, part) if isinstance(part, Neuron) else part
             self.parts[key] = module.to(dtype)
+        if dt is None and "dt" not in self.metadata:
+            _warn_of_silence(self.plan, self.dt)
 
     def _part(
         self, node: nir.NIRNode, describe: Callable[[nir.NIRNode], Neuron]
@@ -227,6 +232,18 @@ def _time_step(graph: nir.NIRGraph, dt: Any) -> float:
     return float(given)
 
 
+def _warn_of_silence(plan: Plan, dt: float) -> None:
+    """Say that the default time step leaves every potential where it is, if it does."""
+    gain = largest_gain(plan.nodes.values(), dt)
+    if gain is not None and gain < SMALL:
+        warnings.warn(
+            f"graph: it states no time step, and in one of {dt:.0e} s, the default, an input of 1 "
+            f"adds at most {gain:.1e} to a potential, so the graph may stay silent; if its "
+            f"parameters are meant in steps, pass dt=1",
+            stacklevel=4,
+        )
+
+
 def from_nir(
     graph: nir.NIRGraph,
     dt: float | None = None,
@@ -241,7 +258,8 @@ def from_nir(
         graph: For example from :func:`spikeloom.export.read`.
         dt: Time step in seconds. None: the one that the graph's metadata state, as files from
             ``to_nir`` do; without them 1e-4. A value given here wins over the metadata, on which
-            NIR asks readers not to rely.
+            NIR asks readers not to rely. A warning is given if there is neither and no potential
+            would gain 1e-3 in a step from an input of 1, as with parameters meant in steps.
         make: From a neuron description to a module: ``plugins.<host>.make`` for a host's nodes.
         surrogate: The derivative of a spike, ATan by default.
         max_nodes: Larger graphs are refused.
