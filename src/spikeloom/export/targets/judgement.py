@@ -49,8 +49,7 @@ def _unfit_nodes(profile: Profile, nodes: dict[str, nir.NIRNode], dt: float) -> 
         kind = type(node).__name__
         if profile.reads is not None and type(node) not in profile.reads:
             problem = f"it does not read {kind}"
-            remedy = "choose another target"
-            yield Finding(name, kind, profile.name, problem, remedy, silent=False)
+            yield Finding(name, kind, profile.name, problem, "", silent=False)
             continue
         for rule in profile.rules:
             if isinstance(node, rule.kinds) and rule.broken(node, dt):

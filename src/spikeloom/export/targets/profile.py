@@ -21,7 +21,7 @@ class Finding:
         kind: Its class.
         reader: Who reads it so.
         problem: What it violates.
-        remedy: What to change.
+        remedy: What to change; empty if only another reader helps.
         silent: Whether the reader computes something else instead of refusing.
     """
 
@@ -36,7 +36,8 @@ class Finding:
     def refusal(self) -> tuple[str, str]:
         """Reason and remedy, where it stops the export."""
         reason = f"as {self.kind} for {self.reader}: {self.problem}"
-        return reason, f'{self.remedy}, or choose another target, such as target="nir"'
+        others = 'choose another target, such as target="nir"'
+        return reason, f"{self.remedy}, or {others}" if self.remedy else others
 
 
 @dataclass(frozen=True)
