@@ -96,13 +96,17 @@ def _calls(net: nn.Module, given: Tensor, takes_steps: TakesSteps) -> tuple[bool
     neurons = {module: takes_steps(module) for module in net.modules()}
     called: Counter[nn.Module] = Counter()
     single = [given.dim() == 1]
+    sequences: list[bool] = []
 
     def count(module: nn.Module, args: Any, result: Any) -> None:
         called[module] += 1
 
     def compare(module: Any, args: Any) -> None:
-        # torch's layers take a sample without batch as an input of one axis fewer.
-        single.append(bool(args) and args[0].dim() == module.weight.dim() - 1)
+        # torch's layers take a sample without batch as an input of one axis fewer, and a Linear
+        # takes any number of axes in front.
+        more = args[0].dim() - module.weight.dim() if args else 0
+        single.append(more == -1)
+        sequences.append(more == 1)
 
     for module in net.modules():
         if neurons[module]:
@@ -116,9 +120,10 @@ def _calls(net: nn.Module, given: Tensor, takes_steps: TakesSteps) -> tuple[bool
         raise ValueError(
             f"example: the network does not run on {list(given.shape)}: {error}"
         ) from error
+    if set(neurons.values()) == {None}:
+        return sequences[:1] != [True], not any(single)
     # In a time loop of the user's own a neuron is called in every step.
-    stepwise = 1 in called.values() or set(neurons.values()) == {None}
-    return stepwise, not any(single)
+    return 1 in called.values(), not any(single)
 
 
 def spikes_over_time(net: nn.Module, sequence: Tensor, stepwise: bool) -> Tensor:

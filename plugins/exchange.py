@@ -59,7 +59,13 @@ def exported(
     # Here, because a plugin that only computes needs no nir.
     from spikeloom import export
 
-    sample = example_of(net, example, takes_steps, steps).sequence
-    graph, report = export.to_nir(net, sample, dt, on_inexact, target, path)
+    found = example_of(net, example, takes_steps, steps)
+    try:
+        graph, report = export.to_nir(net, found.sequence, dt, on_inexact, target, path)
+    except ValueError as error:
+        # Its shape is not the one that the caller passed.
+        if found.stepwise and not isinstance(error, export.NotExpressible):
+            error.add_note(f"the example {list(example.shape)} was repeated for {steps} steps")
+        raise
     graph.report = report
     return graph

@@ -53,8 +53,10 @@ def observe(model: Callable[[], nn.Module], sample: Tensor) -> Observation:
     except StepByStep:
         return _observed(model(), sample, stepwise=True)
     except ValueError as error:
-        # A model of single steps may fail on a sequence before it comes to a neuron.
-        if any(takes_steps(module) for module in model().modules()):
+        # A model of single steps may fail on a sequence before it comes to a neuron; one without
+        # neurons has no time and may take each step alone.
+        timed = {takes_steps(module) for module in model().modules()}
+        if any(timed) or timed == {None}:
             with contextlib.suppress(ValueError):
                 return _observed(model(), sample, stepwise=True)
         raise error
