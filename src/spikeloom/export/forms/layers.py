@@ -127,9 +127,13 @@ def _squared(
     return np.pad(weight, [(0, 0), (0, 0), *borders]), wider
 
 
-def _pool(module: Any, shape: Shape) -> nir.NIRNode:
+def _require_map(shape: Shape) -> None:
     if len(shape) != 3:
         raise Refused(f"takes 3 axes, its input has {list(shape)}", "add the channel axis")
+
+
+def _pool(module: Any, shape: Shape) -> nir.NIRNode:
+    _require_map(shape)
     if module.ceil_mode or module.divisor_override not in (None, 1):
         raise Refused(
             "uses ceil_mode or a divisor_override other than 1, which NIR has not",
@@ -142,6 +146,21 @@ def _pool(module: Any, shape: Shape) -> nir.NIRNode:
     kernel, stride, padding = map(np.array, sizes)
     pool = nir.SumPool2d if is_sum else nir.AvgPool2d
     return pool(kernel_size=kernel, stride=stride, padding=padding)
+
+
+def _adaptive_pool(module: Any, shape: Shape) -> nir.NIRNode:
+    """A pool with a fixed kernel, where each output averages as many inputs as the others."""
+    _require_map(shape)
+    inputs, wanted = shape[1:], module.output_size
+    wanted = (wanted, wanted) if isinstance(wanted, int) else wanted
+    outputs = [n if size is None else size for n, size in zip(inputs, wanted, strict=True)]
+    if not all(size and n % size == 0 for n, size in zip(inputs, outputs, strict=True)):
+        raise Refused(
+            f"pools {list(inputs)} to {outputs}, by windows of different sizes",
+            "use sizes that divide those of its input",
+        )
+    kernel = np.array([n // size for n, size in zip(inputs, outputs, strict=True)])
+    return nir.AvgPool2d(kernel_size=kernel, stride=kernel.copy(), padding=np.zeros_like(kernel))
 
 
 def flatten_node(shape: Shape) -> nir.Flatten:
@@ -185,6 +204,7 @@ LAYERS: dict[str, Callable[[Any, Shape], nir.NIRNode | Norm | Transparent]] = {
     "Conv1d": _conv,
     "Conv2d": _conv,
     "AvgPool2d": _pool,
+    "AdaptiveAvgPool2d": _adaptive_pool,
     "Flatten": _flatten,
     "Scale": _scale,
     "BatchNorm1d": _norm,

@@ -95,6 +95,8 @@ def is_leaf(module: nn.Module) -> bool:
         return True
     if is_parametrized(module):
         return True
+    if type(module) is nn.Unflatten:  # followed as the function that it calls
+        return False
     return type(module).__module__.startswith("torch.nn.modules") and not any(module.children())
 
 

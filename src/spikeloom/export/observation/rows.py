@@ -56,7 +56,7 @@ def row_axes(module: nn.Module) -> tuple[int, ...] | None:
     name = layer_key(module)
     if name == "Linear":
         return (-1,)
-    if name not in ("Conv1d", "Conv2d", "AvgPool2d"):
+    if name not in ("Conv1d", "Conv2d", "AvgPool2d", "AdaptiveAvgPool2d"):
         return None
     spatial = 1 if name == "Conv1d" else 2
     # A kernel of one element mixes channels at each place by itself, whatever lies along the map.
