@@ -6,6 +6,7 @@ Run ``python -m spikeloom.export.page docs/export.md`` after a change; a test co
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from spikeloom import neurons
 from spikeloom.export.exporter import to_nir
+from spikeloom.export.forms.foreign import FRAMEWORKS
 from spikeloom.export.graph import dynamics
 from spikeloom.export.refuse import NotExpressible
 from spikeloom.export.report import ExportReport
@@ -110,11 +112,18 @@ thresholds, resets and leaks with it. The shift rounds, so a potential within ro
 threshold may be decided otherwise; on the sample that is compared, as all rounding is.
 
 The time step `dt` stands in the graph's metadata. `run_nir` and `from_nir` take it from there;
-a `dt` given to them wins, and without either it is 1e-4 s.
+a `dt` given to them wins, and without either it is 1e-4 s. They warn of a graph that states none
+and whose neurons hardly move in such a step, as one that is meant in steps (an `IF` with r = 1):
+that one wants `dt=1`.
+
+`from_nir` makes a model in torch's default precision, whatever the graph's arrays have, and
+`run_nir` computes in that of its input; `dtype=` asks for another. Neurons' constants have float32
+precision, as files have it.
 
 NIR files hold no checksums. `export.read` names what is wrong with most damaged files, but the HDF5
 library may crash or stall on one whose bytes were changed; read what you do not trust in a process
-of its own.
+of its own. No file makes spikeloom import anything: an extension can name only spikeloom's own
+neurons.
 
 The frameworks' own export calls are there under their own names: `export_to_nir` in
 `plugins.spikingjelly` and `plugins.snntorch`, `to_nir` in `plugins.norse`; the graph's `report`
@@ -184,18 +193,22 @@ LAYERS = """## Layers
 | `Linear` | `Affine`, `Linear` | on one axis; flatten first, or see below |
 | `Conv1d`, `Conv2d` | `Conv1d`, `Conv2d` | zero padding; zeros fill groups and uneven kernels |
 | `AvgPool2d` | `AvgPool2d`, `SumPool2d` | without `ceil_mode`, padding counted |
+| `AdaptiveAvgPool2d` | `AvgPool2d` | sizes that divide; it divides once where torch divides by \
+height and width in turn, so the last bit may differ |
 | `Flatten`, `x.flatten(...)` | `Flatten` | all axes after time and batch |
 | `BatchNorm1d`, `BatchNorm2d` | - | folded into the weights right before it |
 | `Dropout`, `Identity` | - | vanish |
+| `Unflatten` | - | followed; a layer behind it is a matrix over all features, see below |
 | `a + b` | two edges | different signals of one shape |
 | `x.mean(0)`, `x.sum(0)` as the last operation | - | left to the reader |
 
 SpikingJelly's layers of the same names are taken like torch's. Everything else (max pooling,
 layer normalisation, softmax, products) has no NIR counterpart and is refused.
 
-Linear layers, convolutions and pools behind permutations, concatenations or selections of features
-can be written as matrices over all features, zeros included: `dense_token_mixing=True`. The report
-states their size, at most 1 GiB for a model; without the flag the error does.
+Linear layers, convolutions and pools behind permutations, concatenations, unflattenings or
+selections of features can be written as matrices over all features, zeros included:
+`dense_token_mixing=True`. The report states their size, at most 1 GiB for a model; without the flag
+the error does.
 
 Pruned and quantised weights are written as float32, zeros included, since NIR has no sparse or
 packed form. What `spikeloom.compress` left on a layer stands in the node's metadata
@@ -203,6 +216,20 @@ packed form. What `spikeloom.compress` left on a layer stands in the node's meta
 
 A network from `from_nir`, recurrent or not, is written again as the graph it came from, with its
 present weights.
+"""
+
+HOSTS = """## The frameworks' own neurons
+
+A framework's own neuron is written like spikeloom's if it is of one of these classes, and not of a
+subclass:
+
+{table}
+Every other class of a framework that computes over time is refused by its name, recurrent
+containers, filters and encoders included. Where the framework's own call writes the class, the
+error names that call; it does not compare the graph with the model. The calls of the same names in
+`spikeloom.plugins` write what this page lists.
+
+{containers}
 """
 
 TIES = """## Thresholds, rounding and ties
@@ -222,7 +249,7 @@ framework's arithmetic changes.
 
 def export_page() -> str:
     """The page as Markdown."""
-    parts = [INTRODUCTION, _neurons(), METHODS, LAYERS, TIES, _targets(), _dynamics()]
+    parts = [INTRODUCTION, _neurons(), METHODS, LAYERS, _hosts(), TIES, _targets(), _dynamics()]
     return "\n".join(part.strip() + "\n" for part in parts)
 
 
@@ -279,6 +306,26 @@ def _export(name: str, target: str, flag: str) -> ExportReport | None:
 
 def _quarters(values: Tensor) -> Tensor:
     return values.mul(4).round().div(4)
+
+
+def _hosts() -> str:
+    """Which of the frameworks' own classes are written here, and which by their own calls."""
+    rows, followed = [], []
+    for framework in FRAMEWORKS.values():
+        taken = [
+            f"`{name}`" + (f" with {settings}" if settings else "")
+            for name, settings in framework.taken.items()
+        ]
+        writes = ", ".join(f"`{name}`" for name in sorted(framework.writes))
+        rows.append([framework.title, ", ".join(taken), f"{writes}, by `{framework.call}`"])
+        followed += [f"`{name}`" for name in sorted(framework.followed)]
+    table = _table(["Framework", "Written", "Written by the framework's own call only"], rows)
+    containers = textwrap.fill(
+        f"The exporter looks into containers: `nn.Sequential` and what derives from it, "
+        f"{', '.join(followed[:-1])} and {followed[-1]}. It also looks into your own modules.",
+        width=100,
+    )
+    return HOSTS.format(table=table, containers=containers)
 
 
 def _targets() -> str:

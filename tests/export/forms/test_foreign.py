@@ -12,6 +12,7 @@ from torch import nn
 from spikeloom import plugins
 from spikeloom.export import NotExpressible, from_nir, to_nir
 from spikeloom.export.forms.foreign import FRAMEWORKS
+from spikeloom.export.observation.native import NATIVE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -111,6 +112,11 @@ def test_the_framework_writes_what_it_is_said_to_write(name):
 
 
 FIRE = (nir.LI, nir.IF, nir.LIF, nir.CubaLIF)
+
+
+def test_every_class_with_a_description_is_said_to_be_taken():
+    said = {f"{host}.{kind}" for host, framework in FRAMEWORKS.items() for kind in framework.taken}
+    assert said == set(NATIVE)
 
 
 def test_no_other_class_is_said_to_be_written_by_its_framework():
