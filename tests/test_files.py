@@ -1,6 +1,7 @@
 """Files that are whole or not there, and never anything else than regular files."""
 
 import os
+import re
 import socket
 import stat
 from pathlib import Path
@@ -262,3 +263,21 @@ def test_every_writer_keeps_the_permissions_and_the_link(name, tmp_path):
     assert target.stat().st_size > 3
     assert mode(target) == 0o600
     assert list(target.parent.iterdir()) == [target]
+
+
+WRITES = re.compile(
+    r"\.(write_text|write_bytes|savefig|save_file)\(|\bnir\.write\(|\bopen\(.*[\"'][wax]"
+)
+
+
+def test_every_file_is_written_through_a_temporary_one():
+    root = Path(__file__).parents[1]
+    written = [
+        line.strip()
+        for folder in ("src", "plugins", "examples")
+        for path in (root / folder).rglob("*.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if WRITES.search(line)
+    ]
+    assert len(written) > 5
+    assert [line for line in written if "temporary" not in line] == []

@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import norse.torch as norse
     from norse.torch.functional.izhikevich import tonic_spiking
-    from spikingjelly.activation_based import layer, neuron
+    from spikingjelly.activation_based import encoding, layer, neuron
     from spikingjelly.activation_based.base import MemoryModule
 
 HIDDEN = {"beta": 0.5, "init_hidden": True}
@@ -52,6 +52,9 @@ UNTAKEN = {
     "spikingjelly CUBALIFNode": (neuron.CUBALIFNode, True),
     "spikingjelly PSN": (lambda: neuron.PSN(T=20), False),
     "spikingjelly SynapseFilter": (layer.SynapseFilter, False),
+    "spikingjelly NeuNorm": (lambda: layer.NeuNorm(4, 1, 1), False),
+    "spikingjelly PoissonEncoder": (encoding.PoissonEncoder, False),
+    "spikingjelly DropConnectLinear": (lambda: layer.DropConnectLinear(4, 4), False),
     "spikingjelly LinearRecurrentContainer": (
         lambda: layer.LinearRecurrentContainer(neuron.IFNode(), 4, 4),
         False,

@@ -23,7 +23,7 @@ class Framework:
 
     Attributes:
         title: The framework's name.
-        homes: Where its modules over time are defined.
+        homes: Where its modules over time are defined; layers that the export knows may be there.
         taken: Classes that the export writes, and with which settings; empty for all.
         followed: Classes there that only pass signals through the modules inside them.
         call: Its own export call, which compares nothing.
@@ -45,9 +45,13 @@ FRAMEWORKS = {
     "spikingjelly": Framework(
         "SpikingJelly",
         (
-            "spikingjelly.activation_based.neuron.",
+            "spikingjelly.activation_based.encoding",
+            "spikingjelly.activation_based.layer.attention",
+            "spikingjelly.activation_based.layer.bn",
             "spikingjelly.activation_based.layer.container",
+            "spikingjelly.activation_based.layer.dropout",
             "spikingjelly.activation_based.layer.misc",
+            "spikingjelly.activation_based.neuron.",
         ),
         {"LIFNode": "", "ParametricLIFNode": "", "IFNode": ""},
         frozenset(("ElementWiseRecurrentContainer", "PrintShapeModule")),
