@@ -1,6 +1,7 @@
 """The proofs of multiplication freedom: what they accept, what they reject and whom they blame."""
 
 import json
+from collections import UserDict
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 
 import spikeloom
 from spikeloom import neurons
+from spikeloom.calibrate import Batch
 from spikeloom.models import SpikingMLP
 from spikeloom.verify import check_mfi, fold_norms
 from tests.models.spiking_mlp.cases import image, small, wake
@@ -256,6 +258,23 @@ def test_real_values_written_into_a_buffer_of_zeros_stay_real(scale):
     assert not report.proofs["static"]
 
 
+def test_real_values_written_by_out_into_a_part_of_a_tensor_stay_real():
+    class Out(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            buffer = torch.zeros(len(x) + 1, *x.shape[1:-1], 8, dtype=x.dtype)
+            torch.add(self.stem(x), 1.0, out=buffer[1:])
+            return self.last(buffer)
+
+    torch.manual_seed(0)
+    report = check_mfi(Out().eval(), currents(5, 2, 4))
+    assert report.violations == ["last"]
+    assert not report.proofs["static"]
+
+
 def test_spikes_written_into_a_buffer_are_spikes():
     class Buffer(nn.Module):
         def __init__(self) -> None:
@@ -365,6 +384,38 @@ def test_a_second_layer_that_reads_the_sample_is_no_stem():
     assert check_mfi(model, x).violations == ["second"]
     assert check_mfi(model, x, exempt=["first", "second"]).ok
     assert check_mfi(model, x, exempt=()).violations == ["first", "second"]
+
+
+# --- The sample ---------------------------------------------------------------------------------
+
+
+class Gated(nn.Module):
+    """An argument with a default beside the one without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.spike, self.last = nn.Linear(4, 8), lif(), nn.Linear(8, 2)
+
+    def forward(self, x, gain=None):
+        x = self.stem(x)
+        return self.last(self.spike(x if gain is None else x + gain))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: (x, torch.zeros(2, dtype=torch.long)),
+        lambda x: {"x": x, "gain": torch.ones(8)},
+        lambda x: UserDict(x=x),
+        lambda x: Batch((x,), {"gain": torch.ones(8)}),
+    ],
+    ids=["inputs with labels", "a dict", "a mapping", "a batch of calibration"],
+)
+def test_a_sample_is_a_batch_in_any_usual_form(wrap):
+    torch.manual_seed(0)
+    report = check_mfi(Gated().eval(), wrap(currents(5, 2, 4)))
+    assert report.ok, report
+    assert report.exempt == ["stem"]
 
 
 # --- The report and bad input -----------------------------------------------------------------

@@ -18,8 +18,7 @@ from torch import nn
 
 from spikeloom.report import Report
 from spikeloom.verify.counting import Counting, Layer, steps_and_batch
-from spikeloom.verify.mfi import check_sample, exact_copy
-from spikeloom.verify.watch import call
+from spikeloom.verify.mfi import checked_sample, exact_copy
 
 __all__ = ["EnergyCosts", "EnergyReport", "count_energy"]
 
@@ -136,12 +135,15 @@ def count_energy(
     the padding are no spikes; an image that is encoded once counts once. Norms that are not folded
     are rescales: fold them first with :func:`~spikeloom.verify.fold_norms`. What a tensor may hold
     decides, not what it happens to hold: a layer that reads the sample itself multiplies and
-    accumulates even if the sample is spikes.
+    accumulates even if the sample is spikes. Only torch's operations are counted, so a forward that
+    takes values out of torch is refused, as :func:`~spikeloom.verify.check_mfi` refuses it; where
+    it reads single numbers or conditions, the report says so.
 
     Args:
         model: In eval mode, with spikeloom neurons; it is not changed. Of another framework's
             neurons the operations are counted, the spikes are not.
-        sample: A batch: a tensor, a tuple of arguments or a mapping of them.
+        sample: A batch, as :func:`spikeloom.calibrate.arguments_of` takes it: a tensor, a tuple of
+            the arguments that have no defaults, or a mapping of keyword arguments.
         steps: T; None reads it from what the neurons see, ``[T, batch, ...]`` or ``[batch, ...]``
             T times, and, if they differ or there are none, from an output ``[T, batch, ...]``.
         batch: Samples in the batch; None reads it likewise.
@@ -151,9 +153,9 @@ def count_energy(
         The report: a row for every neuron and weight layer, totals as attributes.
 
     Raises:
-        TypeError: If the model is no module or the sample holds no tensor.
-        ValueError: If the model is in training mode, the sample on another device, or steps or
-            batch are unknown.
+        TypeError: If the model is no module, or the sample holds no tensor or too few arguments.
+        ValueError: If the model is in training mode or takes values out of torch, the sample is on
+            another device or has no axis for its samples, or steps or batch are unknown.
 
     Example:
         >>> import torch, spikeloom
@@ -165,12 +167,9 @@ def count_energy(
         >>> report.macs, report.dense, report.accumulates == 2 * report.spikes
         (160.0, 80.0, True)
     """
-    check_sample(model, sample)
-    model = exact_copy(model).to(_dtype(model))
+    found = checked_sample(model, sample)
     counting = Counting()
-    counting.start(sample)
-    with counting.over(model):
-        y = call(model, sample)
+    y = counting.run(exact_copy(model).to(_dtype(model)), found)
     steps, batch = steps_and_batch(counting.layers.values(), y, steps, batch)
     return _report(model, counting, steps, batch, costs or EnergyCosts())
 
@@ -208,7 +207,17 @@ def _report(
     for name, layer in layers.items():
         report.add(name or "(model)", type(model.get_submodule(name)).__name__, *_row(layer, batch))
     report.notes += _notes(report)
+    if counting.readers:
+        report.notes.append(
+            f"Values are read in {_shown(list(counting.readers))}: what Python computes from them "
+            f"is not counted, and what is made of it counts as constant."
+        )
     return report
+
+
+def _shown(modules: list[str]) -> str:
+    names = [name or "the model" for name in modules[:3]]
+    return ", ".join(names) + (f" and {len(modules) - 3} more" if len(modules) > 3 else "")
 
 
 def _row(layer: Layer, batch: int) -> tuple[Any, ...]:

@@ -16,13 +16,14 @@ from torch.nn.modules.utils import _ntuple
 
 from spikeloom.kernel.trace import Program, operands, resolve, schedule
 from spikeloom.verify.kinds import MEANING, REAL, Kind, is_shift, program_kinds
+from spikeloom.verify.sealed import compute
 from spikeloom.verify.static import ARRANGING, COMPARING, FRESH, Finding, parameters
 from spikeloom.verify.watch import WEIGHTED, Watch, weight_call
 
 __all__ = ["Gathering"]
 
 ADDING = frozenset(("add", "sub", "rsub", "sum", "neg", "abs", "index_add"))
-CHOOSING = frozenset(("where", "nonzero", "full", "zeros"))
+CHOOSING = frozenset(("where", "nonzero", "full", "zeros", "ones", "arange", "eye", "empty"))
 # The same rearrangements under the names they have before torch takes them apart.
 COMPOSITE = frozenset(("movedim", "flatten", "unflatten", "pad", "to", "split"))
 ALLOWED = ADDING | CHOOSING | ARRANGING | COMPARING | FRESH | COMPOSITE
@@ -52,7 +53,7 @@ class Gathering(Watch):
     def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Rewrite weight layers and neurons; check everything else against the list."""
         if self.module in self.exempt:
-            return func(*args, **kwargs)
+            return compute(func, args, kwargs)
         if name == "scan":
             text, steps, numbers, xs, vs, ps = args
             neuron = _Neuron(text, steps, numbers, ps)
@@ -66,7 +67,7 @@ class Gathering(Watch):
         elif not self._is_allowed(name, args):
             self.findings.append(Finding(self.module, f"{name} is no addition or selection"))
         self.operations[name] += 1
-        return func(*args, **kwargs)
+        return compute(func, args, kwargs)
 
     def _is_allowed(self, name: str, args: tuple[Any, ...]) -> bool:
         if name in ("mul", "div"):

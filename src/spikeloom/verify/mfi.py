@@ -18,15 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from spikeloom.calibrate import Batch, arguments_of
 from spikeloom.hosted import to_rest
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.names import check_names
 from spikeloom.report import Report
 from spikeloom.verify.gather import Gathering
+from spikeloom.verify.sealed import Unfollowed
 from spikeloom.verify.static import Finding, KindTrace
-from spikeloom.verify.watch import call
 
-__all__ = ["MFIReport", "check_mfi", "check_sample"]
+__all__ = ["MFIReport", "check_mfi", "checked_sample", "exact_copy"]
 
 # Re-associated float64 sums of a few thousand terms; a flipped spike is far above.
 TOLERANCE = 1e-9
@@ -39,7 +40,8 @@ class MFIReport(Report):
     Attributes:
         violations: The offending modules, by name; ``"sample"`` for a sample that proves nothing.
         proofs: Whether each proof holds: ``static``, ``guarded``, ``equal``.
-        difference: Largest difference between the gathered and the dense outputs, in float64.
+        difference: Largest difference between the gathered and the dense outputs, in float64;
+            infinite if they do not compare, or values left torch.
         exempt: Modules that may multiply (the stem), as given or found.
         accumulates: Synaptic additions.
         additions: Other additions: skips, leaks, pools.
@@ -78,11 +80,19 @@ def check_mfi(model: nn.Module, sample: Any, *, exempt: Collection[str] | None =
     Whether a layer's input is binary is never decided by looking at the sample's values. Products
     and quotients by powers of two are shifts, products with spikes are selections.
 
+    What the forward computes outside of torch would escape a proof, so it may not: a module that
+    takes values out by ``numpy()``, ``tolist()``, DLPack, a storage or an address, or writes them
+    to a tensor that is neither made in the forward nor a buffer of the model, is a violation, and
+    the proofs end there. A tensor that comes from elsewhere, such as an array of numbers, can then
+    only be a constant. Two things are taken on trust: that the forward reads the sample from its
+    arguments alone, and that it does not search the watched tensors for their hidden values.
+
     Args:
         model: In eval mode, made of torch layers (or a host's, derived from them) and spikeloom
             neurons; its norms folded by :func:`~spikeloom.verify.fold_norms`. It is not changed.
-        sample: A batch: a tensor, a tuple of arguments, or a mapping of keyword arguments. A few
-            samples suffice; the guarded run is slow.
+        sample: A batch, as :func:`spikeloom.calibrate.arguments_of` takes it: a tensor, a tuple of
+            the arguments that have no defaults, or a mapping of keyword arguments. A few samples
+            suffice; the guarded run is slow.
         exempt: Names of modules that may multiply. None exempts the stem alone: the first weight
             layer that runs, if it reads the sample.
 
@@ -90,11 +100,11 @@ def check_mfi(model: nn.Module, sample: Any, *, exempt: Collection[str] | None =
         The report; ``ok`` and ``violations`` are the verdict.
 
     Raises:
-        TypeError: If the model is no module, the sample holds no tensor, or ``exempt`` is one
-            string.
-        ValueError: If the model is in training mode, the sample is on another device, an exempt
-            module does not exist, or a forward changes the dtype, so that the model cannot run in
-            float64.
+        TypeError: If the model is no module, the sample holds no tensor or too few arguments, or
+            ``exempt`` is one string.
+        ValueError: If the model is in training mode, the sample is on another device or has no axis
+            for its samples, an exempt module does not exist, or a forward changes the dtype, so
+            that the model cannot run in float64.
 
     Example:
         >>> import torch, spikeloom
@@ -108,26 +118,27 @@ def check_mfi(model: nn.Module, sample: Any, *, exempt: Collection[str] | None =
         >>> check_mfi(net, torch.rand(5, 1, 4)).violations
         ['2']
     """
-    check_sample(model, sample)
+    batch = checked_sample(model, sample)
     check_names("exempt", exempt or (), model)
-    sample = tree_map(_double, sample)
-    dense_model, gathering_model = exact_copy(model), exact_copy(model)
+    batch = Batch(*tree_map(_double, (batch.args, batch.kwargs)))
     trace = KindTrace(None if exempt is None else frozenset(exempt))
-    trace.start(sample)
-    with trace.over(dense_model):
-        dense = call(dense_model, sample)
-    gathering = Gathering(trace.exempt or frozenset())
-    with gathering.over(gathering_model):
-        gathered = call(gathering_model, sample)
-    return _report(dense_model, sample, trace, gathering, _difference(dense, gathered))
+    gathering, difference = Gathering(frozenset()), float("inf")
+    try:
+        dense = trace.run(exact_copy(model), batch)
+        gathering = Gathering(trace.exempt or frozenset())
+        difference = _difference(dense, gathering.run(exact_copy(model), batch))
+    except Unfollowed as problem:
+        for proof in (trace, gathering):
+            proof.findings.append(Finding(problem.module, problem.why))
+    return _report(model, batch, trace, gathering, difference)
 
 
-def check_sample(model: nn.Module, sample: Any) -> None:
-    """What every verification of a model on a sample needs.
+def checked_sample(model: nn.Module, sample: Any) -> Batch:
+    """The arguments that a sample stands for, and what every verification on it needs.
 
     Args:
         model: The model.
-        sample: The sample.
+        sample: A batch as :func:`spikeloom.calibrate.arguments_of` takes it.
 
     Raises:
         TypeError: If one is of another type.
@@ -135,7 +146,8 @@ def check_sample(model: nn.Module, sample: Any) -> None:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: must be an nn.Module, got {type(model).__name__}")
-    tensors = [leaf for leaf in tree_leaves(sample) if isinstance(leaf, Tensor)]
+    batch = arguments_of(model, sample, name="sample")
+    tensors = _tensors(batch)
     if not tensors:
         raise TypeError(f"sample: must be a tensor, or hold tensors, got {type(sample).__name__}")
     if model.training:
@@ -146,6 +158,12 @@ def check_sample(model: nn.Module, sample: Any) -> None:
             raise ValueError(
                 f"sample: is on {tensor.device}, the model on {own}; sample.to({str(own)!r})"
             )
+    return batch
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    leaves = tree_leaves((batch.args, batch.kwargs))
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def exact_copy(model: nn.Module) -> nn.Module:
@@ -176,7 +194,7 @@ def _difference(a: Any, b: Any) -> float:
 
 
 def _report(
-    model: nn.Module, sample: Any, trace: KindTrace, gathering: Gathering, difference: float
+    model: nn.Module, batch: Batch, trace: KindTrace, gathering: Gathering, difference: float
 ) -> MFIReport:
     exempt = sorted(trace.exempt or ())
     findings = {"static": trace.findings, "guarded": gathering.findings}
@@ -201,7 +219,7 @@ def _report(
         verdict = "; ".join(reasons.get(name, ())) or ("exempt" if name in exempt else "free")
         report.add(name or "(model)", type(modules[name]).__name__, kinds or "-", verdict)
     report.violations = [name or "(model)" for name in reasons]
-    if not any(bool(leaf.any()) for leaf in tree_leaves(sample) if isinstance(leaf, Tensor)):
+    if not any(bool(tensor.any()) for tensor in _tensors(batch)):
         why = "is all zeros: running it proves nothing; give a real sample"
         report.violations.append("sample")
         report.add("sample", "-", "-", why)

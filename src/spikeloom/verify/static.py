@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -27,6 +28,7 @@ from spikeloom.verify.kinds import (
     program_kinds,
     times,
 )
+from spikeloom.verify.sealed import compute, memory_of, written
 from spikeloom.verify.watch import WEIGHTED, Watch, weight_call
 
 __all__ = ["Finding", "KindTrace"]
@@ -68,6 +70,8 @@ FRESH = frozenset(
 )
 EMPTY = frozenset(("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"))
 FOLD = "fold it first: spikeloom.verify.fold_norms"
+READ = "reads a value: what it computes depends on the data"
+SHAPE = "its output's shape depends on the data"
 REASONS = {
     "native_batch_norm": f"a batch norm that is not folded; {FOLD}",
     "_native_batch_norm_legit_no_training": f"a batch norm that is not folded; {FOLD}",
@@ -76,15 +80,21 @@ REASONS = {
     "native_group_norm": "its deviation depends on the sample",
     "avg_pool2d": f"an average: its values are no whole numbers; {FOLD}",
     "mean": f"an average: its values are no whole numbers; use a sum, or AvgPool2d and {FOLD}",
-    "_local_scalar_dense": "reads a value: what it computes depends on the data",
-    "nonzero": "its output's shape depends on the data",
+    "_local_scalar_dense": READ,
+    "nonzero": SHAPE,
+    "masked_select": SHAPE,
+    "equal": READ,
 }
+# What tells Python something of the data, by a number or by a shape.
+REVEALING = frozenset((torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
 
 
 class KindTrace(Watch):
     """Runs a model densely and follows what each tensor may hold.
 
-    Tensors that do not depend on the sample are constants; only their values are ever read.
+    Tensors that do not depend on the sample are constants; only their values are ever read. As
+    values leave torch by its operations alone (:mod:`spikeloom.verify.sealed`), so are tensors of
+    unknown origin.
 
     Args:
         exempt: Modules whose multiplications are allowed; None exempts the first weight layer, if
@@ -97,6 +107,7 @@ class KindTrace(Watch):
         comparisons: Comparisons.
         multiplications: Multiplications that remain.
         exempt_multiplications: Multiplications of exempt modules.
+        readers: Modules in which Python reads values or shapes that depend on the sample.
     """
 
     def __init__(self, exempt: frozenset[str] | None) -> None:
@@ -104,23 +115,22 @@ class KindTrace(Watch):
         self.exempt = exempt
         self.kinds: Any = WeakTensorKeyDictionary()
         # Memory that was written to in place, kept alive so that its address stays its own.
-        self.written: dict[int, tuple[Tensor, Kind]] = {}
+        self.written: dict[int | None, tuple[Tensor, Kind]] = {}
         self.findings: list[Finding] = []
         self.inputs: dict[str, set[Kind]] = {}
         self.additions = self.comparisons = self.multiplications = 0
         self.exempt_multiplications = 0
+        self.readers: dict[str, None] = {}
 
-    def start(self, sample: Any) -> None:
+    def start(self, inputs: list[Tensor]) -> None:
         """Declare the sample's tensors real."""
-        for tensor in tree_leaves(sample):
-            if isinstance(tensor, Tensor):
-                self.kinds[tensor] = SAMPLE
+        self.kinds.update(dict.fromkeys(inputs, SAMPLE))
 
     def operand(self, value: Any) -> Operand:
         """A tensor's kind, or the constant itself."""
         if not isinstance(value, Tensor):
             return value
-        _, written = self.written.get(_memory(value), (None, None))
+        _, written = self.written.get(memory_of(value), (None, None))
         kind = self.kinds.get(value)
         if written is None:
             return value if kind is None else kind
@@ -130,19 +140,21 @@ class KindTrace(Watch):
         """Compute as usual; derive the result's kind."""
         leaves = tree_leaves((args, kwargs))
         if name in FRESH or not any(isinstance(self.operand(leaf), Kind) for leaf in leaves):
-            y = func(*args, **kwargs)
+            y = compute(func, args, kwargs)
             # What memory held before must not be taken for values of the model.
             return y.zero_() if name in EMPTY else y
-        changes = func._schema.is_mutable
-        before = join(self.operand(args[0])) if changes else None
-        y = func(*args, **kwargs)
+        targets = written(func, args, kwargs)
+        before = [self.operand(target) for target in targets]
+        y = compute(func, args, kwargs)
+        if _reveals(name, func, args):
+            self.readers[self.module] = None
         try:
             kind = self.kind(name, args, kwargs, y)
         except NotFree as problem:
             self.found(str(problem), _multiplications(name, args, y))
             kind = REAL
-        if before is not None:
-            self._write(args[0], join(before, *(kind if isinstance(kind, list) else [kind])))
+        for target in targets:
+            self._write(target, join(*before, *(kind if isinstance(kind, list) else [kind])))
         results = [tensor for tensor in tree_leaves(y) if isinstance(tensor, Tensor)]
         kinds = kind if isinstance(kind, list) else [kind] * len(results)
         self.kinds.update(zip(results, kinds, strict=True))
@@ -151,9 +163,9 @@ class KindTrace(Watch):
     def _write(self, target: Tensor, kind: Kind) -> None:
         """A tensor was changed in place, and with it every view of its memory."""
         base = target if target._base is None else target._base
-        _, earlier = self.written.get(_memory(target), (None, None))
+        _, earlier = self.written.get(memory_of(target), (None, None))
         whole = self.operand(base) if earlier is None else earlier
-        self.written[_memory(target)] = (base, join(kind, whole))
+        self.written[memory_of(target)] = (base, join(kind, whole))
 
     def found(self, why: str, multiplications: int) -> None:
         """Note a multiplication, unless the module is exempt."""
@@ -176,6 +188,8 @@ class KindTrace(Watch):
         Raises:
             NotFree: If it multiplies.
         """
+        if name == "index" and _is_masked(args):
+            raise NotFree(SHAPE)
         if name in ARRANGING:
             return self._joined(name, args, kwargs, y)
         if name in COMPARING:
@@ -288,8 +302,18 @@ class KindTrace(Watch):
         return [*outputs, *(REAL for _ in y[len(outputs) :])]
 
 
-def _memory(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _reveals(name: str, func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operation tells Python something of the values that it reads."""
+    if name == "index":
+        return _is_masked(args)
+    return not REVEALING.isdisjoint(func.tags)
+
+
+def _is_masked(args: tuple[Any, ...]) -> bool:
+    """Whether an index holds conditions, so that they decide how much is taken."""
+    return any(
+        isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in tree_leaves(args[1])
+    )
 
 
 def _varies(value: Operand) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
-__all__ = ["WEIGHTED", "Watch", "call", "weight_call"]
+from spikeloom.calibrate import Batch
+from spikeloom.verify.sealed import OUT_OF_TORCH, Unfollowed, compute, opened, seal_buffers, sealed
+
+__all__ = ["WEIGHTED", "Watch", "weight_call"]
 
 # Operations of weight layers, and where their activation and their weights may stand.
 WEIGHTED = {
@@ -25,12 +29,16 @@ WEIGHTED = {
     "addmv": (1, 2),
 }
 
+# What torch says where it wants the memory of a sealed tensor.
+NO_MEMORY = ("Cannot access data pointer", "its data is not allocated", "invalid python storage")
+
 
 class Watch(TorchDispatchMode):
     """Sees every operation; derived classes say what to do with it in :meth:`seen`.
 
     Attributes:
         stack: The names of the modules being called, the innermost last.
+        raised: The error that passes, and the innermost module that raised it.
         casting: The module that last changed the dtype of a tensor.
         met: The module last called, and the floating-point dtypes that meet there.
     """
@@ -38,6 +46,7 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.stack: list[str] = []
+        self.raised: tuple[BaseException | None, str] = (None, "")
         self.casting = ""
         self.met: tuple[str, list[str]] = ("", [])
 
@@ -58,12 +67,36 @@ class Watch(TorchDispatchMode):
 
     def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What to do with an operation; returns its result."""
-        return func(*args, **kwargs)
+        return compute(func, args, kwargs)
 
     @property
     def module(self) -> str:
         """The module being called now."""
         return self.stack[-1] if self.stack else ""
+
+    def run(self, model: nn.Module, batch: Batch) -> Any:
+        """Call a model, and see every operation on the way.
+
+        Args:
+            model: A copy that is used for nothing else.
+            batch: The arguments, which stay as they are.
+
+        Returns:
+            The model's output.
+
+        Raises:
+            Unfollowed: If the model takes values out of torch.
+            ValueError: If two dtypes meet.
+        """
+        seal_buffers(model)
+        args, kwargs = sealed(tree_map_only(Tensor, torch.clone, (batch.args, batch.kwargs)))
+        self.start([leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)])
+        with self.over(model):
+            y = model(*args, **kwargs)
+        return opened(y)
+
+    def start(self, inputs: list[Tensor]) -> None:
+        """What to do with the model's inputs before it runs."""
 
     @contextmanager
     def over(self, model: nn.Module) -> Iterator[None]:
@@ -71,22 +104,35 @@ class Watch(TorchDispatchMode):
         handles = []
         for name, module in model.named_modules():
             handles.append(module.register_forward_pre_hook(self._entering(name)))
-            handles.append(module.register_forward_hook(self._leaving, always_call=True))
+            handles.append(module.register_forward_hook(self._leaving(name), always_call=True))
         try:
             with self, torch.no_grad():
                 yield
+        except Unfollowed as error:
+            raise Unfollowed(error.why, self._raiser(error)) from error
         except RuntimeError as error:
-            module, dtypes = self.met
-            if len(dtypes) < 2:
-                raise
+            self._explain(error)
+            raise
+        finally:
+            self.raised = (None, "")
+            for handle in handles:
+                handle.remove()
+
+    def _explain(self, error: RuntimeError) -> None:
+        """Raise what lies behind an error of torch's, if that is known."""
+        if any(words in str(error) for words in NO_MEMORY):
+            raise Unfollowed(OUT_OF_TORCH.format("their address"), self._raiser(error)) from error
+        module, dtypes = self.met
+        if len(dtypes) > 1:
             raise ValueError(
                 f"model: {_called(module)} meets {' and '.join(dtypes)}, because the forward of "
                 f"{_called(self.casting)} changes the dtype; proofs run in float64, so cast to the "
                 f"dtype of a parameter, such as x.to(layer.weight.dtype), or not at all"
             ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
+
+    def _raiser(self, error: BaseException) -> str:
+        raised, module = self.raised
+        return module if raised is error else ""
 
     def _entering(self, name: str) -> Any:
         def entering(module: nn.Module, args: Any) -> None:
@@ -95,8 +141,15 @@ class Watch(TorchDispatchMode):
 
         return entering
 
-    def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.stack.pop()
+    def _leaving(self, name: str) -> Any:
+        def leaving(module: nn.Module, args: Any, output: Any) -> None:
+            self.stack.pop()
+            # torch calls the hook while it handles the error, innermost module first.
+            error = sys.exception()
+            if error is not None and error is not self.raised[0]:
+                self.raised = (error, name)
+
+        return leaving
 
 
 def _float_dtypes(values: Any) -> list[str]:
@@ -106,13 +159,6 @@ def _float_dtypes(values: Any) -> list[str]:
 
 def _called(module: str) -> str:
     return repr(module) if module else "the model"
-
-
-def call(model: nn.Module, sample: Any) -> Any:
-    """The model on a sample: a tensor, a tuple of arguments or a mapping of them."""
-    if isinstance(sample, dict):
-        return model(**sample)
-    return model(*sample) if isinstance(sample, (tuple, list)) else model(sample)
 
 
 def weight_call(name: str, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
