@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import UserDict
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 import spikeloom
 from spikeloom import neurons
+from spikeloom.calibrate import Batch
 from spikeloom.plugins.snntorch import Leaky
 from spikeloom.verify import EnergyCosts, check_mfi, count_energy, fold_norms
 from tests.models.spiking_mlp.cases import image, small, wake
@@ -311,6 +313,31 @@ def test_a_network_without_neurons_needs_its_batch_said():
     with pytest.raises(ValueError, match=r"output has the shape \(6,\), neurons see nothing; say"):
         count_energy(model.eval(), torch.ones(2, 1, 3))
     assert count_energy(model.eval(), torch.ones(2, 1, 3), steps=2, batch=1).macs == 18
+
+
+class Named(nn.Module):
+    """A model whose inputs have names and defaults, as those of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = two_layers()
+
+    def forward(self, x=None, gain=None, labels=None):
+        return self.body(x if gain is None else x + gain)
+
+
+@pytest.mark.parametrize("form", [dict, UserDict, lambda **names: Batch((), names)])
+def test_a_sample_may_be_arguments_by_name(form):
+    x = torch.tensor([[[1.0, 0, 1]], [[0, 0, 1]]])
+    expected = count_energy(two_layers(), x)
+    report = count_energy(Named().eval(), form(x=x, gain=torch.zeros(3)))
+    for number in ("steps", "spikes", "accumulates", "macs", "dense"):
+        assert getattr(report, number) == getattr(expected, number), number
+
+
+def test_labels_behind_a_sample_are_left_out():
+    x, labels = torch.ones(2, 1, 3), torch.tensor([1])
+    assert count_energy(two_layers(), (x, labels)).macs == 2 * 9
 
 
 def test_a_model_in_training_mode_is_refused():
