@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from spikeloom import convert
+import spikeloom
+from spikeloom import convert, plugins
 from spikeloom.convert import LAS, set_form
 from spikeloom.convert.las import saturation
-from spikeloom.convert.las.layers import Activation, Linear
+from spikeloom.convert.las.layers import Activation, Linear, Spiking
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
@@ -46,7 +47,7 @@ def test_no_float_activation_softmax_or_norm_is_left(family, converted):
     _, network = converted(family)
     kept = (nn.Linear, nn.LayerNorm, nn.GELU, nn.SiLU, nn.ReLU, nn.Tanh, nn.Softmax)
     for name, module in network.named_modules():
-        if "embeddings" not in name:
+        if "embeddings" not in name and not isinstance(module, Spiking):
             assert not isinstance(module, kept), name
             assert type(module).__name__ not in ("Conv1D", "GELUActivation", "NewGELUActivation")
             assert not type(module).__module__.endswith("activations"), name
@@ -256,7 +257,7 @@ def test_an_excluded_layer_stays_float():
     network = LAS(progress=False, exclude=["encoder.layer.0", "pooler"]).apply(
         build("bert"), [inputs("bert")]
     )
-    assert isinstance(network.encoder.layer[0].intermediate.dense, nn.Linear)
+    assert type(network.encoder.layer[0].intermediate.dense) is nn.Linear
     assert isinstance(network.encoder.layer[1].intermediate.dense, Linear)
 
 
@@ -354,3 +355,28 @@ def test_an_activation_is_a_table_of_its_own_range():
     (activation,) = [m for m in network.modules() if isinstance(m, Activation)]
     assert activation.neuron.steps == 9
     assert pickle.loads(pickle.dumps(activation.neuron)).edges == activation.neuron.edges
+
+
+def training(network):
+    return [name for name, module in network.named_modules() if module.training]
+
+
+@pytest.mark.parametrize("make", [None, spikeloom.SpikingLayer, plugins.norse.make])
+def test_every_part_of_a_converted_network_is_in_eval_mode(make, tmp_path):
+    model = build("bert").train()
+    network = LAS(steps=4, progress=False, make=make).apply(model, [inputs("bert")])
+    assert training(network) == []
+    set_form(network, "decoded")
+    network.save_pretrained(tmp_path)
+    assert training(convert.load_las(tmp_path)) == []
+    # Modules that are put into it later take its mode.
+    set_form(network.train(), "spikes", make)
+    assert all(module.training for module in network.modules())
+
+
+def test_a_plain_converted_network_is_in_eval_mode():
+    model = nn.Sequential(
+        nn.TransformerEncoderLayer(16, 2, batch_first=True), nn.Linear(16, 8), nn.GELU()
+    )
+    network = LAS(steps=4, progress=False).apply(model, [torch.randn(4, 5, 16)])
+    assert training(network) == []

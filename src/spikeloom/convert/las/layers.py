@@ -182,7 +182,7 @@ class Activation(Spiking):
 
     def fire_through(self, make: Make | None) -> None:
         """Let a host's module fire the spikes, or again the layer itself."""
-        self.node = None if make is None else node_for(make, self.neuron)
+        self.node = None if make is None else node_for(make, self.neuron).train(self.training)
 
     def extra_repr(self) -> str:
         """The function."""

@@ -178,6 +178,7 @@ class LAS:
             attend(network, self.exclude)
             found = layer_outputs(network, calls[0])
         guard(network, list(self.exclude))
+        network.eval()
         if self.make is not None:
             set_form(network, "spikes", self.make)
         report = conversion_report(encodings, fan_out(network), expected, found)

@@ -118,7 +118,7 @@ class Site(nn.Module):
             assert self.neuron is not None
             normal, *between, outlier = self._ranges().values()
             fitted = self.neuron.replace(normal=normal, between=between, outlier=outlier)
-            self.node = node_for(make, fitted)
+            self.node = node_for(make, fitted).train(self.training)
 
     def _ranges(self) -> dict[str, Any]:
         assert self.neuron is not None

@@ -40,13 +40,13 @@ def load_las(folder: str | os.PathLike[str], model_class: type | None = None) ->
     if plan is None:
         raise ValueError(f"folder: {os.fspath(folder)} holds no model converted by LAS")
     model_class = model_class or getattr(transformers, config.architectures[0])
-    network = model_class(config).eval()
+    network = model_class(config)
     _rebuild(network, plan)
     if config.dtype is not None:
         network.to(config.dtype)
     load_weights(network, folder)
     network.register_forward_pre_hook(check_call, with_kwargs=True)
-    return network
+    return network.eval()
 
 
 def _rebuild(network: nn.Module, plan: dict[str, Any]) -> None:
