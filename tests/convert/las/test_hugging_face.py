@@ -175,7 +175,7 @@ def test_an_excluded_attention_stays_float_also_when_it_is_loaded(tmp_path):
     recipe = LAS(steps=10, progress=False, exclude=["encoder.layer.0.attention"])
     network = recipe.apply(model, [batch])
     attention = network.encoder.layer[0].attention.self
-    assert isinstance(attention.query, nn.Linear) and "las" not in attention._modules
+    assert type(attention.query) is nn.Linear and "las" not in attention._modules
     assert "las" in network.encoder.layer[1].attention.self._modules
     found = network(**batch)[0]
     assert 0 < relative(found, model(**batch)[0]) < 0.01

@@ -16,7 +16,7 @@ def seed():
 
 LAYERS = {
     "linear": lambda: Linear(*nn.Linear(16, 12).parameters()),
-    "layer norm": lambda: LayerNorm(*nn.LayerNorm(16).parameters(), 1e-5),
+    "layer norm": lambda: LayerNorm(nn.LayerNorm(16)),
     "rms norm": lambda: RMSNorm(nn.Parameter(torch.rand(16) + 0.5), None, 1e-6),
     "gelu": lambda: Activation("gelu"),
     "gelu_tanh": lambda: Activation("gelu_tanh"),

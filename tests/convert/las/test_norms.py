@@ -17,7 +17,7 @@ def seed():
 @pytest.mark.parametrize("steps, bound", [(4, 0.15), (8, 0.01), (12, 1e-3)])
 def test_more_steps_bring_a_layer_nearer(steps, bound):
     x = torch.randn(64, 16)
-    layer = LayerNorm(*nn.LayerNorm(16).parameters(), 1e-12)
+    layer = LayerNorm(nn.LayerNorm(16, eps=1e-12))
     exact = layer(x)
     layer.install(steps, 64)
     assert relative(fitted(layer, x, steps=steps)(x), exact) < bound
@@ -27,7 +27,7 @@ def test_more_steps_bring_a_layer_nearer(steps, bound):
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 300.0])
 def test_norms_honour_their_eps_at_any_scale(scale, eps):
     x = torch.randn(64, 32) * scale
-    layer = fitted(LayerNorm(None, None, eps), x, steps=10)
+    layer = fitted(LayerNorm(nn.LayerNorm(32, eps, elementwise_affine=False)), x, steps=10)
     assert relative(layer(x), nn.functional.layer_norm(x, (32,), eps=eps)) < 0.01
 
 

@@ -1,22 +1,52 @@
-"""How a converted model of transformers calls spiking attention; importing this registers it.
+"""What a converted model of transformers is made of beside torch's layers, and how it is called.
 
-A pickled network names :class:`TransformersAttention`, so that reading it registers it as well.
+Importing this registers spiking attention with transformers. A pickled network names
+:class:`TransformersAttention`, so that reading it registers it as well.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel, pytorch_utils
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
 from spikeloom.convert.las.attention import ATTENTION, OBSERVING, Attention
+from spikeloom.convert.las.layers import Linear, WeightLayer, owned
+from spikeloom.convert.las.sites import Site
 
-__all__ = ["TransformersAttention", "check_call"]
+__all__ = ["Conv1D", "TransformersAttention", "guard"]
 
 # Their positions begin behind the padding's.
 OFFSET_POSITIONS = ("camembert", "roberta", "xlm-roberta")
+
+
+class Conv1D(WeightLayer, pytorch_utils.Conv1D):
+    """GPT-2's ``Conv1D`` on spikes, a linear layer with weights ``[in, out]``.
+
+    Args:
+        original: The layer; its weights are shared, not copied.
+    """
+
+    def __init__(self, original: Any) -> None:
+        nn.Module.__init__(self)
+        self.nx, self.nf = original.weight.shape
+        self.weight, self.bias = owned(original.weight), owned(original.bias)
+        self.site = Site()
+
+    @property
+    def matrix(self) -> Tensor:
+        """The weights as ``[out, in]``."""
+        return self.weight.T
+
+    __repr__ = nn.Module.__repr__
+
+    def extra_repr(self) -> str:
+        """Its sizes."""
+        return f"nf={self.nf}, nx={self.nx}"
 
 
 class TransformersAttention(Attention):
@@ -54,6 +84,31 @@ AttentionInterface.register(ATTENTION, _attention)
 AttentionInterface.register(OBSERVING, _observing_attention)
 AttentionMaskInterface.register(ATTENTION, eager_mask)
 AttentionMaskInterface.register(OBSERVING, eager_mask)
+
+
+def guard(model: PreTrainedModel) -> None:
+    """Let a converted model refuse calls that are not converted, and keep its head when resized."""
+    model.register_forward_pre_hook(check_call, with_kwargs=True)
+    model.resize_token_embeddings = functools.partial(resize_token_embeddings, model)
+
+
+def resize_token_embeddings(model: PreTrainedModel, *args: Any, **kwargs: Any) -> nn.Module:
+    """Resize as transformers does, but let the output layer go on reading spikes.
+
+    Args:
+        model: A converted model.
+        args: As transformers takes them.
+        kwargs: Likewise.
+    """
+    head = model.get_output_embeddings()
+    embeddings = type(model).resize_token_embeddings(model, *args, **kwargs)
+    new = model.get_output_embeddings()
+    if isinstance(head, Linear) and new is not head:
+        # Only the outputs are others; the spikes at the input stay what calibration found.
+        head.set_outputs(new.weight, new.bias)
+        model.set_output_embeddings(head)
+        model.tie_weights()
+    return embeddings
 
 
 def check_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

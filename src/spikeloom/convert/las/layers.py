@@ -23,7 +23,7 @@ from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons import LinearHG, fit_hg
 from spikeloom.neurons.tables import FUNCTIONS
 
-__all__ = ["Activation", "GatedMLP", "Linear", "Spiking", "owned", "wide"]
+__all__ = ["Activation", "GatedMLP", "Linear", "Spiking", "WeightLayer", "owned", "wide"]
 
 # Activations that are the identity far out -> where they become so, and zero on the other side.
 REACH = {"gelu": 6.0, "gelu_tanh": 6.0, "quick_gelu": 8.0, "silu": 16.0, "relu": 2.0**-10}
@@ -61,25 +61,23 @@ class Spiking(nn.Module):
         raise NotImplementedError
 
 
-class Linear(Spiking):
-    """A linear layer whose input is spikes.
+class WeightLayer(Spiking):
+    """A layer of weights whose input is spikes; derived classes are the layer that it replaces.
 
-    Args:
-        weight: ``[out, in]``, or ``[in, out]`` when transposed.
-        bias: ``[out]`` or None.
-        transposed: The weight is GPT-2's ``Conv1D``'s.
+    What asks for ``nn.Linear`` or for ``Conv1D``, to add adapters or to resize a head, finds it.
+
+    Attributes:
+        site: Encodes the input; another layer's, if both read the same.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, transposed: bool = False) -> None:
-        super().__init__()
-        self.weight, self.bias = owned(weight), None if bias is None else owned(bias)
-        self.transposed = transposed
-        # Named as those of the layer it replaces, for code that asks.
-        self.out_features, self.in_features = self._matrix().shape
-        self.site: Site | SharedSite = Site()
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    site: Site | SharedSite
 
-    def _matrix(self) -> Tensor:
-        return self.weight.T if self.transposed else self.weight
+    @property
+    def matrix(self) -> Tensor:
+        """The weights as ``[out, in]``."""
+        return self.weight
 
     def share(self, site: Site) -> None:
         """Read the spikes of another layer's site."""
@@ -94,15 +92,30 @@ class Linear(Spiking):
 
     def decoded(self, x: Tensor) -> Tensor:
         """``W x + b`` of the decoded input."""
-        return nn.functional.linear(self.site(x), self._matrix(), self.bias)
+        return nn.functional.linear(self.site(x), self.matrix, self.bias)
 
     def spikes(self, x: Tensor) -> Tensor:
         """``W`` times each spike."""
-        return linear(self.site.spikes(x), self._matrix(), self.bias)
+        return linear(self.site.spikes(x), self.matrix, self.bias)
 
-    def extra_repr(self) -> str:
-        """Its sizes."""
-        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+class Linear(WeightLayer, nn.Linear):  # type: ignore[misc]  # torch declares its bias a tensor
+    """``nn.Linear`` on spikes.
+
+    Args:
+        weight: ``[out, in]``.
+        bias: ``[out]`` or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        outputs, inputs = weight.shape
+        nn.Linear.__init__(self, inputs, outputs, bias is not None, device="meta")
+        self.weight, self.bias = owned(weight), None if bias is None else owned(bias)
+        self.site = Site()
+
+    def set_outputs(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        """Take other weights for the same inputs, whose spikes stay as they are."""
+        self.weight, self.bias, self.out_features = weight, bias, len(weight)
 
 
 @lru_cache(maxsize=256)

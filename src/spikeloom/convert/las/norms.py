@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikeloom.convert.las.layers import Spiking, owned, wide
 from spikeloom.convert.las.sites import Site
@@ -18,6 +18,9 @@ class Norm(Spiking):
 
     def __init__(self, weight: Tensor | None, bias: Tensor | None, eps: float | None) -> None:
         super().__init__()
+        self._take(weight, bias, eps)
+
+    def _take(self, weight: Tensor | None, bias: Tensor | None, eps: float | None) -> None:
         self.weight = None if weight is None else owned(weight)
         self.bias = None if bias is None else owned(bias)
         self.eps = eps
@@ -72,8 +75,17 @@ class Norm(Spiking):
         return f"eps={self.eps}"
 
 
-class LayerNorm(Norm):
-    """Layer normalisation of the last axis, its eps honoured."""
+class LayerNorm(Norm, nn.LayerNorm):  # type: ignore[misc]  # torch declares its bias a tensor
+    """``nn.LayerNorm`` of the last axis on spikes.
+
+    Args:
+        original: The norm; its weights are shared, not copied.
+    """
+
+    def __init__(self, original: nn.LayerNorm) -> None:
+        nn.LayerNorm.__init__(self, original.normalized_shape, elementwise_affine=False)
+        self.elementwise_affine = original.elementwise_affine
+        self._take(original.weight, original.bias, original.eps)
 
     def _centred(self, x: Tensor) -> Tensor:
         return x - x.mean(-1, keepdim=True)

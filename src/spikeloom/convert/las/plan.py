@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from spikeloom.convert.las.attention import Softmax
-from spikeloom.convert.las.layers import Activation, Linear
+from spikeloom.convert.las.layers import Activation, WeightLayer
 from spikeloom.convert.las.norms import Norm
 from spikeloom.convert.las.sites import SharedSite, Site
 
@@ -18,7 +18,7 @@ def plan_of(network: nn.Module, exclude: list[str]) -> dict[str, Any]:
     """What has to be known beside the weights to build a converted network again."""
     plan: dict[str, Any] = {"exclude": exclude, "sites": {}, "tables": {}, "shared": {}}
     for name, module in network.named_modules():
-        if isinstance(module, Linear) and isinstance(module.site, SharedSite):
+        if isinstance(module, WeightLayer) and isinstance(module.site, SharedSite):
             plan["shared"][name] = module.source.name
         elif isinstance(module, Site):
             assert module.neuron is not None

@@ -60,8 +60,8 @@ def keep_attention(network: nn.Module, exclude: Sequence[str]) -> None:
 def guard(network: nn.Module, exclude: list[str]) -> None:
     """Let models of transformers refuse what was not converted, and know what they are made of."""
     for part in _pretrained(network, exclude):
-        from spikeloom.convert.las.hugging_face import check_call
+        from spikeloom.convert.las import hugging_face
 
-        part.register_forward_pre_hook(check_call, with_kwargs=True)
+        hugging_face.guard(part)
         if part is network:
             part.config.spikeloom_las = plan_of(part, exclude)  # type: ignore[union-attr]  # transformers' own

@@ -16,7 +16,7 @@ from spikeloom.calibrate import Batch, batches
 from spikeloom.convert.las.attention import OBSERVING, Attention, Softmax
 from spikeloom.convert.las.checks import check_same, nothing_in_float
 from spikeloom.convert.las.forms import set_form
-from spikeloom.convert.las.layers import Activation, Linear, Spiking
+from spikeloom.convert.las.layers import Activation, Spiking, WeightLayer
 from spikeloom.convert.las.nodes import node_for
 from spikeloom.convert.las.norms import Norm
 from spikeloom.convert.las.pretrained import attend, guard
@@ -194,7 +194,9 @@ class LAS:
         self, network: nn.Module, calls: list[Batch], expected: dict[str, list[Tensor]]
     ) -> None:
         """Let the sites of a network see every batch, and layers share what they all read."""
-        readers = Readers([module for module in network.modules() if isinstance(module, Linear)])
+        readers = Readers(
+            [module for module in network.modules() if isinstance(module, WeightLayer)]
+        )
         bar = tqdm(calls, "calibrating", leave=False, disable=not self.progress, delay=2.0)
         for number, call in enumerate(bar):
             readers.next_batch()

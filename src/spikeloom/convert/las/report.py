@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from spikeloom.calibrate import Batch
-from spikeloom.convert.las.layers import Activation, Linear, wide
+from spikeloom.convert.las.layers import Activation, WeightLayer, wide
 from spikeloom.convert.las.sites import Site
 from spikeloom.kernel.call import run
 from spikeloom.report import Report
@@ -176,9 +176,9 @@ def fan_out(network: nn.Module) -> dict[str, int]:
     """Site that feeds linear layers -> multiply-adds for each of its values."""
     total: dict[str, int] = {}
     for module in network.modules():
-        if isinstance(module, Linear):
+        if isinstance(module, WeightLayer):
             name = module.source.name
-            total[name] = total.get(name, 0) + module.out_features * module.in_features
+            total[name] = total.get(name, 0) + module.weight.numel()
     return total
 
 

@@ -206,15 +206,24 @@ def _spiking(module: nn.Module) -> nn.Module | None:
     if isinstance(module, nn.Linear):
         return Linear(module.weight, module.bias)
     if name == "Conv1D":
-        return Linear(module.weight, module.bias, transposed=True)  # type: ignore[arg-type]  # its own
+        return _conv1d(module)
     if len(getattr(module, "normalized_shape", ())) > 1:
         return None
     if isinstance(module, nn.LayerNorm):
-        return LayerNorm(module.weight, module.bias, module.eps)
+        return LayerNorm(module)
     if name.endswith("RMSNorm"):
         return _rms_norm(module)
     function = _function_name(module)
     return None if function is None else Activation(function)
+
+
+def _conv1d(layer: Any) -> nn.Module:
+    """The spiking layer of GPT-2's layer, or of one that is written like it."""
+    if type(layer).__module__ != "transformers.pytorch_utils":
+        return Linear(layer.weight.T, layer.bias)
+    from spikeloom.convert.las.hugging_face import Conv1D
+
+    return Conv1D(layer)
 
 
 def _rms_norm(norm: Any) -> RMSNorm | None:

@@ -33,7 +33,7 @@ def load_las(folder: str | os.PathLike[str], model_class: type | None = None) ->
     """
     import transformers
 
-    from spikeloom.convert.las.hugging_face import check_call
+    from spikeloom.convert.las.hugging_face import guard
 
     config = transformers.AutoConfig.from_pretrained(folder)
     plan = getattr(config, "spikeloom_las", None)
@@ -45,7 +45,7 @@ def load_las(folder: str | os.PathLike[str], model_class: type | None = None) ->
     if config.dtype is not None:
         network.to(config.dtype)
     load_weights(network, folder)
-    network.register_forward_pre_hook(check_call, with_kwargs=True)
+    guard(network)
     return network.eval()
 
 

@@ -115,9 +115,7 @@ class EncoderLayer(nn.Module):
         self.linear1, self.linear2 = (
             Linear(layer.weight, layer.bias) for layer in (original.linear1, original.linear2)
         )
-        self.norm1, self.norm2 = (
-            LayerNorm(norm.weight, norm.bias, norm.eps) for norm in (original.norm1, original.norm2)
-        )
+        self.norm1, self.norm2 = (LayerNorm(norm) for norm in (original.norm1, original.norm2))
         self.activation = Activation(function)
 
     def forward(
