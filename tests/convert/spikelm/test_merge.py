@@ -68,6 +68,12 @@ def test_every_frameworks_neurons_merge_and_stay_what_they_were(make, alpha, bia
     assert vars(net[0]).keys() == vars(merged[0]).keys()
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_every_part_of_a_merged_network_is_in_the_mode_of_the_network(training):
+    net = nn.Sequential(spiking([0.6, 0.9]), nn.Linear(3, 2)).train(training)
+    assert {module.training for module in merge_amplitude(net).modules()} == {training}
+
+
 def test_settings_of_a_module_stay():
     node = plugins.spikingjelly.ElasticBiSpikeNode(0.5, step_mode="m", store_v_seq=True)
     merged = merge_amplitude(nn.Sequential(node, nn.Linear(3, 2)))

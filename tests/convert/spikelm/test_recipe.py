@@ -558,3 +558,15 @@ def test_a_model_is_merged_once_and_after_its_first_batch():
         ValueError, match=r"0\.output\.dense: its weight is at '.*1\.output\.dense'"
     ):
         convert.merge_amplitude(snn)
+
+
+@pytest.mark.parametrize("calibration", [None, torch.ones(2, 5, dtype=torch.long)])
+@pytest.mark.parametrize("training", [True, False])
+def test_every_part_of_a_model_stays_in_its_mode(training, calibration):
+    model = bert().train(training)
+    model.bert.encoder.layer[0].attention.self.dropout.eval()  # as frozen parts are
+    snn = SpikeLM(steps=2).apply(model, calibration)
+    modes = {name: module.training for name, module in model.named_modules()}
+    found = {name: module.training for name, module in snn.named_modules()}
+    assert {name: found[name] for name in modes} == modes
+    assert all(found[name] == training for name in found.keys() - modes)

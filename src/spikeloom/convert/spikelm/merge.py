@@ -273,7 +273,7 @@ def _scale_output(layer: Any, alpha: Tensor) -> None:
         bias = layer.bias.detach().clone().reshape(-1, *(1,) * spatial)
         # A new one, because others may share it.
         layer.bias = nn.Parameter(torch.zeros_like(layer.bias), layer.bias.requires_grad)
-    layer.step_scale = StepScale(alpha.clone(), bias)
+    layer.step_scale = StepScale(alpha.clone(), bias).train(layer.training)
     # Before any quantiser of keys and values.
     layer.register_forward_hook(_scale, prepend=True)
 

@@ -143,7 +143,8 @@ class SpikeLM:
                 first batch that the model sees does.
 
         Returns:
-            The copy, with the sites as its ``report``.
+            The copy, with the sites as its ``report``. Every module is in the mode that it had, the
+            sites in that of the model.
 
         Raises:
             TypeError: If ``make`` makes no modules, or a batch is no batch.
@@ -153,6 +154,7 @@ class SpikeLM:
         """
         stacks = _stacks(model)
         snn: Any = copy.deepcopy(model)
+        own = set(snn.modules())
         base = getattr(snn, "base_model", snn)
         report = Report(f"SpikeLM, {self.steps} steps", ("module", "spikes on", "neuron"))
         source: Fold | None = None
@@ -165,7 +167,9 @@ class SpikeLM:
             snn._reorder_cache = functools.partial(reorder_cache, self.steps)
         snn.config.spikelm = self.settings()
         device = next(model.parameters()).device
-        snn.to(device).train(model.training)
+        for module in set(snn.modules()) - own:
+            module.training = model.training
+        snn.to(device)
         snn.report = report
         if calibration is not None:
             _calibrate(snn, calibration)
@@ -239,7 +243,7 @@ def _as_if_set(snn: nn.Module) -> nn.Module:
 def _calibrate(snn: nn.Module, data: Any) -> None:
     """Average the amplitudes over batches, each measured with those found so far."""
     sites = [module for module in snn.modules() if isinstance(module, BiSpikes)]
-    training = snn.training
+    training = [module for module in snn.modules() if module.training]
     for site in sites:
         site.averaged = 0
     snn.eval()
@@ -249,4 +253,5 @@ def _calibrate(snn: nn.Module, data: Any) -> None:
     finally:
         for site in sites:
             site.averaged = None
-        snn.train(training)
+        for module in training:
+            module.training = True
