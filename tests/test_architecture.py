@@ -10,13 +10,24 @@ SOURCE, PLUGINS = ROOT / "src" / "spikeloom", ROOT / "plugins"
 HOSTS = {"spikingjelly", "snntorch", "norse"}
 
 # Part of the package -> the parts it may import from.
-SHARED = {"kernel", "neurons", "layer", "hosted", "names", "report", "files", "calibrate"}
+SHARED = {
+    "kernel",
+    "neurons",
+    "layer",
+    "hosted",
+    "names",
+    "outside",
+    "report",
+    "files",
+    "calibrate",
+}
 MAY_IMPORT = {
     "kernel": {"kernel"},
     "neurons": {"kernel", "neurons", "files"},
     "layer": {"kernel"},
     "hosted": {"kernel"},
     "names": set(),
+    "outside": set(),
     "files": set(),
     "report": {"files"},
     "calibrate": {"kernel", "neurons", "layer", "hosted", "report", "files"},

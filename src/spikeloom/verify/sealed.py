@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from spikeloom.outside import LEAVING
+
 __all__ = ["Unfollowed", "compute", "memory_of", "opened", "seal_buffers", "sealed", "written"]
 
 OUT_OF_TORCH = "takes values out of torch by {}, where nothing follows them"
@@ -86,11 +88,7 @@ def _refusing(name: str) -> Any:
     return refuse
 
 
-# All that hands out a tensor's memory, or a copy of it, without an operation.
-for _name in (
-    *("numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "__reduce_ex__"),
-    *("untyped_storage", "storage", "_typed_storage", "share_memory_", "__cuda_array_interface__"),
-):
+for _name in LEAVING:
     setattr(Sealed, _name, _refusing(_name))
 
 
