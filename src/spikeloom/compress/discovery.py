@@ -2,7 +2,9 @@
 
 Every tensor remembers which weight layers it is a sum of. Normalisation, pooling, dropout,
 reshaping and residual additions pass that on; a neuron, or the next weight layer, ends it. So the
-order in which modules are registered, and how the model's forward is written, do not matter.
+order in which modules are registered, and how the model's forward is written, do not matter. A
+tensor of other origin is a sum of none; a layer whose output leaves torch, for NumPy or a list, and
+reaches no neuron otherwise, is refused.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -34,6 +37,7 @@ from spikeloom.compress.site import Site
 from spikeloom.compress.steps import Inputs, confirm_steps, place_steps, see_steps
 from spikeloom.compress.weights import check_layer, check_weights
 from spikeloom.neurons import Trace
+from spikeloom.outside import LEAVING
 
 __all__ = ["discover"]
 
@@ -85,7 +89,7 @@ def discover(
     neurons |= {name for name in traces if not is_weight_layer(modules[name])}
     wanted = _weight_layers(modules, neurons, layers)
     seen = _Seen(set(wanted))
-    with torch.no_grad(), _watched(modules, neurons, wanted, seen), _Flow(seen):
+    with torch.no_grad(), _watched(modules, neurons, wanted, seen), _Exits(seen), _Flow(seen):
         forward()
     called = [name for name in wanted if name in seen.inputs]
     if not called:
@@ -159,7 +163,8 @@ class _Seen:
         reached: Weight layer -> neurons it reaches, each with the normalisations passed.
         potentials: Neuron -> shape of its input in each call.
         sequences: Neurons that were handed a sequence by their method ``sequence``.
-        thresholds: Weight layer -> the operation that thresholds it outside of any known neuron.
+        thresholds: Weight layer -> the operation that thresholds it, or takes it out of torch,
+            outside of any known neuron.
         inside: Neurons that are running now.
     """
 
@@ -213,6 +218,20 @@ class _Flow(TorchDispatchMode):
             if func._schema.is_mutable and value._base is not None:
                 self.seen.sources[value._base] = sources | self.seen.of(value._base)
         return result
+
+
+class _Exits(TorchFunctionMode):
+    """Notes layers whose output leaves torch, where a neuron that reads it cannot be seen."""
+
+    def __init__(self, seen: _Seen) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.__name__ in LEAVING and not self.seen.inside:
+            for layer, _ in self.seen.of(args[:1]):
+                self.seen.thresholds.setdefault(layer, func.__name__)
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -1,0 +1,59 @@
+"""Which neuron a layer drives: what becomes of values that leave torch on the way."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from spikeloom import SpikingLayer, neurons
+from spikeloom.compress import UnknownNeuron, calibrate
+
+
+class Between(nn.Module):
+    """Something between a layer and its neuron."""
+
+    def __init__(self, between) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.spike = nn.Linear(6, 8), SpikingLayer(neurons.LIF())
+        self.between, self.last = between, nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.last(self.spike(self.between(self.first(x))))
+
+
+def batch():
+    return torch.rand(6, 3, 6, generator=torch.Generator().manual_seed(1))
+
+
+LEAVING = {
+    "numpy": lambda y: torch.from_numpy(0.3 * y.numpy()),
+    "asarray": lambda y: torch.from_numpy(np.tanh(np.asarray(y))),
+    "tolist": lambda y: torch.tensor(y.detach().tolist()),
+    "dlpack": lambda y: torch.from_dlpack(np.from_dlpack(y)),
+}
+
+
+@pytest.mark.parametrize("between", LEAVING.values(), ids=LEAVING)
+def test_a_layer_whose_output_leaves_torch_needs_its_neuron_said(between):
+    model = Between(between).eval()
+    with pytest.raises(UnknownNeuron, match=r"layer 'first': .*outside of any neuron .*traces"):
+        calibrate(model, [batch()])
+    stated = calibrate(model, [batch()], traces={"first": neurons.Trace(0.5)})
+    known = calibrate(Between(lambda y: y).eval(), [batch()])
+    found, expected = (each["first"].spiking[0].hessian for each in (stated, known))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda y: y + torch.from_numpy(np.full(8, 0.5, "float32")),
+        lambda y: y + torch.tensor([0.5] * 8),
+        lambda y: y + 0.0 * torch.from_numpy(y.numpy()),
+    ],
+    ids=["an array", "numbers", "beside its output"],
+)
+def test_a_constant_beside_a_layers_output_changes_no_neuron(between):
+    found = calibrate(Between(between).eval(), [batch()])
+    assert str(found) == str(calibrate(Between(lambda y: y).eval(), [batch()]))
