@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -56,6 +57,42 @@ def test_a_function_in_the_model_s_own_forward_is_named():
         apply(Inline(), torch.randn(2, 8))
     network = apply(Inline(), torch.randn(2, 8), exclude=[""])
     assert isinstance(network.layer, Spiking)
+
+
+class Outside(nn.Module):
+    """Computes where torch does not see it."""
+
+    def __init__(self, compute) -> None:
+        super().__init__()
+        self.layer, self.compute = nn.Linear(8, 8), compute
+
+    def forward(self, x):
+        return self.compute(self.layer(x))
+
+
+OUTSIDE = {
+    "numpy": lambda y: torch.from_numpy(np.tanh(y.detach().numpy())),
+    "__array__": lambda y: torch.from_numpy(np.tanh(np.asarray(y.detach()))),
+    "tolist": lambda y: torch.tensor(y.tolist()),
+    "__dlpack__": lambda y: torch.from_dlpack(np.tanh(np.from_dlpack(y.detach()))),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_what_is_computed_outside_of_torch_is_named(name):
+    model, x = nn.Sequential(nn.Linear(8, 8), Outside(OUTSIDE[name])), torch.randn(4, 8)
+    with pytest.raises(TypeError, match=rf"1 \(Outside\) calls {name}\."):
+        apply(model, x)
+    assert type(apply(model, x, exclude=["1"])[1].layer) is nn.Linear
+
+
+def test_whole_numbers_and_constants_from_outside_are_no_values_of_the_network():
+    def mask(y):
+        rows = torch.arange(len(y)).tolist()
+        return y + torch.from_numpy(np.zeros(8, "float32")) + torch.tensor(rows)[:, None]
+
+    network = apply(nn.Sequential(nn.Linear(8, 8), Outside(mask)), torch.randn(4, 8))
+    assert isinstance(network[1].layer, Spiking)
 
 
 def test_many_places_are_counted():

@@ -1,8 +1,8 @@
 """What must hold before values are encoded: nothing is left in float, and nothing has changed.
 
 Rules replace modules. What a model computes outside of modules, by a call of ``softmax`` in its
-``forward``, say, no rule can see; and a layer that only looks like another would be replaced by
-something else. Both are found while the first batch of calibration passes.
+``forward``, say, no rule can see, nor what NumPy computes; and a layer that only looks like another
+would be replaced by something else. All are found while the first batch of calibration passes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from spikeloom.convert.las.attention import Attention
 from spikeloom.convert.las.layers import Spiking
 from spikeloom.convert.las.rules import is_float_place, is_kept, is_under
+from spikeloom.outside import LEAVING
 
 __all__ = ["check_same", "nothing_in_float"]
 
@@ -64,7 +65,8 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # torch knows some of them by two names.
         names = {(resolve_name(func) or "").rpartition(".")[2].rstrip("_"), func.__name__}
-        if (watched := names & OPERATIONS) and not self._allowed():
+        watched = names & OPERATIONS or (names & LEAVING if _takes_values(args) else set())
+        if watched and not self._allowed():
             name = min(watched)
             module = self.inside[-1]
             place = self.names[id(module)] or "'', the model's own forward"
@@ -94,6 +96,11 @@ class _Calls(TorchFunctionMode):
             self.inside.pop()
 
 
+def _takes_values(args: Sequence[Any]) -> bool:
+    """Whether the first argument may hold activations; sizes and token numbers are whole."""
+    return bool(args) and isinstance(args[0], Tensor) and args[0].is_floating_point()
+
+
 @contextmanager
 def nothing_in_float(network: nn.Module, exclude: Sequence[str]) -> Iterator[None]:
     """Watch a call of a network whose layers are spiking, and refuse what it computes otherwise.
@@ -103,8 +110,8 @@ def nothing_in_float(network: nn.Module, exclude: Sequence[str]) -> Iterator[Non
         exclude: Names of modules that may stay in float; ``""`` is the model's own forward.
 
     Raises:
-        TypeError: If such a product or function is called outside of spiking layers, with the
-            modules that call them.
+        TypeError: If such a product or function is called outside of spiking layers, or values are
+            taken out of torch there, with the modules that do.
     """
     calls = _Calls(network, exclude)
     # Of all modules, as an attention gets its sites within the call.
