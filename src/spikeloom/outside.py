@@ -12,5 +12,6 @@ LEAVING = frozenset(
     (
         *("numpy", "tolist", "__array__", "__dlpack__", "__cuda_array_interface__", "data_ptr"),
         *("untyped_storage", "storage", "_typed_storage", "share_memory_", "__reduce_ex__"),
+        *("apply_", "map_", "map2_"),
     )
 )

@@ -2,6 +2,7 @@
 
 import ctypes
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -94,6 +95,31 @@ def through_set(self, y):
     return torch.empty(0, dtype=y.dtype).set_(y.untyped_storage(), 0, y.shape).numpy()
 
 
+def in_another_thread(self, y):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: y * 0.3).result()
+
+
+def behind_the_watch(self, y):
+    with torch.utils._python_dispatch._disable_current_modes():
+        return y * 0.3
+
+
+def only_if_it_works(self, y):
+    """What is refused here would not be without the proof."""
+    try:
+        return torch.from_numpy(y.numpy() * 0.3)
+    except (RuntimeError, ValueError):
+        return y
+
+
+def other_data(self, y):
+    """A tensor of zeros that becomes another."""
+    z = torch.zeros_like(y)
+    z.data = y + 0.3
+    return z
+
+
 def numbers(y):
     return [[[value * 0.3 for value in row] for row in step] for step in y.tolist()]
 
@@ -124,6 +150,12 @@ LEAVING = {
     "an array underneath": array_underneath,
     "an array of a parameter": array_of_a_parameter,
     "an array of a buffer": array_of_a_buffer,
+    "a function for every element": lambda self, y: y.clone().apply_(lambda value: 0.3 * value),
+    "a function of two": lambda self, y: y.clone().map_(y, lambda a, b: 0.3 * a),
+    "another thread": in_another_thread,
+    "behind the watch": behind_the_watch,
+    "an attempt": only_if_it_works,
+    "setting data": other_data,
     "a number in a fill": lambda self, y: torch.full_like(y, 0.3 * sum(y.flatten().tolist())),
 }
 
@@ -185,7 +217,22 @@ IN_TORCH = {
         y.long(), torch.tensor([[0.0], [0.3]], dtype=y.dtype)
     ).squeeze(-1),
     "a deep copy": lambda self, y: __import__("copy").deepcopy(y) * 0.3,
+    "an operator of one's own": lambda self, y: torch.ops.spikeloom_tests.third(y),
+    "one with the name of torch's": lambda self, y: torch.ops.spikeloom_tests.clone(y),
+    "a scripted function": lambda self, y: scripted(y),
+    "a parameter made of it": lambda self, y: nn.Parameter(y * 0.3),
+    "other bits": lambda self, y: (y.view(BITS[y.dtype]) + 1).view(y.dtype),
 }
+BITS = {torch.float64: torch.int64, torch.float32: torch.int32}
+LIBRARY = torch.library.Library("spikeloom_tests", "DEF")
+for _name in ("third", "clone"):
+    LIBRARY.define(f"{_name}(Tensor x) -> Tensor")
+    LIBRARY.impl(_name, lambda x: x * 0.3, "CPU")
+
+
+@torch.jit.script
+def scripted(y: torch.Tensor):
+    return y * 0.3
 
 
 class Scaled(torch.autograd.Function):

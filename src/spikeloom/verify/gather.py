@@ -16,7 +16,6 @@ from torch.nn.modules.utils import _ntuple
 
 from spikeloom.kernel.trace import Program, operands, resolve, schedule
 from spikeloom.verify.kinds import MEANING, REAL, Kind, is_shift, program_kinds
-from spikeloom.verify.sealed import compute
 from spikeloom.verify.static import ARRANGING, COMPARING, FRESH, Finding, parameters
 from spikeloom.verify.watch import WEIGHTED, Watch, weight_call
 
@@ -53,7 +52,7 @@ class Gathering(Watch):
     def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Rewrite weight layers and neurons; check everything else against the list."""
         if self.module in self.exempt:
-            return compute(func, args, kwargs)
+            return self.seal.compute(func, args, kwargs)
         if name == "scan":
             text, steps, numbers, xs, vs, ps = args
             neuron = _Neuron(text, steps, numbers, ps)
@@ -67,7 +66,7 @@ class Gathering(Watch):
         elif not self._is_allowed(name, args):
             self.findings.append(Finding(self.module, f"{name} is no addition or selection"))
         self.operations[name] += 1
-        return compute(func, args, kwargs)
+        return self.seal.compute(func, args, kwargs)
 
     def _is_allowed(self, name: str, args: tuple[Any, ...]) -> bool:
         if name in ("mul", "div"):

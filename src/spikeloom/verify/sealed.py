@@ -3,16 +3,18 @@
 A proof follows values through torch's operations. What NumPy or Python compute between two of them
 it cannot follow, and the tensor that comes back would pass for a constant. So every tensor that is
 made while a model is watched is sealed: torch's operations take it like any other, and an attempt
-to reach its memory is refused. Parameters, arrays of NumPy and other tensors from before stay open,
-as nothing that depends on the sample may be written to them. A tensor of unknown origin is
-therefore a constant.
+to reach its memory is refused, and so is an operation that the watch does not see. Parameters,
+arrays of NumPy and other tensors from before stay open, as nothing that is computed in the run may
+be written to them. A tensor of unknown origin is therefore a constant.
 
 The seal guards against what models do, not against code that looks for the sealed values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
@@ -21,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from spikeloom.outside import LEAVING
 
-__all__ = ["Unfollowed", "compute", "memory_of", "opened", "seal_buffers", "sealed", "written"]
+__all__ = ["OUT_OF_TORCH", "Seal", "Unfollowed", "memory_of", "opened", "written"]
 
 OUT_OF_TORCH = "takes values out of torch by {}, where nothing follows them"
 
@@ -31,9 +33,10 @@ class Unfollowed(ValueError):
 
     Attributes:
         why: What it does, a sentence without its subject.
+        module: The name of the module that does it.
     """
 
-    def __init__(self, why: str, module: str = "") -> None:
+    def __init__(self, why: str, module: str) -> None:
         super().__init__(f"model: {repr(module) if module else 'its forward'} {why}")
         self.why = why
         self.module = module
@@ -44,15 +47,15 @@ class Sealed(Tensor):
 
     Args:
         value: A dense tensor.
+        seal: Of the run that it belongs to.
     """
 
     _value: Tensor
+    _seal: Seal
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # torch's own way
 
     @staticmethod
-    def __new__(cls, value: Tensor) -> Sealed:
-        if value.layout is not torch.strided:
-            raise Unfollowed("makes a sparse tensor, which nothing follows; use x.to_dense()")
+    def __new__(cls, value: Tensor, seal: Seal) -> Sealed:
         shell: Sealed = Tensor._make_wrapper_subclass(
             cls,
             value.size(),
@@ -63,14 +66,29 @@ class Sealed(Tensor):
         )
         # Functions in C raise then, where they would read at the address 0.
         torch._C._set_throw_on_mutable_data_ptr(shell)
-        shell._value = value
+        shell._value, shell._seal = value, seal
         return shell
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]  # a class method, as torch wants it
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        return compute(func, args, kwargs or {})
+        leaves = tree_leaves((args, kwargs))
+        seal: Seal = next(leaf for leaf in leaves if isinstance(leaf, Sealed))._seal
+        if not seal.is_seeing:
+            seal.refuse(
+                OUT_OF_TORCH.format("computing in another thread or behind its dispatch modes")
+            )
+        return seal.compute(func, args, kwargs or {})
+
+    @property
+    def data(self) -> Tensor:
+        """The tensor without its graph, as torch gives it."""
+        return self.detach()
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        self._seal.refuse(OUT_OF_TORCH.format("setting Tensor.data") + "; use Tensor.copy_")
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]  # torch's has an option
         return f"Sealed(shape={tuple(self.shape)}, dtype={self.dtype})"
@@ -81,7 +99,7 @@ class Sealed(Tensor):
 
 def _refusing(name: str) -> Any:
     def refuse(self: Sealed, *args: Any, **kwargs: Any) -> NoReturn:
-        raise Unfollowed(
+        self._seal.refuse(
             OUT_OF_TORCH.format(f"Tensor.{name}") + "; compute with torch's operations"
         )
 
@@ -92,34 +110,9 @@ for _name in LEAVING:
     setattr(Sealed, _name, _refusing(_name))
 
 
-def sealed(values: Any) -> Any:
-    """Values with every tensor sealed that is not.
-
-    Args:
-        values: A tensor, or tuples, lists and dicts of them.
-
-    Raises:
-        Unfollowed: If a tensor is sparse.
-    """
-    return tree_map_only(Tensor, lambda t: t if isinstance(t, Sealed) else Sealed(t), values)
-
-
 def opened(values: Any) -> Any:
     """Values with every tensor as it is within its seal."""
     return tree_map_only(Sealed, lambda t: t._value, values)
-
-
-def seal_buffers(model: nn.Module) -> None:
-    """Seal the buffers of a model, as a forward may write to them.
-
-    Args:
-        model: A copy that is used for nothing else.
-    """
-    known: dict[int, Tensor] = {}
-    for module in model.modules():
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = known.setdefault(id(buffer), sealed(buffer))
 
 
 def memory_of(tensor: Tensor) -> int | None:
@@ -128,22 +121,134 @@ def memory_of(tensor: Tensor) -> int | None:
     return value.untyped_storage().data_ptr() if value.layout is torch.strided else None
 
 
-def compute(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Run an operation on the values within the seals, and seal what it makes.
+class Seal:
+    """Seals the tensors of one run, and computes with them.
 
     Args:
-        func: One of torch's operations.
-        args: Its arguments, sealed or not.
-        kwargs: Likewise.
+        place: Says which module runs now.
 
-    Raises:
-        Unfollowed: If it writes to memory that is not sealed, or makes a sparse tensor.
+    Attributes:
+        refused: What was refused first, also if the model caught the error and went on.
     """
-    targets = written(func, args, kwargs)
-    _check_written(targets, tree_leaves((args, kwargs)))
-    y = func(*opened(args), **opened(dict(kwargs)))
-    _follow_shape(func, args, kwargs, targets)
-    return _closed(func, _named(func, args, kwargs), y)
+
+    def __init__(self, place: Callable[[], str]) -> None:
+        self.refused: Unfollowed | None = None
+        self._place = place
+        self._seeing = threading.local()
+
+    @contextmanager
+    def seeing(self) -> Iterator[None]:
+        """Let this thread compute with sealed tensors: somebody sees what."""
+        before = self.is_seeing
+        self._seeing.now = True
+        try:
+            yield
+        finally:
+            self._seeing.now = before
+
+    @property
+    def is_seeing(self) -> bool:
+        """Whether somebody sees what this thread computes."""
+        return getattr(self._seeing, "now", False)
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise, and remember it.
+
+        Raises:
+            Unfollowed: Always.
+        """
+        error = Unfollowed(why, self._place())
+        self.refused = self.refused or error
+        raise error
+
+    def close(self, values: Any) -> Any:
+        """Values with every tensor sealed that is not.
+
+        Args:
+            values: A tensor, or tuples, lists and dicts of them.
+
+        Raises:
+            Unfollowed: If a tensor is sparse.
+        """
+        return tree_map_only(Tensor, self._closed, values)
+
+    def _closed(self, tensor: Tensor) -> Tensor:
+        if isinstance(tensor, Sealed):
+            return tensor
+        if tensor.layout is not torch.strided:
+            self.refuse("makes a sparse tensor, which nothing follows; use x.to_dense()")
+        return Sealed(tensor, self)
+
+    def close_buffers(self, model: nn.Module) -> None:
+        """Seal the buffers of a model, as a forward may write to them.
+
+        Args:
+            model: A copy that is used for nothing else.
+        """
+        known: dict[int, Tensor] = {}
+        for module in model.modules():
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = known.setdefault(id(buffer), self.close(buffer))
+
+    def compute(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run an operation on the values within the seals, and seal what it makes.
+
+        Args:
+            func: One of torch's operations.
+            args: Its arguments, sealed or not.
+            kwargs: Likewise.
+
+        Raises:
+            Unfollowed: If it writes to memory that is not sealed, resizes a tensor in place, or
+                makes a sparse tensor.
+        """
+        targets = written(func, args, kwargs)
+        self._check_written(targets, tree_leaves((args, kwargs)))
+        y = func(*opened(args), **opened(dict(kwargs)))
+        self._follow_shape(func, args, kwargs, targets)
+        return self._results(func, _named(func, args, kwargs), y)
+
+    def _check_written(self, targets: list[Tensor], leaves: list[Any]) -> None:
+        are_open = any(not isinstance(target, Sealed) for target in targets)
+        if are_open and any(isinstance(leaf, Sealed) for leaf in leaves):
+            self.refuse(
+                OUT_OF_TORCH.format("writing them to a tensor from outside of the forward")
+                + "; register it as a buffer"
+            )
+
+    def _follow_shape(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], targets: list[Tensor]
+    ) -> None:
+        """Let a tensor's shape follow that of its value, which an operation may change in place."""
+        changed = [t for t in targets if isinstance(t, Sealed) and not _is_current(t)]
+        if any(tensor.numel() != tensor._value.numel() for tensor in changed):
+            name = func.overloadpacket.__name__
+            self.refuse(f"resizes a tensor in place by {name}, which nothing follows")
+        if changed:
+            with torch._C._DisableTorchDispatch():
+                func(*args, **kwargs)
+
+    def _results(self, func: Any, arguments: Mapping[str, Any], y: Any) -> Any:
+        """What an operation returns: what it wrote to, a view as open as its base, or new."""
+        sources = {
+            mark: arguments.get(argument.name)
+            for argument in func._schema.arguments
+            if argument.alias_info is not None
+            for mark in argument.alias_info.before_set
+        }
+        returns = func._schema.returns
+        results = []
+        for result, returned in zip((y,) if len(returns) == 1 else y or (), returns, strict=True):
+            alias = returned.alias_info
+            source = next((sources.get(mark) for mark in alias.before_set), None) if alias else None
+            if source is not None and alias.is_write:
+                results.append(source)
+            elif source is None or isinstance(source, Sealed):
+                results.append(self.close(result))
+            else:
+                results.append(result)
+        return results[0] if len(returns) == 1 else tuple(results) if returns else y
 
 
 def written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
@@ -159,51 +264,6 @@ def _named(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def _check_written(targets: list[Tensor], leaves: list[Any]) -> None:
-    are_open = any(not isinstance(target, Sealed) for target in targets)
-    if are_open and any(isinstance(leaf, Sealed) for leaf in leaves):
-        raise Unfollowed(
-            OUT_OF_TORCH.format("writing them to a tensor from outside of the forward")
-            + "; register it as a buffer"
-        )
-
-
-def _follow_shape(
-    func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], targets: list[Tensor]
-) -> None:
-    """Let a tensor's shape follow that of its value, which an operation may change in place."""
-    changed = [t for t in targets if isinstance(t, Sealed) and not _is_current(t)]
-    if any(tensor.numel() != tensor._value.numel() for tensor in changed):
-        name = func.overloadpacket.__name__
-        raise Unfollowed(f"resizes a tensor in place by {name}, which nothing follows")
-    if changed:
-        with torch._C._DisableTorchDispatch():
-            func(*args, **kwargs)
-
-
 def _is_current(tensor: Sealed) -> bool:
     value = tensor._value
     return tensor.shape == value.shape and tensor.stride() == value.stride()
-
-
-def _closed(func: Any, arguments: Mapping[str, Any], y: Any) -> Any:
-    """What an operation returns: the argument it wrote to, a view as open as its base, or new."""
-    sources = {
-        mark: arguments.get(argument.name)
-        for argument in func._schema.arguments
-        if argument.alias_info is not None
-        for mark in argument.alias_info.before_set
-    }
-    returns = func._schema.returns
-    results = []
-    for result, alias in zip(
-        (y,) if len(returns) == 1 else y or (), (r.alias_info for r in returns), strict=True
-    ):
-        source = None if alias is None else next((sources.get(m) for m in alias.before_set), None)
-        if source is None:
-            results.append(sealed(result))
-        elif alias.is_write:
-            results.append(source)
-        else:
-            results.append(sealed(result) if isinstance(source, Sealed) else result)
-    return results[0] if len(returns) == 1 else tuple(results) if returns else y

@@ -28,7 +28,7 @@ from spikeloom.verify.kinds import (
     program_kinds,
     times,
 )
-from spikeloom.verify.sealed import compute, memory_of, written
+from spikeloom.verify.sealed import memory_of, written
 from spikeloom.verify.watch import WEIGHTED, Watch, weight_call
 
 __all__ = ["Finding", "KindTrace"]
@@ -140,12 +140,12 @@ class KindTrace(Watch):
         """Compute as usual; derive the result's kind."""
         leaves = tree_leaves((args, kwargs))
         if name in FRESH or not any(isinstance(self.operand(leaf), Kind) for leaf in leaves):
-            y = compute(func, args, kwargs)
+            y = self.seal.compute(func, args, kwargs)
             # What memory held before must not be taken for values of the model.
             return y.zero_() if name in EMPTY else y
         targets = written(func, args, kwargs)
         before = [self.operand(target) for target in targets]
-        y = compute(func, args, kwargs)
+        y = self.seal.compute(func, args, kwargs)
         if _reveals(name, func, args):
             self.readers[self.module] = None
         try:
@@ -190,6 +190,8 @@ class KindTrace(Watch):
         """
         if name == "index" and _is_masked(args):
             raise NotFree(SHAPE)
+        if name == "view" and y.dtype != args[0].dtype:
+            raise NotFree("reads the bits of a number as another")
         if name in ARRANGING:
             return self._joined(name, args, kwargs, y)
         if name in COMPARING:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from spikeloom.calibrate import Batch
-from spikeloom.verify.sealed import OUT_OF_TORCH, Unfollowed, compute, opened, seal_buffers, sealed
+from spikeloom.verify.sealed import OUT_OF_TORCH, Seal, Unfollowed, opened
 
 __all__ = ["WEIGHTED", "Watch", "weight_call"]
 
@@ -32,12 +32,16 @@ WEIGHTED = {
 # What torch says where it wants the memory of a sealed tensor.
 NO_MEMORY = ("Cannot access data pointer", "its data is not allocated", "invalid python storage")
 
+# Whose operations are known by their plain names.
+KNOWN = ("aten", "spikeloom")
+
 
 class Watch(TorchDispatchMode):
     """Sees every operation; derived classes say what to do with it in :meth:`seen`.
 
     Attributes:
         stack: The names of the modules being called, the innermost last.
+        seal: Seals the tensors of the run.
         raised: The error that passes, and the innermost module that raised it.
         casting: The module that last changed the dtype of a tensor.
         met: The module last called, and the floating-point dtypes that meet there.
@@ -46,6 +50,7 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.stack: list[str] = []
+        self.seal = Seal(lambda: self.module)
         self.raised: tuple[BaseException | None, str] = (None, "")
         self.casting = ""
         self.met: tuple[str, list[str]] = ("", [])
@@ -56,18 +61,21 @@ class Watch(TorchDispatchMode):
         """Hand an operation on, under its name without overload and in-place underscore."""
         name = func.overloadpacket.__name__
         plain = name if name.startswith("_") else name.rstrip("_")
+        if func.namespace not in KNOWN:
+            plain = f"{func.namespace}::{name}"
         kwargs = kwargs or {}
         if plain == "_to_copy" and kwargs.get("dtype") is not None:
             self.casting = self.module
         try:
-            return self.seen(plain, func, args, kwargs)
+            with self.seal.seeing():
+                return self.seen(plain, func, args, kwargs)
         except RuntimeError:
             self.met = (self.module, _float_dtypes((args, kwargs)))
             raise
 
     def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What to do with an operation; returns its result."""
-        return compute(func, args, kwargs)
+        return self.seal.compute(func, args, kwargs)
 
     @property
     def module(self) -> str:
@@ -88,11 +96,14 @@ class Watch(TorchDispatchMode):
             Unfollowed: If the model takes values out of torch.
             ValueError: If two dtypes meet.
         """
-        seal_buffers(model)
-        args, kwargs = sealed(tree_map_only(Tensor, torch.clone, (batch.args, batch.kwargs)))
+        self.seal.close_buffers(model)
+        copies = tree_map_only(Tensor, torch.clone, (batch.args, batch.kwargs))
+        args, kwargs = self.seal.close(copies)
         self.start([leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)])
         with self.over(model):
             y = model(*args, **kwargs)
+        if self.seal.refused is not None:
+            raise self.seal.refused
         return opened(y)
 
     def start(self, inputs: list[Tensor]) -> None:
@@ -108,8 +119,6 @@ class Watch(TorchDispatchMode):
         try:
             with self, torch.no_grad():
                 yield
-        except Unfollowed as error:
-            raise Unfollowed(error.why, self._raiser(error)) from error
         except RuntimeError as error:
             self._explain(error)
             raise
@@ -121,7 +130,9 @@ class Watch(TorchDispatchMode):
     def _explain(self, error: RuntimeError) -> None:
         """Raise what lies behind an error of torch's, if that is known."""
         if any(words in str(error) for words in NO_MEMORY):
-            raise Unfollowed(OUT_OF_TORCH.format("their address"), self._raiser(error)) from error
+            raised, module = self.raised
+            where = module if raised is error else ""
+            raise Unfollowed(OUT_OF_TORCH.format("their address"), where) from error
         module, dtypes = self.met
         if len(dtypes) > 1:
             raise ValueError(
@@ -129,10 +140,6 @@ class Watch(TorchDispatchMode):
                 f"{_called(self.casting)} changes the dtype; proofs run in float64, so cast to the "
                 f"dtype of a parameter, such as x.to(layer.weight.dtype), or not at all"
             ) from error
-
-    def _raiser(self, error: BaseException) -> str:
-        raised, module = self.raised
-        return module if raised is error else ""
 
     def _entering(self, name: str) -> Any:
         def entering(module: nn.Module, args: Any) -> None:
