@@ -101,8 +101,8 @@ What happens between modules is followed element by element and step by step, so
 on the numbers in the sample whether a permutation, a late signal or a reset is noticed. The
 comparison at the end shows as much as the sample makes the model do: a layer that fires no spike on
 it is named in the report's first note. A model that takes values out of torch, by `numpy()`,
-`tolist()`, DLPack or `item()`, is refused. A tensor that does not come from the input is a constant,
-whatever made it, and never a signal.
+`tolist()`, DLPack or `item()`, is refused. A tensor that does not come from the input is a
+constant, whatever made it, and never a signal.
 
 A module is taken for its class, or for its neuron, only if it does nothing else: a subclass with a
 `forward` of its own, a `forward` replaced on the module and weights under a parametrisation are
