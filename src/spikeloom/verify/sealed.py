@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
@@ -203,15 +204,18 @@ class Seal:
             Unfollowed: If it writes to memory that is not sealed, resizes a tensor in place, or
                 makes a sparse tensor.
         """
+        arguments = _named(func, args, kwargs)
         targets = written(func, args, kwargs)
-        self._check_written(targets, tree_leaves((args, kwargs)))
-        y = func(*opened(args), **opened(dict(kwargs)))
-        self._follow_shape(func, args, kwargs, targets)
-        return self._results(func, _named(func, args, kwargs), y)
+        if targets:
+            self._check_written(targets, arguments)
+        y = func(*map(_value_of, args), **{key: _value_of(kwargs[key]) for key in kwargs})
+        if targets:
+            self._follow_shape(func, args, kwargs, targets)
+        return self._results(func, arguments, y)
 
-    def _check_written(self, targets: list[Tensor], leaves: list[Any]) -> None:
+    def _check_written(self, targets: list[Tensor], arguments: Mapping[str, Any]) -> None:
         are_open = any(not isinstance(target, Sealed) for target in targets)
-        if are_open and any(isinstance(leaf, Sealed) for leaf in leaves):
+        if are_open and any(isinstance(leaf, Sealed) for leaf in tree_leaves(arguments)):
             self.refuse(
                 OUT_OF_TORCH.format("writing them to a tensor from outside of the forward")
                 + "; register it as a buffer"
@@ -231,28 +235,25 @@ class Seal:
 
     def _results(self, func: Any, arguments: Mapping[str, Any], y: Any) -> Any:
         """What an operation returns: what it wrote to, a view as open as its base, or new."""
-        sources = {
-            mark: arguments.get(argument.name)
-            for argument in func._schema.arguments
-            if argument.alias_info is not None
-            for mark in argument.alias_info.before_set
-        }
-        returns = func._schema.returns
-        results = []
-        for result, returned in zip((y,) if len(returns) == 1 else y or (), returns, strict=True):
-            alias = returned.alias_info
-            source = next((sources.get(mark) for mark in alias.before_set), None) if alias else None
-            if source is not None and alias.is_write:
-                results.append(source)
-            elif source is None or isinstance(source, Sealed):
-                results.append(self.close(result))
-            else:
-                results.append(result)
-        return results[0] if len(returns) == 1 else tuple(results) if returns else y
+        returns, single = _returns(func), len(_returns(func)) == 1
+        results = [
+            self._result(result, None if name is None else arguments.get(name), is_written)
+            for result, (name, is_written) in zip((y,) if single else y or (), returns, strict=True)
+        ]
+        return results[0] if single else tuple(results) if returns else y
+
+    def _result(self, result: Any, source: Any, is_written: bool) -> Any:
+        if source is not None and is_written:
+            return source
+        if isinstance(source, Tensor) and not isinstance(source, Sealed):
+            return result
+        return self._closed(result) if isinstance(result, Tensor) else self.close(result)
 
 
 def written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The tensors that an operation writes to, in place or by ``out=``."""
+    if not func._schema.is_mutable:
+        return []
     arguments = _named(func, args, kwargs)
     declared = [a for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
     leaves = tree_leaves([arguments.get(argument.name) for argument in declared])
@@ -260,8 +261,39 @@ def written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list
 
 
 def _named(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    names = (argument.name for argument in func._schema.arguments)
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    return {**dict(zip(_names(func), args, strict=False)), **kwargs}
+
+
+@cache
+def _names(func: Any) -> tuple[str, ...]:
+    return tuple(argument.name for argument in func._schema.arguments)
+
+
+@cache
+def _returns(func: Any) -> list[tuple[str | None, bool]]:
+    """For each result the argument that it is, or is a view of, and whether that is written to."""
+    owners = {
+        mark: argument.name
+        for argument in func._schema.arguments
+        if argument.alias_info is not None
+        for mark in argument.alias_info.before_set
+    }
+    aliases = [returned.alias_info for returned in func._schema.returns]
+    return [
+        (None, False)
+        if alias is None
+        else (next((owners[m] for m in alias.before_set if m in owners), None), alias.is_write)
+        for alias in aliases
+    ]
+
+
+def _value_of(argument: Any) -> Any:
+    """An operation's argument, a tensor, a list of them or a constant, without its seal."""
+    if isinstance(argument, Sealed):
+        return argument._value
+    return (
+        [_value_of(part) for part in argument] if isinstance(argument, (list, tuple)) else argument
+    )
 
 
 def _is_current(tensor: Sealed) -> bool:
