@@ -10,6 +10,7 @@ from torch import nn
 
 from spikeloom.convert import LAS
 from spikeloom.convert.las.layers import Spiking
+from spikeloom.neurons import fit_reduced
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
@@ -84,6 +85,12 @@ def test_what_is_computed_outside_of_torch_is_named(name):
     with pytest.raises(TypeError, match=rf"1 \(Outside\) calls {name}\."):
         apply(model, x)
     assert type(apply(model, x, exclude=["1"])[1].layer) is nn.Linear
+
+
+def test_the_tables_of_an_attention_are_no_part_of_the_model():
+    fit_reduced.cache_clear()  # so that they are fitted while the model is watched
+    model = transformers.BertModel(transformers.BertConfig(**SIZES))
+    assert apply(model, inputs("bert")).report.rows
 
 
 def test_whole_numbers_and_constants_from_outside_are_no_values_of_the_network():

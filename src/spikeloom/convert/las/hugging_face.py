@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, pytorch_utils
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
@@ -76,7 +77,9 @@ def _attention(
 def _observing_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     """The same during calibration, where an attention gets its sites when it is first called."""
     if "las" not in module._modules:
-        module.add_module("las", TransformersAttention())
+        # Making it fits tables, which is no part of what the model computes.
+        with torch._C.DisableTorchFunction():
+            module.add_module("las", TransformersAttention())
     return _attention(module, *args, **kwargs)
 
 
