@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from spikeloom import neurons
 from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.promotion import promoted
 
 from ..adapter import component
 from .module import SpikeloomCell, SpikeloomSequence, _SpikeloomModule, checked, expanded, fitted
@@ -209,8 +210,9 @@ def lif_box_feed_forward_step(
         (tensor([0., 1.]), tensor([0.5000, 0.0000]))
     """
     _require_parameters(p)
-    x = checked(input_tensor)[None]
-    values = {name: _placed(getattr(p, name), x) for name in _VALUES}
+    values = {name: getattr(p, name) for name in _VALUES}
+    x = promoted(checked(input_tensor)[None], values)
+    values = {name: _placed(value, x) for name, value in values.items()}
     neuron = _shared(p.method, p.alpha, p.reset_method, *map(_rank, values.values()))
     start = expanded([_cut(values["v_leak"])], x) if state is None else fitted(neuron, state, x)
     y, last = run(neuron, x, start, params={**values, "dt": dt})

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.neuron import Gated, Neuron, PerStep, tensor_of
+from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
 
 from ..adapter import Describing, tensor_names
@@ -45,11 +46,16 @@ class _SpikeloomModule(Describing, nn.Module):
 
     def _rest(self, x: Any) -> Any:
         """The state at rest for an input with a time axis."""
-        return self.state_type(*expanded(self._at_rest(), checked(x)))
+        first = checked(self._promoted(x))
+        return self.state_type(*expanded(self._at_rest(), first))
+
+    def _promoted(self, x: Any) -> Any:
+        """Counts and events as floating-point numbers."""
+        return promoted(x, current_parameters(self, self.neuron))
 
     def _scan(self, x: Any, state: Any, **options: Any) -> Any:
         """Run the neuron over an input with a time axis."""
-        first = checked(x)
+        first = checked(x := self._promoted(x))
         at_rest = state is None
         return run(
             self.neuron,

@@ -12,6 +12,7 @@ from torch.autograd.function import BackwardCFunction
 
 from spikeloom import Neuron, run
 from spikeloom.kernel.call import COMPUTED
+from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
 
 from ..adapter import Describing, tensor_names
@@ -223,11 +224,13 @@ class SpikingModule(Describing, nn.Module):
         self, x: Input, states: tuple[Any, ...], mem: Any, record: str | None = None
     ) -> tuple[Any, State, Tensor | None]:
         given = states if mem is None else (*states, mem)
+        params = current_parameters(self, self.neuron)
+        x = promoted(x, params)
         y, after, *trace = run(
             self.neuron,
             x,
             self._carried(given, x) if self.init_hidden else self._passed(given, x),
-            params=current_parameters(self, self.neuron),
+            params=params,
             record=record,
             implementation=self.implementation,
         )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
 
 from ..adapter import Describing, tensor_names
@@ -109,7 +110,7 @@ class SpikeloomNode(Describing, BaseNode):
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], step_mode: str
     ) -> State:
         """States as tensors that fit the input; nothing is changed in place."""
-        x = inputs[0]
+        (x, *_) = self._promoted(inputs)
         shape = x.shape[1:] if step_mode == "m" else x.shape
         pairs = zip(states, self.neuron.rest.values(), strict=True)
         return tuple(_fitted(state, rest, x, shape) for state, rest in pairs)
@@ -149,6 +150,10 @@ class SpikeloomNode(Describing, BaseNode):
         # A subclass that computes its own step must not be bypassed by our sequence.
         own = SpikeloomNode.single_step_functional_forward
         return type(self).single_step_functional_forward is not own
+
+    def _promoted(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Counts and events as floating-point numbers."""
+        return promoted(inputs, current_parameters(self, self.neuron))
 
     def _scan(self, inputs: tuple[Tensor, ...], states: State, **options: Any) -> Any:
         neuron = self.neuron

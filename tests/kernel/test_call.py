@@ -33,7 +33,7 @@ def scaled(x, state, p):
             r"x: must be a tensor \[T, ...\], got list",
         ),
         (lambda: spikeloom.run(LIF(), torch.zeros(())), ValueError, "needs a time axis"),
-        (lambda: spikeloom.run(LIF(), X.long()), TypeError, "got torch.int64"),
+        (lambda: spikeloom.run(LIF(), X.cfloat()), TypeError, "got torch.complex64"),
         (lambda: spikeloom.run(LIF(), (X, X)), TypeError, r"reads 1 input\(s\), got 2"),
         (
             lambda: spikeloom.run(LIF(), X, (torch.zeros(2),)),

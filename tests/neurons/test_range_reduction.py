@@ -54,3 +54,10 @@ def test_the_gradient_is_the_function_s_own_slope(name):
     function.spikes(spiking).sum().backward()
     torch.testing.assert_close(found.grad, exact.grad, rtol=1e-3, atol=0.0)
     torch.testing.assert_close(spiking.grad, found.grad)
+
+
+def test_whole_numbers_are_the_same_numbers_in_floating_point():
+    reciprocal = fit_reduced("reciprocal", steps=8, segments=32)
+    x = torch.arange(1, 9)
+    assert torch.equal(reciprocal(x), reciprocal(x.float()))
+    assert torch.equal(reciprocal.spikes(x), reciprocal.spikes(x.float()))

@@ -208,6 +208,25 @@ def states_are_float32_for_16_bit_input(host: Host) -> None:
         same(v, last)
 
 
+def counts_and_events_are_promoted_as_torch_promotes_them(host: Host) -> None:
+    counts = torch.randint(0, 4, (6, 2, 3), generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.bool, torch.uint8, torch.int16, torch.int64):
+        x = counts.to(dtype)
+        y, (v,) = host.forward(host.make(lif(hard=False)), x, None)
+        expected, (last,) = host.forward(host.make(lif(hard=False)), x.float(), None)
+        assert y.dtype == torch.float32
+        same(y, expected)
+        same(v, last)
+    tau = nn.Parameter(torch.tensor(2.0))
+    y, (v,) = host.forward(host.make(lif(tau=tau)).double(), counts, None)
+    assert y.dtype == v.dtype == torch.float64
+    module, state, steps = host.make(lif(hard=False)), None, []
+    for now in counts:
+        s, state = host.single(module, now, state)
+        steps.append(s)
+    same(torch.stack(steps), host.forward(host.make(lif(hard=False)), counts.float(), None)[0])
+
+
 def gradients_equal_the_reference(host: Host) -> None:
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         for hard in (True, False):
@@ -405,6 +424,7 @@ CHECKS = (
     chunks_equal_the_whole,
     reset_starts_afresh,
     states_are_float32_for_16_bit_input,
+    counts_and_events_are_promoted_as_torch_promotes_them,
     gradients_equal_the_reference,
     per_neuron_parameters_learn,
     a_neuron_of_the_user_trains,

@@ -10,6 +10,7 @@ from torch import Tensor
 from spikeloom.kernel import run_eager
 from spikeloom.kernel.choose import choose
 from spikeloom.kernel.neuron import Gated, Neuron, Parameter, check_form, kind, tensor_of
+from spikeloom.kernel.promotion import promoted
 from spikeloom.kernel.scan import Call, scan
 from spikeloom.kernel.values import as_float
 from spikeloom.kernel.vocabulary import with_grad
@@ -39,7 +40,9 @@ def run(
     """Run a neuron over a sequence.
 
     float16, bfloat16 and float32 inputs are computed in float32, float64 in float64; outputs have
-    the input's dtype, states the dtype that is computed in. The backward pass keeps only the
+    the input's dtype, states the dtype that is computed in. Integers and booleans, such as counts
+    of events, are promoted as by torch: to the dtype of the neuron's tensors, or else to torch's
+    default dtype. The backward pass keeps only the
     inputs and the initial state, and recomputes the rest.
 
     Args:
@@ -74,8 +77,8 @@ def run(
         >>> rate
         tensor([0.5000])
     """
-    xs = x if isinstance(x, tuple) else (x,)
-    dtype = _check_inputs(neuron, xs)
+    xs = _inputs(neuron, x if isinstance(x, tuple) else (x,), params or {})
+    dtype = COMPUTED[xs[0].dtype]
     steps = xs[0].shape[0] if neuron.steps is None else neuron.steps
     values = _parameters(neuron, params or {}, xs[0], steps, dtype)
     vs = _states(neuron, state, xs[0], dtype)
@@ -151,7 +154,7 @@ def _run_kernel(call: Bound) -> Results:
     return ys, ws, seq
 
 
-def _check_inputs(neuron: Neuron, xs: State) -> torch.dtype:
+def _inputs(neuron: Neuron, xs: State, params: dict[str, Parameter]) -> State:
     if not isinstance(neuron, Neuron):
         given = (
             f"the class {neuron.__name__}" if isinstance(neuron, type) else type(neuron).__name__
@@ -162,13 +165,16 @@ def _check_inputs(neuron: Neuron, xs: State) -> torch.dtype:
         )
     if len(xs) != neuron.inputs:
         raise TypeError(f"x: {neuron.name} reads {neuron.inputs} input(s), got {len(xs)}")
+    xs = promoted(xs, {**neuron.params, **params})
     for x in xs:
         if not isinstance(x, Tensor):
             raise TypeError(f"x: must be a tensor [T, ...], got {type(x).__name__}")
         if x.layout is not torch.strided:
             raise TypeError(f"x: must be dense, got {x.layout}; pass x.to_dense()")
         if x.dtype not in COMPUTED:
-            raise TypeError(f"x: must be float16, bfloat16, float32 or float64, got {x.dtype}")
+            raise TypeError(
+                f"x: must be float16, bfloat16, float32, float64, integer or bool, got {x.dtype}"
+            )
         if x.dim() == 0:
             raise ValueError("x: needs a time axis, [T, ...]; for one step pass x[None]")
         if x.shape != xs[0].shape or x.dtype != xs[0].dtype or x.device != xs[0].device:
@@ -176,7 +182,7 @@ def _check_inputs(neuron: Neuron, xs: State) -> torch.dtype:
                 f"x: all inputs need the same shape, dtype and device, got {_describe(x)} "
                 f"beside {_describe(xs[0])}"
             )
-    return COMPUTED[xs[0].dtype]
+    return xs
 
 
 def _describe(x: Tensor) -> str:

@@ -120,7 +120,7 @@ def test_a_moving_average_follows_the_data_while_training():
         ((table(2), torch.randn(0, 4)), ValueError, "x: must have the 2 steps of alpha, got T=0"),
         ((ElasticBiSpike(torch.ones(())), torch.randn(0, 4)), ValueError, "at least one step"),
         ((LIF(), torch.randn(2, 4)), TypeError, r"neuron: .* parameter alpha, got LIF\(\)"),
-        ((table(2), torch.ones(2, 4).int()), TypeError, r"x: .* got torch\.int32"),
+        ((table(2), torch.ones(2, 4).cfloat()), TypeError, r"x: .* got torch\.complex64"),
         ((table(2), [1.0, 2.0]), TypeError, "x: must be a floating-point tensor .* got list"),
     ],
 )
@@ -321,3 +321,11 @@ def test_all_ranks_of_a_distributed_run_agree_on_the_mean_of_all(tmp_path):
     for _ in range(2):
         alone(x)
     torch.testing.assert_close(found[0], alone.amplitude)
+
+
+@pytest.mark.parametrize("steps", [None, 4])
+def test_an_amplitude_is_measured_on_counts_as_on_the_same_numbers(steps):
+    counts = torch.randint(0, 5, (4, 3, 6), generator=torch.Generator().manual_seed(0))
+    neuron = ElasticBiSpike(torch.tensor(1.0)) if steps is None else table(steps)
+    found = measure_amplitude(neuron, counts)
+    assert torch.equal(found, measure_amplitude(neuron, counts.float()))

@@ -394,3 +394,17 @@ def test_wrong_arguments_are_named():
             norse.LIFBox(dt=dt)
     with pytest.raises(TypeError, match="must be a tuple of"):
         norse.LIFBoxCell()(torch.ones(2), snn.LIFFeedForwardState(torch.zeros(2), torch.zeros(2)))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64])
+def test_counts_of_events_are_taken_as_norse_takes_them(dtype):
+    x = (torch.randint(0, 40, (9, 3, 5)) - 5).clamp(0).to(dtype)
+    host, cell, state, own = snn.LIFBoxCell(), norse.LIFBoxCell(), None, None
+    sequence = norse.LIFBox(record_states=True)(x)
+    for now, z, v in zip(x, sequence[0], sequence[1].v, strict=True):
+        step = norse.lif_box_feed_forward_step(now, state)
+        expected, state = host(now, state)
+        spikes, own = cell(now, own)
+        for found in ((spikes, own), step, (z, LIFBoxFeedForwardState(v))):
+            same(tuple(found), (expected, state))
+            assert found[0].dtype == expected.dtype

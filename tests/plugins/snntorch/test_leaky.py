@@ -518,3 +518,16 @@ def test_repr_shows_what_was_loaded_after_a_move():
     lif = snntorch.Leaky(0.9).double()
     lif.load_state_dict(snntorch.Leaky(0.25).state_dict())
     assert "beta=0.25" in repr(lif)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_counts_of_events_are_taken_as_the_host_takes_them(dtype):
+    x = torch.randint(0, 3, (9, 2, 3)).to(dtype)
+    host, own, mem, state = snn.Leaky(0.8), snntorch.Leaky(0.8), torch.zeros(2, 3), None
+    whole, _ = snntorch.Leaky(0.8).sequence(x)
+    for now, spikes in zip(x, whole, strict=True):
+        expected, mem = host(now, mem)
+        spk, state = own(now, state)
+        equal((spk, state), (expected, mem))
+        equal(spikes, expected)
+        assert spk.dtype == expected.dtype and state.dtype == mem.dtype

@@ -534,3 +534,24 @@ def test_repr_shows_a_loaded_time_constant_after_a_move():
     node = loom.LIFNode(tau=torch.tensor(2.0)).double()
     node.load_state_dict({"tau": torch.tensor(5.0)})
     assert "tau=5" in repr(node)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+@pytest.mark.parametrize(
+    ("cls", "host"),
+    [
+        (loom.LIFNode, neuron.LIFNode),
+        (loom.IFNode, neuron.IFNode),
+        (loom.ParametricLIFNode, neuron.ParametricLIFNode),
+    ],
+)
+def test_counts_of_events_are_taken_as_the_host_takes_them(cls, host, dtype):
+    x = torch.randint(0, 4, (9, 3, 5)).to(dtype)
+    own, theirs = cls(step_mode="m"), host(step_mode="m")
+    spikes = own(x)
+    same(spikes, theirs(x))
+    assert spikes.dtype == theirs.v.dtype == own.v.dtype
+    # The host's single steps cut the potential to an integer; ours are the sequence's.
+    own.reset()
+    own.step_mode = "s"
+    same(torch.stack([own(now) for now in x]), spikes)

@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 from spikeloom.hosted import Make, made, spikes_from_rest
 from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.neuron import Neuron, Parameter, PerStep, kind, tensor_of
+from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import SpikingLayer
 
 __all__ = ["RULES", "BiSpikes", "measure_amplitude"]
@@ -60,6 +61,7 @@ def measure_amplitude(
     check_k(k)
     if not isinstance(neuron, Neuron) or "alpha" not in neuron.params:
         raise TypeError(f"neuron: must be one with the parameter alpha, got {neuron!r}")
+    x = promoted(x, neuron.params)
     if not isinstance(x, Tensor) or x.dtype not in COMPUTED:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x: must be a floating-point tensor [T, batch, *], got {got}")
