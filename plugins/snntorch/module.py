@@ -8,7 +8,6 @@ from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import BackwardCFunction
 
 from spikeloom import Neuron, run
 from spikeloom.kernel.call import COMPUTED
@@ -235,7 +234,6 @@ class SpikingModule(Describing, nn.Module):
             implementation=self.implementation,
         )
         if self.init_hidden:
-            y, after = _in_one_node(y, after)
             self._hidden = after
         return y, after, trace[0] if trace else None
 
@@ -249,11 +247,7 @@ class SpikingModule(Describing, nn.Module):
         if self._hidden is None:
             return None
         device = _first(x).device
-        states = self._fitted(tuple(state.to(device) for state in self._hidden), x)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            for state in states:
-                _name_the_remedy(state)
-        return states
+        return self._fitted(tuple(state.to(device) for state in self._hidden), x)
 
     def _passed(self, given: tuple[Any, ...], x: Input) -> State | None:
         """The states a caller passed, in the neuron's order; None for rest."""
@@ -359,49 +353,3 @@ def _widened(state: Any, x: Tensor) -> Any:
     if not isinstance(state, Tensor) or torch.promote_types(state.dtype, wide) != wide:
         return state
     return state.to(wide)
-
-
-class _Call(torch.autograd.Function):
-    """Everything a call returns, as it is; a backward pass through any of it frees this node."""
-
-    @staticmethod
-    def forward(ctx: Any, *values: Tensor) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(torch.empty(0))
-        ctx.set_materialize_grads(False)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return grads
-
-
-def _in_one_node(y: Any, states: State) -> tuple[Any, State]:
-    """A call's results with one graph node behind them all, as the kernel has it."""
-    if _transformed() or all(
-        state.grad_fn is None or isinstance(state.grad_fn, BackwardCFunction) for state in states
-    ):
-        return y, states
-    outputs = y if isinstance(y, tuple) else (y,)
-    values = _Call.apply(*outputs, *states)
-    outputs, states = values[: len(outputs)], values[len(outputs) :]
-    return outputs if isinstance(y, tuple) else outputs[0], states
-
-
-def _transformed() -> bool:
-    """Whether a compiler or a transformation looks on; neither knows a freed graph."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-
-
-def _name_the_remedy(state: Tensor) -> None:
-    """If a backward pass has freed this state's graph, say what to do should another reach it."""
-    try:
-        getattr(state.grad_fn, "saved_tensors", None)
-    except RuntimeError:
-        state.register_hook(_refuse)
-
-
-def _refuse(grad: Tensor) -> None:
-    raise RuntimeError(
-        "a gradient reached a hidden state whose graph an earlier backward pass has freed: call "
-        "reset(net) before every sequence, or detach_hidden() to truncate in time"
-    )

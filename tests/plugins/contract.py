@@ -253,6 +253,22 @@ def weight(y: Tensor) -> Tensor:
     return torch.linspace(-1, 1, y.numel(), dtype=torch.float64).reshape(y.shape).to(y.dtype)
 
 
+def a_second_backward_pass_names_the_remedy(host: Host) -> None:
+    for implementation in ("llvm", "eager"):
+        module = host.make(lif(tau=nn.Parameter(torch.tensor(2.0))), implementation=implementation)
+        first, second = grid(6, 2, 3).split(3)
+        y, state = host.forward(module, first, None)
+        y.sum().backward()
+        y, _ = host.forward(module, second, state)
+        with pytest.raises(RuntimeError, match=r"reset_net\(net\).*reset\(net\).*state=None"):
+            y.sum().backward()
+        host.reset(module)
+        y, state = host.forward(module, first, None)
+        y.sum().backward(retain_graph=True)
+        y, _ = host.forward(module, second, state)
+        y.sum().backward()
+
+
 def per_neuron_parameters_learn(host: Host) -> None:
     tau = nn.Parameter(torch.tensor([2.0, 4.0, 8.0]))
     x, module = grid(8, 2, 3), host.make(lif(tau=tau))
@@ -426,6 +442,7 @@ CHECKS = (
     states_are_float32_for_16_bit_input,
     counts_and_events_are_promoted_as_torch_promotes_them,
     gradients_equal_the_reference,
+    a_second_backward_pass_names_the_remedy,
     per_neuron_parameters_learn,
     a_neuron_of_the_user_trains,
     a_step_that_cannot_be_traced_runs_all_the_same,

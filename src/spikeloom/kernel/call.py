@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spikeloom.kernel import run_eager
 from spikeloom.kernel.choose import choose
+from spikeloom.kernel.freed import in_one_node
 from spikeloom.kernel.neuron import Gated, Neuron, Parameter, check_form, kind, tensor_of
 from spikeloom.kernel.promotion import promoted
 from spikeloom.kernel.scan import Call, scan
@@ -127,9 +128,11 @@ def _run_eager(call: Bound) -> Results:
     zero = x.new_zeros(x.shape[1:], dtype=call.dtype)
     ys = tuple(sum(y, start=zero) if call.reduced else torch.stack(y) for y in outputs)
     ws = tuple(w[-1].contiguous() for w in states)
-    if call.record is None:
-        return ys, ws, None
-    return ys, ws, torch.stack(states[neuron.state_names.index(call.record)])
+    recorded = [] if call.record is None else states[neuron.state_names.index(call.record)]
+    seq = (torch.stack(recorded),) if recorded else ()
+    results = in_one_node((*ys, *ws, *seq))
+    last = len(ys) + len(ws)
+    return results[: len(ys)], results[len(ys) : last], results[last] if recorded else None
 
 
 def _run_kernel(call: Bound) -> Results:

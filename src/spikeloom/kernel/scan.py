@@ -17,6 +17,7 @@ from torch.nn import Parameter
 
 from spikeloom.kernel import operators
 from spikeloom.kernel.batch import Dims, Mapped, each_sample, more_neurons
+from spikeloom.kernel.freed import saved_tensors
 from spikeloom.kernel.operators import LIBRARY
 from spikeloom.kernel.trace import Program
 
@@ -143,7 +144,7 @@ class Scan(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         needed = ctx.needs_input_grad[1:]
         wanted = tuple(number for number, need in enumerate(needed) if need)
-        saved = ctx.saved_tensors  # read once: activation checkpointing allows no more
+        saved = saved_tensors(ctx)  # read once: activation checkpointing allows no more
         tensors = (*saved, *ctx.call.filled(grads, saved[0]))
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             found = ScanBackward.apply(ctx.call, wanted, *tensors)

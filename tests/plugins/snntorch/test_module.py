@@ -338,7 +338,7 @@ def test_without_a_reset_the_error_names_it(kw, time_first, reset_delay):
         spk.sum().backward()
 
     step()
-    with pytest.raises(RuntimeError, match=r"call reset\(net\) before every sequence"):
+    with pytest.raises(RuntimeError, match=r"snntorch\.reset\(net\)"):
         step()
     snntorch.reset(net)
     step()

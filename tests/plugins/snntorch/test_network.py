@@ -175,7 +175,7 @@ def test_below_a_neuron_of_the_host_the_second_batch_of_backprop_names_the_reset
 
     net = classifier(snntorch.Leaky)
     net[3] = snn.Leaky(0.8, init_hidden=True, output=True)
-    with pytest.raises(RuntimeError, match=r"call reset\(net\) before every sequence"):
+    with pytest.raises(RuntimeError, match=r"snntorch\.reset\(net\)"):
         backprop.BPTT(net, batches(), sgd(net), SF.ce_count_loss())
 
 
