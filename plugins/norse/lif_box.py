@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spikeloom import neurons
 from spikeloom.kernel.call import COMPUTED, run
-from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.neuron import Neuron, short
 from spikeloom.kernel.promotion import promoted
 
 from ..adapter import component
@@ -72,6 +72,16 @@ class _LIFBox(_SpikeloomModule):
     def dt(self) -> float:
         """The time step in seconds."""
         return self.neuron.settings()["dt"]
+
+    def _scan(self, x: Any, state: Any, **options: Any) -> Any:
+        y, *rest = super()._scan(x, state, **options)
+        return (_spikes(self._fire["method"], y), *rest)
+
+    def extra_repr(self) -> str:
+        """Norse's parameters and time step, and the implementation."""
+        values = {**self._now().params, **self._fire}
+        shown = ", ".join(f"{name}={short(values[name])}" for name in LIFBoxParameters._fields)
+        return f"p=LIFBoxParameters({shown}), dt={self.dt}, {self._shown_habits()}"
 
     def _at_rest(self) -> tuple[float | Tensor, ...]:
         made_with = self.neuron.params["v_leak"]
@@ -216,7 +226,12 @@ def lif_box_feed_forward_step(
     neuron = _shared(p.method, p.alpha, p.reset_method, *map(_rank, values.values()))
     start = expanded([_cut(values["v_leak"])], x) if state is None else fitted(neuron, state, x)
     y, last = run(neuron, x, start, params={**values, "dt": dt})
-    return y[0], LIFBoxFeedForwardState(*last)
+    return _spikes(p.method, y[0]), LIFBoxFeedForwardState(*last)
+
+
+def _spikes(method: str, y: Tensor) -> Tensor:
+    """Spikes as Norse returns them: without a surrogate derivative they do not require grad."""
+    return y.detach() if method == "heaviside" else y
 
 
 @torch.compiler.disable

@@ -68,7 +68,11 @@ class _SpikeloomModule(Describing, nn.Module):
 
     def extra_repr(self) -> str:
         """The neuron and its implementation."""
-        return ", ".join(filter(None, (self._shown_neuron(), self._shown_implementation())))
+        return ", ".join(filter(None, (self._shown_neuron(), self._shown_habits())))
+
+    def _shown_habits(self) -> str:
+        """For repr: what a module does beside its neuron."""
+        return self._shown_implementation()
 
 
 class SpikeloomCell(_SpikeloomModule):
@@ -192,6 +196,10 @@ class SpikeloomSequence(_SpikeloomModule):
     ) -> None:
         super().__init__(*args, implementation=implementation, **settings)
         self.record_states = record_states
+
+    def _shown_habits(self) -> str:
+        recording = "record_states=True, " if self.record_states else ""
+        return recording + super()._shown_habits()
 
     def state_fallback(self, input_tensor: Any) -> Any:
         """The state before the first step, for an input ``[time, batch, *]``: at rest."""

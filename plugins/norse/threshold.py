@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Heaviside:
-    """``"heaviside"``: no gradient passes a spike."""
+    """``"heaviside"``: no gradient passes a spike, which does not require grad in Norse."""
 
     def derivative(self, u: Any) -> Any:
         """Zero, whatever ``u``."""

@@ -32,16 +32,19 @@ class Leaky(SpikingModule):
 
     (for ``reset_mechanism="subtract"``; see :class:`spikeloom.neurons.Leaky` for the others.)
 
-    What differs from snnTorch, on purpose: a whole sequence runs in one call; ``mem=None`` is rest
-    and not what an earlier call left behind; a state of another shape is an error instead of a
-    silent restart; spikes keep the input's dtype; setting ``reset_mechanism``, or loading it, takes
-    effect; copies and pickles work after a backward pass; and it is no subclass of
-    ``snntorch.Leaky``, so snnTorch's NIR exporter refuses it rather than writing a hard reset
-    where there is none. For the same reason ``snntorch.utils.reset`` of snnTorch 1.0 does not know
-    it: use :func:`spikeloom.plugins.snntorch.reset`. Nor does the deprecated ``snntorch.backprop``,
-    which calls no network that ends in a class it does not know: write the training loop out, or
-    train the copy that :func:`spikeloom.plugins.snntorch.to_host` makes and load its
-    ``state_dict``.
+    A step without ``mem`` goes on from the neuron's own, as in snnTorch: call
+    :func:`spikeloom.plugins.snntorch.reset`, or ``mem = lif.reset_mem()``, before a new batch.
+
+    What differs from snnTorch, on purpose: a whole sequence runs in one call, and without ``mem``
+    starts at rest; a ``mem`` that is passed, or kept with ``init_hidden``, and has another shape is
+    an error instead of a silent restart; spikes keep the input's dtype; setting
+    ``reset_mechanism``, or loading it, takes effect; copies and pickles work after a backward pass;
+    and it is no subclass of ``snntorch.Leaky``, so snnTorch's NIR exporter refuses it rather than
+    writing a hard reset where there is none. For the same reason ``snntorch.utils.reset`` of
+    snnTorch 1.0 does not know it: use :func:`spikeloom.plugins.snntorch.reset`. Nor does the
+    deprecated ``snntorch.backprop``, which calls no network that ends in a class it does not know:
+    write the training loop out, or train the copy that :func:`spikeloom.plugins.snntorch.to_host`
+    makes and load its ``state_dict``.
 
     Args:
         beta: Decay a step, clamped to [0, 1] in the step; a number, or a tensor for one value a
@@ -50,8 +53,8 @@ class Leaky(SpikingModule):
         spike_grad: One of ``snntorch.surrogate``, or of :mod:`spikeloom.neurons.surrogate`; None
             is ``atan()``. Any other function of ``mem - threshold`` is called as it is, step after
             step (``SSO``, ``custom_surrogate`` and functions of your own).
-        surrogate_disable: No gradient through spikes.
-        init_hidden: Keep ``mem`` in the module.
+        surrogate_disable: No gradient through spikes; as in snnTorch they do not require grad.
+        init_hidden: ``mem`` is the module's alone: it is neither passed nor returned.
         inhibition: Not supported; it couples the neurons of a layer.
         learn_beta: Learn ``beta``. A Parameter is learned in any case.
         learn_threshold: Learn ``threshold``.
@@ -88,6 +91,7 @@ class Leaky(SpikingModule):
     """
 
     neuron: LeakyNeuron
+    graded_spikes_factor: Tensor
     reset_mechanism_val: Tensor
 
     def __init__(
@@ -133,6 +137,13 @@ class Leaky(SpikingModule):
         )
         self.register_buffer("reset_mechanism_val", torch.tensor(MECHANISMS.index(reset_mechanism)))
         self.register_load_state_dict_post_hook(_follow_loaded_mechanism)
+
+    def _run(self, *args: Any, **options: Any) -> Any:
+        y, after, trace = super()._run(*args, **options)
+        if self.surrogate_disable and not self.graded_spikes_factor.requires_grad:
+            # As in snnTorch, a loss on spikes alone is then an error and no gradient of zeros.
+            y = y.detach()
+        return y, after, trace
 
     @property
     def reset_mechanism(self) -> str:

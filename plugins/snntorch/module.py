@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
-from weakref import WeakSet
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from spikeloom import Neuron, run
 from spikeloom.kernel.call import COMPUTED
@@ -15,14 +15,17 @@ from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
 
 from ..adapter import Describing, tensor_names
+from .state import KeepsStates, State, is_rest
 
 __all__ = ["SpikingModule", "make"]
 
-State = tuple[Tensor, ...]
 Input = Tensor | tuple[Tensor, ...]
 
+# Where torch cannot tell an export from a compilation, it counts as one.
+_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 
-class SpikingModule(Describing, nn.Module):
+
+class SpikingModule(Describing, KeepsStates):
     """A neuron that is called as snnTorch's are.
 
     One step a call, states in and out, the membrane potential last::
@@ -30,13 +33,17 @@ class SpikingModule(Describing, nn.Module):
         spk, mem = neuron(x, mem)
         spk, syn, mem = neuron(x, syn, mem)
 
-    ``mem=None`` (or no state at all) starts at rest. With ``init_hidden=True`` the module keeps
-    its states: ``spk = neuron(x)``, and with ``output=True`` also ``spk, mem = neuron(x)``; put it
-    back to rest with :meth:`reset_mem` or :func:`spikeloom.plugins.snntorch.reset`. Where that was
-    forgotten, the next backward pass raises a RuntimeError that names it.
+    As snnTorch's, a module keeps the states that a call leaves, and a step without states goes on
+    from them, or starts at rest if the input has another shape; put it back to rest with
+    :meth:`reset_mem` or :func:`spikeloom.plugins.snntorch.reset`. Where that was forgotten, the
+    next backward pass raises a RuntimeError that names it. With ``init_hidden=True`` no states are
+    passed: ``spk = neuron(x)``, and with ``output=True`` also ``spk, mem = neuron(x)``; another
+    shape is then an error. Each state can be read and set as an attribute, the membrane potential
+    as ``mem`` too, so ``snntorch.functional.probe.AttributeMonitor`` records it.
 
     A whole sequence in one call is what makes it fast: :meth:`sequence`, or ``time_first=True``,
-    which makes it the module's ordinary call (in ``nn.Sequential``, for hooks and monitors). It
+    which makes it the module's ordinary call (in ``nn.Sequential``, for hooks and monitors). A
+    sequence without states starts at rest unless ``init_hidden=True``, or a state was set. It
     has to be said, because shapes cannot tell: ``[10, 32, 8]`` may be ten steps of a batch of 32
     or one step of a batch of 10 two-dimensional samples.
 
@@ -53,7 +60,7 @@ class SpikingModule(Describing, nn.Module):
     Args:
         neuron: What to run. Its tensors become the module's parameters (if they are Parameters)
             or buffers, so they train, move and save with it; states are not saved.
-        init_hidden: Keep the states in the module.
+        init_hidden: The states are the module's alone: none is passed or returned.
         output: With ``init_hidden``, return the states too.
         time_first: ``forward`` takes sequences ``[T, batch, *]``. None: only for a neuron that sums
             its input over time before it begins, and has no single step.
@@ -82,9 +89,6 @@ class SpikingModule(Describing, nn.Module):
         tensor([[2., 2.]])
     """
 
-    # Weak, so that a deleted network's neurons are gone.
-    _live: ClassVar[WeakSet[SpikingModule]] = WeakSet()
-
     def __init__(
         self,
         *args: Any,
@@ -106,10 +110,9 @@ class SpikingModule(Describing, nn.Module):
         self.output = output
         self.time_first = bool(time_first) or neuron.begin is not None
         self.implementation = implementation
-        self._hidden: State | None = None
         self._check_free("snnTorch", tensor_names(neuron))
         register_parameters(self, neuron)
-        self._live.add(self)
+        self._keep_states()
 
     def forward(self, x: Input, *states: Tensor | None, mem: Tensor | None = None) -> Any:
         """One step, or with ``time_first`` a sequence.
@@ -117,7 +120,8 @@ class SpikingModule(Describing, nn.Module):
         Args:
             x: ``[batch, *]``; with ``time_first`` ``[T, batch, *]``. A tuple for a neuron with
                 several inputs.
-            states: States, the membrane potential last; none at all starts at rest.
+            states: States, the membrane potential last; without them a step goes on from the
+                module's own. ``torch.zeros(0)`` starts at rest.
             mem: The membrane potential by name.
 
         Returns:
@@ -130,7 +134,8 @@ class SpikingModule(Describing, nn.Module):
         """
         if self.time_first:
             return self.sequence(x, *states, mem=mem)
-        y, after, _ = self._run(_each(x, lambda t: t.unsqueeze(0)), states, mem)
+        goes_on = not _exporting()
+        y, after, _ = self._run(_each(x, lambda t: t.unsqueeze(0)), states, mem, goes_on)
         return self._answer(_each(y, lambda t: t.squeeze(0)), after)
 
     def sequence(
@@ -144,7 +149,8 @@ class SpikingModule(Describing, nn.Module):
 
         Args:
             x: ``[T, batch, *]``.
-            states: States before the first step, as for :meth:`forward`.
+            states: States before the first step, the membrane potential last; without them it
+                starts at rest, or with ``init_hidden`` goes on from the module's own.
             mem: The membrane potential by name.
             record: Also return the membrane potential after every step, as losses on the membrane
                 need it.
@@ -159,68 +165,15 @@ class SpikingModule(Describing, nn.Module):
         """
         if record and not self.neuron.rest:
             raise ValueError(f"record: {self.neuron.name} has no state to record")
-        y, after, trace = self._run(x, states, mem, self.neuron.state_names[0] if record else None)
+        membrane = self.neuron.state_names[0] if record else None
+        y, after, trace = self._run(x, states, mem, self._is_set, membrane)
         answer = self._answer(y, after)
         if not record:
             return answer
         return (*answer, trace) if self._returns_states else (answer, trace)
 
-    @property
-    def mem(self) -> Tensor:
-        """The hidden membrane potential; ``torch.zeros(0)`` at rest, as in snnTorch.
-
-        It may be set, as in ``neuron.mem = neuron.mem.detach()``. Other states that are at rest
-        stay there.
-
-        Raises:
-            AttributeError: If it is set without ``init_hidden``, where nothing is kept.
-            TypeError: If it is set to anything but a tensor.
-        """
-        return self._hidden[0] if self._hidden else torch.zeros(0)
-
-    @mem.setter
-    def mem(self, value: Tensor) -> None:
-        name = self.neuron.name
-        if not (self.init_hidden and self.neuron.rest):
-            raise AttributeError(
-                f"{name}: keeps no mem that could be set (init_hidden=False); pass it to the call"
-            )
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name}: mem must be a tensor, got {value!r}")
-        if _is_rest(value):
-            self._hidden = None
-            return
-        rests = tuple(self.neuron.rest.values())[1:]
-        others = self._hidden[1:] if self._hidden else [torch.full_like(value, r) for r in rests]
-        self._hidden = (value, *others)
-
-    def reset_mem(self) -> Any:
-        """Put the hidden states back to rest.
-
-        Returns:
-            An initial state: ``torch.zeros(0)``, snnTorch's sign for "no shape yet", for every
-            state; alone if there is one, else a tuple.
-        """
-        self._hidden = None
-        states = tuple(torch.zeros(0) for _ in self.neuron.rest)
-        return states[0] if len(states) == 1 else states
-
-    @classmethod
-    def reset_hidden(cls) -> None:
-        """Put every neuron of this class, in all networks, back to rest."""
-        for module in list(cls._live):
-            if isinstance(module, cls):
-                module.reset_mem()
-
-    @classmethod
-    def detach_hidden(cls) -> None:
-        """Cut the hidden states of every neuron of this class from their graph."""
-        for module in list(cls._live):
-            if isinstance(module, cls):
-                module._hidden = _detached(module._hidden)
-
     def _run(
-        self, x: Input, states: tuple[Any, ...], mem: Any, record: str | None = None
+        self, x: Input, states: tuple[Any, ...], mem: Any, goes_on: bool, record: str | None = None
     ) -> tuple[Any, State, Tensor | None]:
         given = states if mem is None else (*states, mem)
         params = current_parameters(self, self.neuron)
@@ -228,36 +181,52 @@ class SpikingModule(Describing, nn.Module):
         y, after, *trace = run(
             self.neuron,
             x,
-            self._carried(given, x) if self.init_hidden else self._passed(given, x),
+            self._start(given, x, goes_on),
             params=params,
             record=record,
             implementation=self.implementation,
         )
-        if self.init_hidden:
-            self._hidden = after
+        if self.init_hidden or _stays(after):
+            self._hidden, self._is_set = after, False
         return y, after, trace[0] if trace else None
 
-    def _carried(self, given: tuple[Any, ...], x: Input) -> State | None:
-        """The hidden states, for this input; None for rest."""
-        if not all(_is_rest(state) for state in given):
+    def _start(self, given: tuple[Any, ...], x: Input, goes_on: bool) -> State | None:
+        """The states before a call; None for rest."""
+        if not self.init_hidden:
+            if any(state is not None for state in given):
+                return self._passed(given, x)
+            return self._carried(x) if goes_on and self._fits(x) else None
+        if not all(map(is_rest, given)):
             raise TypeError(
                 f"{self.neuron.name}: keeps its own states (init_hidden=True), so none can be "
                 f"passed; leave them out, or make it with init_hidden=False"
             )
+        return self._carried(x)
+
+    def _carried(self, x: Input) -> State | None:
+        """The states that are kept, for this input."""
         if self._hidden is None:
             return None
         device = _first(x).device
         return self._fitted(tuple(state.to(device) for state in self._hidden), x)
 
+    def _fits(self, x: Input) -> bool:
+        """Whether this input can go on from the states that are kept; as in snnTorch, or rest."""
+        first = _first(x)
+        return self._hidden is not None and all(
+            state.shape == first.shape[1:] and state.is_meta <= first.is_meta
+            for state in self._hidden
+        )
+
     def _passed(self, given: tuple[Any, ...], x: Input) -> State | None:
         """The states a caller passed, in the neuron's order; None for rest."""
-        if all(_is_rest(state) for state in given):
+        if all(is_rest(state) for state in given):
             return None
         names = _membrane_last(self.neuron.state_names)
-        if len(given) != len(names) or any(_is_rest(state) for state in given):
+        if len(given) != len(names) or any(is_rest(state) for state in given):
             raise ValueError(
                 f"{self.neuron.name}: pass all its states ({', '.join(names)}), or none to start "
-                f"at rest; got {len(given)} with {sum(map(_is_rest, given))} of them at rest"
+                f"at rest; got {len(given)} with {sum(map(is_rest, given))} of them at rest"
             )
         return self._fitted(given[-1:] + given[:-1], x)
 
@@ -278,20 +247,6 @@ class SpikingModule(Describing, nn.Module):
 
     def _answer(self, y: Any, after: State) -> Any:
         return (y, *_membrane_last(after)) if self._returns_states else y
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpikingModule:
-        super()._apply(fn, recurse)
-        if self._hidden is not None:
-            self._hidden = tuple(fn(state) for state in self._hidden)
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A state inside a graph can be neither copied nor pickled.
-        return {**self.__dict__, "_hidden": _detached(self._hidden)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._live.add(self)
 
     def extra_repr(self) -> str:
         """The neuron, how it is called and how it runs."""
@@ -339,12 +294,11 @@ def _membrane_last(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values[1:] + values[:1]
 
 
-def _is_rest(state: Any) -> bool:
-    return state is None or (isinstance(state, Tensor) and state.shape == (0,))
-
-
-def _detached(states: State | None) -> State | None:
-    return None if states is None else tuple(state.detach() for state in states)
+def _stays(states: State) -> bool:
+    """Whether states outlive the call: those of an export or a transformation do not."""
+    if _exporting() or torch._C._are_functorch_transforms_active():
+        return False
+    return not any(isinstance(state, FakeTensor) for state in states)
 
 
 def _widened(state: Any, x: Tensor) -> Any:

@@ -30,8 +30,9 @@ def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
     input and on input that meets the threshold, and must fire the same spikes. Hooks on replaced
     neurons stay with the original.
 
-    From here on snnTorch's rules hold: ``mem=None`` goes on from the last call, and snnTorch's NIR
-    exporter writes every reset as a reset to zero; :func:`export_to_nir` tells.
+    From here on snnTorch's rules hold: a state of another shape starts anew without a word,
+    ``surrogate.sigmoid`` yields NaN far below the threshold, and snnTorch's NIR exporter writes
+    every reset as a reset to zero; :func:`export_to_nir` tells.
 
     Args:
         net: The network; it is not changed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +12,8 @@ from spikeloom.kernel.neuron import Parameter, tensor_of
 
 __all__ = ["promoted"]
 
-Input = TypeVar("Input", Tensor, tuple[Tensor, ...])
 
-
-def promoted(x: Input, params: Mapping[str, Parameter]) -> Input:
+def promoted(x: Any, params: Mapping[str, Parameter]) -> Any:
     """An input whose integers and booleans have the dtype that torch's arithmetic gives them.
 
     They take the dtype of the other inputs, else that of the neuron's tensors, else

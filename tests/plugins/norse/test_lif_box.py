@@ -408,3 +408,39 @@ def test_counts_of_events_are_taken_as_norse_takes_them(dtype):
         for found in ((spikes, own), step, (z, LIFBoxFeedForwardState(v))):
             same(tuple(found), (expected, state))
             assert found[0].dtype == expected.dtype
+
+
+@pytest.mark.parametrize("reset", [reset_value, reset_subtract])
+def test_heaviside_spikes_have_no_gradient_as_in_norse(reset):
+    p = parameters(method="heaviside", reset_method=reset)
+    p = p._replace(tau_mem_inv=p.tau_mem_inv.requires_grad_())
+    x, gradients = currents(6, 3).requires_grad_(), []
+    for run in (norse.LIFBoxCell(p), norse.LIFBox(p), norse.lif_box_feed_forward_step):
+        spikes, state = run(x, p=p) if run is norse.lif_box_feed_forward_step else run(x)
+        assert spikes.any() and not spikes.requires_grad
+        assert state.v.requires_grad
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            spikes.sum().backward()
+    for cell in (snn.LIFBoxCell(p), norse.LIFBoxCell(p)):
+        (_, state), total = cell(x[0]), 0.0
+        for now in x[1:]:
+            _, state = cell(now, state)
+            total = total + state.v.sum()
+        gradients.append(torch.autograd.grad(total, x))
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("cls", [norse.LIFBoxCell, norse.LIFBox])
+def test_repr_names_every_parameter_and_the_time_step(cls):
+    text = repr(cls(parameters(tau_mem_inv=torch.tensor(250.0)), dt=0.002))
+    shown = "p=LIFBoxParameters(tau_mem_inv=250.0, v_leak="
+    for part in (shown, "v_th=", "v_reset=", "method='super'", "alpha=", "dt=0.002"):
+        assert part in text
+    assert "reset_method=reset_value" in text and " at 0x" not in text
+
+
+def test_repr_shows_values_as_learned():
+    cell = norse.LIFBoxCell(parameters(v_th=torch.tensor(1.0, requires_grad=True)))
+    with torch.no_grad():
+        cell.v_th.fill_(1.5)
+    assert "v_th=1.5 (learned)" in repr(cell)

@@ -370,7 +370,8 @@ def test_the_repr_tells_what_runs_and_why():
     assert "cannot be traced" in module.implementation_reason
     assert norse.make(lif()).implementation_reason == ""
     assert "none: " in repr(norse.make(lif(), implementation="cupy"))
-    assert repr(norse.LIFBoxCell(dt=0.002)).startswith("LIFBoxCell(dt=0.002, implementation=")
+    assert ", dt=0.002, implementation=" in repr(norse.LIFBoxCell(dt=0.002))
+    assert "record_states=True, implementation=" in repr(norse.LIFBox(record_states=True))
 
 
 def test_a_class_of_a_neuron_is_three_lines():

@@ -141,7 +141,7 @@ def test_the_graded_factor_scales_spikes_once_in_both_forms():
     assert set(spk.unique().tolist()) == {0.0, 3.0}
     mem, steps = None, []
     for step in x:
-        y, mem = own(step, mem)
+        y, mem = own(step, torch.zeros(0) if mem is None else mem)
         steps.append(y)
     equal(torch.stack(steps), spk)
 
@@ -249,9 +249,26 @@ def test_surrogate_disable_passes_no_gradient_through_spikes():
     assert own.neuron.program is not None
     spk, mem = own.sequence(x)
     equal(spk, host_loop(snn.Leaky(0.5, surrogate_disable=True), x)[0].detach())
-    (gradient,) = torch.autograd.grad(spk.sum(), x, retain_graph=True)
-    assert not gradient.any()
+    assert not spk.requires_grad
     assert torch.autograd.grad(mem.sum(), x)[0].all()
+
+
+# 7
+@pytest.mark.parametrize("graded", [False, True])
+@pytest.mark.parametrize("state_quant", [False, torch.nn.Identity()], ids=["kernel", "eager"])
+def test_a_loss_on_spikes_without_a_surrogate_is_refused_as_by_the_host(graded, state_quant):
+    kw = {"learn_graded_spikes_factor": graded, "learn_beta": True, "state_quant": state_quant}
+    x, found = drive(3).requires_grad_(), []
+    for cls in (snn.Leaky, snntorch.Leaky):
+        lif = cls(0.5, surrogate_disable=True, graded_spikes_factor=2.0, **kw)
+        spk, mem = lif(x, torch.zeros(3))
+        assert mem.requires_grad
+        if graded:
+            found.append(torch.autograd.grad(spk.sum(), lif.graded_spikes_factor)[0])
+            continue
+        with pytest.raises(RuntimeError, match="does not require grad"):
+            spk.sum().backward()
+    equal(*(found or (0.0, 0.0)))
 
 
 # 8

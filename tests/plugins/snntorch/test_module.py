@@ -72,12 +72,94 @@ def test_a_step_returns_spikes_and_mem_and_starts_at_rest(rest):
     equal(mem, after)
 
 
+def loops(call, x):
+    """Spikes and the gradient of the input, over steps that are told nothing of the state."""
+    x = x.clone().requires_grad_()
+    spikes = [call(step) for step in x]
+    (torch.stack(spikes) * torch.linspace(-1, 1, x.numel()).reshape(x.shape)).sum().backward()
+    return torch.stack(spikes).detach(), x.grad
+
+
 # 1
-def test_without_init_hidden_nothing_is_kept():
-    own, x = snntorch.Leaky(0.9), drive(2, 3)
-    first = own(x)
-    equal(own(x), first)
+@pytest.mark.parametrize("reset_delay", [True, False])
+@pytest.mark.parametrize("reset_mechanism", MECHANISMS)
+def test_a_step_without_mem_goes_on_from_the_neurons_own_as_in_the_host(
+    reset_mechanism, reset_delay
+):
+    kw = {"beta": 0.8, "reset_mechanism": reset_mechanism, "reset_delay": reset_delay}
+    own, host, x = snntorch.Leaky(**kw), snn.Leaky(**kw), drive(12, 2, 3)
+    spikes, gradient = loops(lambda step: own(step)[0], x)
+    expected, reference = loops(lambda step: host(step)[0], x)
+    equal(spikes, expected)
+    equal(own.mem, host.mem)
+    torch.testing.assert_close(gradient, reference, rtol=1e-5, atol=1e-6)
+    assert spikes.any() and gradient.any()
+
+
+# 1
+def test_calls_with_and_without_mem_mix_as_in_the_host():
+    x, answers = drive(9, 2, 3), []
+    for lif in (snntorch.Leaky(0.8), snn.Leaky(0.8)):
+        with torch.no_grad():
+            found = [lif(x[0]), lif(x[1], torch.full((2, 3), 0.75)), lif(x[2]), lif(x[3], mem=None)]
+            lif.mem = torch.full((2, 3), 0.25)
+            found += [lif(x[4]), lif(x[5], torch.zeros(0)), lif(x[6])]
+            found += [lif(x[7, :1]), lif(x[8, :1])]  # another size starts at rest
+            lif.reset_mem()
+            found.append(lif(x[0]))
+        answers.append(found)
+    equal(*answers)
+
+
+# 1
+def test_a_second_state_is_carried_as_in_the_host():
+    host, own = snn.Synaptic(0.8, 0.5, reset_mechanism="none"), snntorch.make(synaptic())
+    for x in drive(9, 2, 3):
+        equal(own(x), host(x))
+        equal((own.syn, own.mem), (host.syn, host.mem))
+
+
+# 1
+def test_the_graph_of_a_mem_that_is_carried_on_is_freed_as_in_the_host():
+    x = drive(2, 2, 3)
+    for lif in (snntorch.Leaky(0.8, learn_beta=True), snn.Leaky(0.8, learn_beta=True)):
+        lif(x[0])[0].sum().backward()
+        with pytest.raises(RuntimeError, match=r"freed|second time"):
+            lif(x[1])[0].sum().backward()
+        lif.reset_mem()
+        lif(x[1])[0].sum().backward()
+
+
+# 1
+@pytest.mark.parametrize("time_first", [False, True])
+def test_a_sequence_without_states_starts_at_rest_or_where_mem_was_set(time_first):
+    own, x = snntorch.Leaky(0.8, time_first=time_first), drive(5, 2, 3)
+    first = own.sequence(x)
+    equal(own.sequence(x), first)
+    equal(own.mem, first[1])
+    start = torch.full((2, 3), 0.75)
+    own.mem = start
+    equal(own.sequence(x), own.sequence(x, start))
+    equal(own.sequence(x), first)
+
+
+# 1
+def test_a_step_follows_a_sequence():
+    own, x = snntorch.Leaky(0.8), drive(6, 2, 3)
+    own.sequence(x[:5])
+    equal(own(x[5])[1], snntorch.Leaky(0.8).sequence(x)[1])
+
+
+def test_transformations_and_exports_leave_no_state_behind():
+    own, x = snntorch.Leaky(0.8), drive(3, 2, 3)
+    first = own(x[0])
+    own.reset_mem()
+    torch.func.grad(lambda step: own(step)[1].sum())(x[0])
+    torch.func.vmap(lambda step: own(step)[0])(x)
     assert own.mem.shape == (0,)
+    torch.export.export(own, (x[0],), strict=False)
+    assert own.mem.shape == (0,)
+    equal(own(x[0]), first)
 
 
 def test_rest_is_what_the_neuron_calls_rest():
@@ -193,10 +275,9 @@ def test_a_neuron_with_several_inputs_takes_a_tuple():
     own = snntorch.make(spikeloom.Neuron(step, inputs=2))
     a, b = drive(2, 3), drive(2, 3, seed=1)
     equal(own((a, b))[1], a - b)
-    equal(
-        own.sequence((a[None], b[None])),
-        tuple(t if i else t[None] for i, t in enumerate(own((a, b)))),
-    )
+    own.reset_mem()
+    spk, v = own((a, b))
+    equal(own.sequence((a[None], b[None])), (spk[None], v))
 
 
 def test_a_neuron_without_state_returns_spikes_alone():
@@ -241,7 +322,9 @@ def test_reset_mem_before_the_first_call_returns_a_usable_state():
         x, state = drive(2, 3), own.reset_mem()
         states = state if isinstance(state, tuple) else (state,)
         assert [s.shape for s in states] == [(0,)] * len(own.neuron.rest)
-        equal(own(x, *states), own(x))
+        first = own(x, *states)
+        own.reset_mem()
+        equal(own(x), first)
     assert snntorch.Leaky(0.9).init_leaky().shape == (0,)
 
 
@@ -485,13 +568,13 @@ def test_setting_mem_leaves_other_states_where_they_are():
     assert neuron(torch.zeros(1, 2))[0].tolist() == [[3.0, 3.0]]
 
 
-def test_a_mem_that_is_not_kept_cannot_be_set():
-    lif = snntorch.Leaky(0.9)
-    with pytest.raises(AttributeError, match="init_hidden=False"):
-        lif.mem = torch.zeros(1)
-    hidden = snntorch.Leaky(0.9, init_hidden=True)
-    with pytest.raises(TypeError, match=r"mem must be a tensor, got 0\.5"):
-        hidden.mem = 0.5
+def test_a_mem_that_cannot_be_is_refused():
+    stateless = snntorch.make(spikeloom.Neuron(lambda x, state, p: (fire(x), ()), state=()))
+    with pytest.raises(AttributeError, match="has no state"):
+        stateless.mem = torch.zeros(1)
+    for lif in (snntorch.Leaky(0.9), hidden()):
+        with pytest.raises(TypeError, match=r"mem must be a tensor, got 0\.5"):
+            lif.mem = 0.5
 
 
 @pytest.mark.parametrize("arguments", [{"beta": 0.5}, {"tau": 2.0}])

@@ -196,6 +196,59 @@ def test_the_output_monitor_records_a_sequence_as_one():
     torch.testing.assert_close(monitor.records, [spk], rtol=0, atol=0)
 
 
+def probed(name, net, cls, x):
+    monitors = [probe.AttributeMonitor(name, pre, net, instance=cls) for pre in (False,)]
+    for step in x:
+        net(step)
+    return monitors[0].records
+
+
+# 21
+@pytest.mark.parametrize("kw", [{}, {"init_hidden": True}])
+def test_the_attribute_monitor_of_snntorch_records_mem_as_of_its_own(kw):
+    x = drive(5, 2, 3)
+    own = probed("mem", snntorch.Leaky(0.9, **kw), snntorch.Leaky, x)
+    host = probed("mem", snn.Leaky(0.9, **kw), snn.Leaky, x)
+    assert len(own) == 5
+    torch.testing.assert_close(own, host, rtol=0, atol=0)
+
+
+# 21
+@pytest.mark.parametrize(
+    ("own", "x"),
+    [
+        (snntorch.ElasticBiSpike(0.5), drive(3, 2, 4)),
+        (snntorch.SignGD("relu"), drive(3, 2, 4)),
+        (snntorch.OAT(4, 1.0, 16.0), drive(2, 3, 2, 4)),
+        (snntorch.make(neurons.LIF(), time_first=True), drive(2, 3, 2, 4)),
+    ],
+    ids=["ElasticBiSpike", "SignGD", "OAT", "made"],
+)
+def test_the_attribute_monitor_records_every_state_of_every_neuron(own, x):
+    _, *states, mem = own(x[0])
+    own.reset_mem()
+    for name, expected in zip((*own.neuron.state_names, "mem"), (mem, *states, mem), strict=True):
+        records = probed(name, nn.Sequential(own), snntorch.SpikingModule, x[:1])
+        torch.testing.assert_close(records, [expected], rtol=0, atol=0)
+        own.reset_mem()
+        assert getattr(own, name).shape == (0,)
+
+
+# 21
+def test_a_state_that_is_set_is_where_the_next_step_begins():
+    own, x = snntorch.make(neurons.SignGD("relu")), drive(2, 3)
+    *_, other = own.neuron.state_names
+    own(x)
+    setattr(own, other, torch.full((2, 3), 0.5))
+    assert getattr(own, other).eq(0.5).all()
+    place = own.neuron.state_names.index(other)
+    states = list(own._hidden)
+    again = own(x)
+    twin = snntorch.make(neurons.SignGD("relu"))
+    torch.testing.assert_close(again, twin(x, *states[1:], states[0]), rtol=0, atol=0)
+    assert states[place].eq(0.5).all()
+
+
 ON_SPIKES = {
     "ce_rate": SF.ce_rate_loss(),
     "ce_count": SF.ce_count_loss(),

@@ -5,6 +5,7 @@ import torch
 from snntorch import surrogate
 
 from spikeloom.neurons.surrogate import ATan
+from spikeloom.plugins.snntorch import Leaky
 from spikeloom.plugins.snntorch.surrogate import recognise
 
 RECOGNISED = {
@@ -48,3 +49,14 @@ def test_a_function_of_the_same_name_elsewhere_is_not_taken_for_the_hosts():
         return inner
 
     assert recognise(atan(2.0)) is None
+
+
+def test_far_below_the_threshold_the_sigmoids_gradient_is_finite_where_the_hosts_is_nan():
+    u, fire = torch.tensor([-3.4, -3.43, -40.0], requires_grad=True), surrogate.sigmoid(slope=25)
+    # Should this fail, snnTorch has mended it: the documentation says that it is NaN.
+    assert torch.autograd.grad(fire(u).sum(), u)[0].isnan().tolist() == [False, True, True]
+    lif = Leaky(0.9, spike_grad=fire)
+    spk, _ = lif(u + 1.0)
+    found = torch.autograd.grad(spk.sum(), u)[0]
+    q = (25 * u.detach().double()).sigmoid()
+    torch.testing.assert_close(found.double(), 25 * q * (1 - q), rtol=1e-4, atol=1e-44)
