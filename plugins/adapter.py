@@ -119,6 +119,8 @@ class Describing:
 
     _describe: Callable[..., Neuron] = staticmethod(_given)
     _renamed: Mapping[str, str] = {}
+    # What modules of the host call and ours do not: to override it would change nothing.
+    _never_called: frozenset[str] = frozenset()
     # Parameters that a subclass computes from others, as properties.
     _computed: frozenset[str] = frozenset()
 
@@ -129,11 +131,28 @@ class Describing:
         **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
+        cls._check_methods()
         if describes is not None:
             cls._describe = staticmethod(describes)
             cls._renamed = dict(renamed or {})
             # help() and editors show the arguments of the description.
             cls.__signature__ = _signature(cls, describes)
+
+    @classmethod
+    def _check_methods(cls) -> None:
+        """Raise TypeError if a subclass, or a mixin of it, brings a method that nobody calls."""
+        if "_never_called" in vars(cls):
+            return
+        base = next(kind for kind in cls.__mro__ if "_never_called" in vars(kind))
+        for kind in cls.__mro__:
+            for name in sorted(cls._never_called & vars(kind).keys() - vars(object).keys()):
+                if kind not in base.__mro__:
+                    folder = base.__module__.split(".plugins.", 1)[-1].split(".", 1)[0]
+                    raise TypeError(
+                        f"{cls.__name__}: {name} is never called, because the neuron is compiled "
+                        f"as a whole; write its step as a spikeloom.Neuron and take "
+                        f"plugins.{folder}.make(neuron)"
+                    )
 
     @classmethod
     def _described(cls, args: Iterable[Any], settings: Mapping[str, Any]) -> Neuron:

@@ -22,6 +22,8 @@ __all__ = ["SpikeloomCell", "SpikeloomSequence", "make", "make_cell"]
 class _SpikeloomModule(Describing, nn.Module):
     """What cells and sequences share: the neuron, its tensors and its states."""
 
+    _never_called = frozenset({"activation", "activation_sparse", "initial_state"})
+
     def __init__(self, *args: Any, implementation: str = "auto", **settings: Any) -> None:
         super().__init__()
         self.neuron = self._described(args, settings)
@@ -56,11 +58,10 @@ class _SpikeloomModule(Describing, nn.Module):
     def _scan(self, x: Any, state: Any, **options: Any) -> Any:
         """Run the neuron over an input with a time axis."""
         first = checked(x := self._promoted(x))
-        at_rest = state is None
         return run(
             self.neuron,
             x,
-            expanded(self._at_rest(), first) if at_rest else fitted(self.neuron, state, first),
+            fitted(self.neuron, state, first),
             params=current_parameters(self, self.neuron),
             implementation=self.implementation,
             **options,
@@ -148,6 +149,8 @@ class SpikeloomCell(_SpikeloomModule):
 
     def forward(self, input_tensor: Any, state: Any = None) -> tuple[Any, Any]:
         """One step from a state; from rest without one."""
+        if state is None:
+            state = self.state_fallback(input_tensor)
         y, last = self._scan(_each(_with_time, input_tensor), state)
         if self.neuron.begin is None:
             y = _each(_without_time, y)
@@ -207,6 +210,8 @@ class SpikeloomSequence(_SpikeloomModule):
 
     def forward(self, input_tensor: Any, state: Any = None) -> tuple[Any, Any]:
         """A whole sequence from a state; from rest without one."""
+        if state is None:
+            state = self.state_fallback(input_tensor)
         names = self.neuron.state_names
         if not (self.record_states and names):
             y, states = self._scan(input_tensor, state)

@@ -89,6 +89,20 @@ class SpikingModule(Describing, KeepsStates):
         tensor([[2., 2.]])
     """
 
+    _never_called = frozenset(
+        {
+            "fire",
+            "fire_inhibition",
+            "mem_reset",
+            "state_function",
+            "_base_state_function",
+            "_base_sub",
+            "_base_zero",
+            "_base_int",
+            "_surrogate_bypass",
+        }
+    )
+
     def __init__(
         self,
         *args: Any,

@@ -76,6 +76,18 @@ class SpikeloomNode(Describing, BaseNode):
         tensor([0.])
     """
 
+    _never_called = frozenset(
+        {
+            "neuronal_charge",
+            "neuronal_fire",
+            "neuronal_reset",
+            "apply_hard_reset",
+            "apply_soft_reset",
+            "jit_hard_reset",
+            "jit_soft_reset",
+        }
+    )
+
     def __init__(
         self,
         *args: Any,
@@ -137,6 +149,9 @@ class SpikeloomNode(Describing, BaseNode):
 
     def multi_step_forward(self, x_seq: Tensor, *args: Tensor) -> Any:
         """A whole sequence from the node's memories, which are updated."""
+        own = type(self).single_step_forward is BaseNode.single_step_forward
+        if not own and self.neuron.begin is None:
+            return self._by_steps(x_seq, *args)
         if not self.store_v_seq or self._transition_is_overridden():
             return super().multi_step_forward(x_seq, *args)
         inputs = (x_seq, *args)
@@ -145,6 +160,13 @@ class SpikeloomNode(Describing, BaseNode):
         y, states, self.v_seq = self._scan(inputs, states, record=membrane)
         self._memories.update(zip(self._memories, states, strict=True))
         return y
+
+    def _by_steps(self, *inputs: Tensor) -> Any:
+        """A sequence through the single step that a subclass has written."""
+        self.v_seq = None
+        steps = [_as_tuple(self.single_step_forward(*now)) for now in zip(*inputs, strict=True)]
+        y = tuple(torch.stack(sequence) for sequence in zip(*steps, strict=True))
+        return y if len(y) > 1 else y[0]
 
     def _transition_is_overridden(self) -> bool:
         # A subclass that computes its own step must not be bypassed by our sequence.

@@ -5,8 +5,10 @@ import inspect
 import pickle
 
 import nirtorch.nir_interpreter
+import norse.torch as snn
 import pytest
 import torch
+from norse.torch import LIFBoxFeedForwardState
 from norse.torch.utils.state import _is_module_stateful
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -390,3 +392,30 @@ def test_a_class_of_a_neuron_is_three_lines():
     assert list(inspect.signature(LIF).parameters)[-2:] == ["record_states", "implementation"]
     with pytest.raises(ValueError, match="tau"):
         LIF(tau=0.5)
+
+
+@pytest.mark.parametrize("cls", [norse.LIFBoxCell, norse.LIFBox, norse.SpikeloomCell])
+@pytest.mark.parametrize("name", ["activation", "activation_sparse", "initial_state"])
+def test_what_norses_own_modules_call_is_refused_in_a_subclass(cls, name):
+    with pytest.raises(TypeError, match=rf"Mine: {name} is never called"):
+        type("Mine", (cls,), {name: lambda self, *args: None})
+
+
+@pytest.mark.parametrize("base", [norse.LIFBoxCell, norse.LIFBox])
+def test_a_subclass_says_where_its_neurons_begin_as_in_norse(base):
+    class Begins(base):
+        def state_fallback(self, input_tensor):
+            return self.state_type(super().state_fallback(input_tensor).v + 0.5)
+
+    class Host(snn.LIFBoxCell):
+        def initial_state(self, input_tensor):
+            return LIFBoxFeedForwardState(torch.full_like(input_tensor, 0.5))
+
+    x = torch.full((3,), 2.0)
+    expected = Host()(x)
+    x = x[None] if base is norse.LIFBox else x
+    spikes, state = Begins()(x)
+    same((spikes.view(3), state.v), (expected[0], expected[1].v))
+    module = base()
+    module.state_fallback = lambda x: LIFBoxFeedForwardState(torch.full((3,), 0.5))
+    same(module(x)[1].v, state.v)

@@ -548,3 +548,11 @@ def test_counts_of_events_are_taken_as_the_host_takes_them(dtype):
         equal((spk, state), (expected, mem))
         equal(spikes, expected)
         assert spk.dtype == expected.dtype and state.dtype == mem.dtype
+
+
+@pytest.mark.parametrize("cls", [snntorch.Leaky, snntorch.SpikingModule, snntorch.SignGD])
+@pytest.mark.parametrize("method", ["fire", "mem_reset", "_base_state_function", "_base_zero"])
+def test_a_method_that_the_host_calls_is_refused_in_a_subclass(cls, method):
+    remedy = rf"Mine: {method} is never called.*spikeloom.Neuron.*plugins.snntorch.make"
+    with pytest.raises(TypeError, match=remedy):
+        type("Mine", (cls,), {method: lambda self, *args: None})

@@ -646,3 +646,40 @@ def test_fx_keeps_it_whole():
     net = nn.Sequential(nn.Linear(3, 4), loom.LIFNode(step_mode="m"))
     targets = [n.target for n in Tracer().trace(net).nodes if n.op == "call_module"]
     assert targets == ["0", "1"]
+
+
+@pytest.mark.parametrize("cls", [loom.LIFNode, loom.IFNode, loom.OATNode, loom.SpikeloomNode])
+@pytest.mark.parametrize(
+    "method",
+    ["neuronal_charge", "neuronal_fire", "neuronal_reset", "apply_soft_reset", "jit_hard_reset"],
+)
+def test_a_method_that_older_releases_called_is_refused_in_a_subclass(cls, method):
+    remedy = rf"Mine: {method} is never called.*spikeloom.Neuron.*plugins.spikingjelly.make"
+    with pytest.raises(TypeError, match=remedy):
+        type("Mine", (cls,), {method: lambda self, *args: None})
+    mixin = type("Mixin", (), {method: lambda self, *args: None})
+    with pytest.raises(TypeError, match=remedy):
+        type("Mine", (mixin, cls), {})
+
+
+def test_a_subclass_with_methods_of_its_own_is_made():
+    class Mine(loom.LIFNode):
+        def rate(self, x):
+            return self(x).mean(0)
+
+    class Deeper(Mine):
+        pass
+
+    assert Deeper(step_mode="m").rate(torch.full((4, 1), 1.5)).item() == 0.5
+
+
+def test_single_steps_of_a_subclass_are_the_steps_of_its_sequences():
+    class Halved(loom.LIFNode):
+        def single_step_forward(self, x):
+            return 0.5 * super().single_step_forward(x)
+
+    x = grid(6, 2, 3)
+    node, plain = Halved(step_mode="m", store_v_seq=True), loom.LIFNode(step_mode="m")
+    same(node(x), 0.5 * plain(x))
+    same(node.v, plain.v)
+    assert node.v_seq.shape == x.shape
