@@ -221,7 +221,7 @@ def lif_box_feed_forward_step(
     """
     _require_parameters(p)
     values = {name: getattr(p, name) for name in _VALUES}
-    x = promoted(checked(input_tensor)[None], values)
+    x = promoted(checked(input_tensor)[None], lambda: values)
     values = {name: _placed(value, x) for name, value in values.items()}
     neuron = _shared(p.method, p.alpha, p.reset_method, *map(_rank, values.values()))
     start = expanded([_cut(values["v_leak"])], x) if state is None else fitted(neuron, state, x)

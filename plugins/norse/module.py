@@ -53,7 +53,7 @@ class _SpikeloomModule(Describing, nn.Module):
 
     def _promoted(self, x: Any) -> Any:
         """Counts and events as floating-point numbers."""
-        return promoted(x, current_parameters(self, self.neuron))
+        return promoted(x, lambda: current_parameters(self, self.neuron))
 
     def _scan(self, x: Any, state: Any, **options: Any) -> Any:
         """Run the neuron over an input with a time axis."""

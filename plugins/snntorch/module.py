@@ -148,8 +148,7 @@ class SpikingModule(Describing, KeepsStates):
         """
         if self.time_first:
             return self.sequence(x, *states, mem=mem)
-        goes_on = not _exporting()
-        y, after, _ = self._run(_each(x, lambda t: t.unsqueeze(0)), states, mem, goes_on)
+        y, after, _ = self._run(_each(x, lambda t: t.unsqueeze(0)), states, mem, steps=True)
         return self._answer(_each(y, lambda t: t.squeeze(0)), after)
 
     def sequence(
@@ -180,22 +179,22 @@ class SpikingModule(Describing, KeepsStates):
         if record and not self.neuron.rest:
             raise ValueError(f"record: {self.neuron.name} has no state to record")
         membrane = self.neuron.state_names[0] if record else None
-        y, after, trace = self._run(x, states, mem, self._is_set, membrane)
+        y, after, trace = self._run(x, states, mem, steps=False, record=membrane)
         answer = self._answer(y, after)
         if not record:
             return answer
         return (*answer, trace) if self._returns_states else (answer, trace)
 
     def _run(
-        self, x: Input, states: tuple[Any, ...], mem: Any, goes_on: bool, record: str | None = None
+        self, x: Input, states: tuple[Any, ...], mem: Any, steps: bool, record: str | None = None
     ) -> tuple[Any, State, Tensor | None]:
         given = states if mem is None else (*states, mem)
         params = current_parameters(self, self.neuron)
-        x = promoted(x, params)
+        x = promoted(x, lambda: params)
         y, after, *trace = run(
             self.neuron,
             x,
-            self._start(given, x, goes_on),
+            self._start(given, x, steps),
             params=params,
             record=record,
             implementation=self.implementation,
@@ -204,11 +203,14 @@ class SpikingModule(Describing, KeepsStates):
             self._hidden, self._is_set = after, False
         return y, after, trace[0] if trace else None
 
-    def _start(self, given: tuple[Any, ...], x: Input, goes_on: bool) -> State | None:
+    def _start(self, given: tuple[Any, ...], x: Input, steps: bool) -> State | None:
         """The states before a call; None for rest."""
+        passed = any(state is not None for state in given)
+        self._restart(goes_on=self.init_hidden or (not passed and (steps or self._is_set)))
         if not self.init_hidden:
-            if any(state is not None for state in given):
+            if passed:
                 return self._passed(given, x)
+            goes_on = self._is_set or (steps and not _exporting())
             return self._carried(x) if goes_on and self._fits(x) else None
         if not all(map(is_rest, given)):
             raise TypeError(

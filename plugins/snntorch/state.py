@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from spikeloom import Neuron
 
 from ..adapter import tensor_names
+from ..recomputation import Restarting
 
 __all__ = ["KeepsStates", "is_rest"]
 
@@ -23,7 +24,7 @@ def is_rest(state: Any) -> bool:
     return state is None or (isinstance(state, Tensor) and state.shape == (0,))
 
 
-class KeepsStates(nn.Module):
+class KeepsStates(Restarting, nn.Module):
     """What a call leaves, for the next one: each state is an attribute, the membrane ``mem`` too.
 
     They move with the module, and are copied and pickled with it, but not saved in its state_dict.
@@ -96,6 +97,7 @@ class KeepsStates(nn.Module):
             An initial state: ``torch.zeros(0)``, snnTorch's sign for "no shape yet", for every
             state; alone if there is one, else a tuple.
         """
+        self._restart(goes_on=False)
         self._hidden, self._is_set = None, False
         states = tuple(torch.zeros(0) for _ in self.neuron.rest)
         return states[0] if len(states) == 1 else states
@@ -113,6 +115,15 @@ class KeepsStates(nn.Module):
         for module in list(cls._live):
             if isinstance(module, cls):
                 module._hidden = _detached(module._hidden)
+
+    def _snapshot(self) -> Any:
+        return self._hidden, self._is_set
+
+    def _put_back(self, snapshot: Any) -> None:
+        self._hidden, self._is_set = snapshot
+
+    def _is_at_rest(self) -> bool:
+        return self._hidden is None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)

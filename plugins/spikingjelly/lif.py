@@ -96,7 +96,8 @@ class _IntegrateAndFire(SpikeloomNode):
         """The description that the attributes state now."""
         # A surrogate function may also change within.
         if self._changed or _form(self.surrogate_function) != self._made_from[-1]:
-            settings = {name: self._setting(name) for name in self._names}
+            with torch.no_grad():  # a first call keeps no more for its backward pass than others
+                settings = {name: self._setting(name) for name in self._names}
             if (key := _key(settings)) != self._made_from:
                 self._neuron, self._made_from = _description(settings), key
             self._changed = False

@@ -15,6 +15,7 @@ from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
 
 from ..adapter import Describing, tensor_names
+from ..recomputation import Restarting
 from .surrogate import translated
 
 __all__ = ["SpikeloomNode", "make"]
@@ -22,7 +23,7 @@ __all__ = ["SpikeloomNode", "make"]
 State = tuple[Tensor, ...]
 
 
-class SpikeloomNode(Describing, BaseNode):
+class SpikeloomNode(Restarting, Describing, BaseNode):
     r"""A neuron description as a SpikingJelly neuron.
 
     SpikingJelly sees a ``BaseNode`` with an explicit-state transition. Its memories are the
@@ -118,6 +119,11 @@ class SpikeloomNode(Describing, BaseNode):
 
     # --- SpikingJelly's contract --------------------------------------------------------------
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """A step or a sequence, as ``step_mode`` says, from the node's memories."""
+        self._restart()
+        return super().forward(*args, **kwargs)
+
     def materialize_states(
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], step_mode: str
     ) -> State:
@@ -175,7 +181,7 @@ class SpikeloomNode(Describing, BaseNode):
 
     def _promoted(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Counts and events as floating-point numbers."""
-        return promoted(inputs, current_parameters(self, self.neuron))
+        return promoted(inputs, lambda: current_parameters(self, self.neuron))
 
     def _scan(self, inputs: tuple[Tensor, ...], states: State, **options: Any) -> Any:
         neuron = self.neuron
@@ -187,6 +193,21 @@ class SpikeloomNode(Describing, BaseNode):
             implementation=self.implementation,
             **options,
         )
+
+    def reset(self) -> None:
+        """Put the node back to rest."""
+        self._restart(goes_on=False)
+        super().reset()
+
+    def _snapshot(self) -> Any:
+        return tuple(self._memories.values()), self.v_seq
+
+    def _put_back(self, snapshot: Any) -> None:
+        values, self.v_seq = snapshot
+        self._memories.update(zip(self._memories, values, strict=True))
+
+    def _is_at_rest(self) -> bool:
+        return not any(isinstance(value, Tensor) for value in self._memories.values())
 
     def detach(self) -> None:
         """Cut the states from the autograd graph."""

@@ -26,6 +26,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import spikeloom
 from spikeloom import neurons, plugins
@@ -269,6 +270,19 @@ def a_second_backward_pass_names_the_remedy(host: Host) -> None:
         y.sum().backward()
 
 
+def a_checkpointed_region_has_the_gradients_of_the_plain_one(host: Host) -> None:
+    def gradients(call: Callable[..., Any]) -> Any:
+        module = host.make(lif(tau=nn.Parameter(torch.tensor(2.0))))
+        x, state = grid(8, 2, 3).requires_grad_(), None
+        y, state = call(host.forward, module, x[:4], None)
+        z, (v,) = call(host.forward, module, x[4:], state)
+        (torch.cat([y, z]) * weight(x) + v).sum().backward()
+        return x.grad, [parameter.grad for parameter in module.parameters()]
+
+    plain = gradients(lambda f, *args: f(*args))
+    same(gradients(lambda f, *args: checkpoint(f, *args, use_reentrant=False)), plain)
+
+
 def per_neuron_parameters_learn(host: Host) -> None:
     tau = nn.Parameter(torch.tensor([2.0, 4.0, 8.0]))
     x, module = grid(8, 2, 3), host.make(lif(tau=tau))
@@ -443,6 +457,7 @@ CHECKS = (
     counts_and_events_are_promoted_as_torch_promotes_them,
     gradients_equal_the_reference,
     a_second_backward_pass_names_the_remedy,
+    a_checkpointed_region_has_the_gradients_of_the_plain_one,
     per_neuron_parameters_learn,
     a_neuron_of_the_user_trains,
     a_step_that_cannot_be_traced_runs_all_the_same,

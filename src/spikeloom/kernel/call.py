@@ -168,7 +168,7 @@ def _inputs(neuron: Neuron, xs: State, params: dict[str, Parameter]) -> State:
         )
     if len(xs) != neuron.inputs:
         raise TypeError(f"x: {neuron.name} reads {neuron.inputs} input(s), got {len(xs)}")
-    xs = promoted(xs, {**neuron.params, **params})
+    xs = promoted(xs, lambda: {**neuron.params, **params})
     for x in xs:
         if not isinstance(x, Tensor):
             raise TypeError(f"x: must be a tensor [T, ...], got {type(x).__name__}")

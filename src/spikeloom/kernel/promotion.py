@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from spikeloom.kernel.neuron import Parameter, tensor_of
 __all__ = ["promoted"]
 
 
-def promoted(x: Any, params: Mapping[str, Parameter]) -> Any:
+def promoted(x: Any, params: Callable[[], Mapping[str, Parameter]]) -> Any:
     """An input whose integers and booleans have the dtype that torch's arithmetic gives them.
 
     They take the dtype of the other inputs, else that of the neuron's tensors, else
@@ -21,20 +21,21 @@ def promoted(x: Any, params: Mapping[str, Parameter]) -> Any:
 
     Args:
         x: The input, or a tuple of several.
-        params: The neuron's parameters in this call.
+        params: Returns the neuron's parameters in this call; called for counts only.
 
     Example:
         >>> import torch
-        >>> promoted(torch.tensor([0, 3], dtype=torch.uint8), {"tau": 2.0})
+        >>> promoted(torch.tensor([0, 3], dtype=torch.uint8), lambda: {"tau": 2.0})
         tensor([0., 3.])
-        >>> promoted(torch.tensor([True]), {"tau": torch.tensor(2.0, dtype=torch.float64)}).dtype
+        >>> tau = torch.tensor(2.0, dtype=torch.float64)
+        >>> promoted(torch.tensor([True]), lambda: {"tau": tau}).dtype
         torch.float64
     """
     if isinstance(x, Tensor):
-        return x.to(_floating([x], params)) if _counts(x) else x
+        return x.to(_floating([x], params())) if _counts(x) else x
     if not isinstance(x, tuple) or not any(map(_counts, x)):
         return x
-    dtype = _floating(x, params)
+    dtype = _floating(x, params())
     return tuple(part.to(dtype) if _counts(part) else part for part in x)
 
 

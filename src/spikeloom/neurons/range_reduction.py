@@ -99,14 +99,14 @@ class Reduced:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The decoded value of every element; NaN stays NaN."""
-        x = promoted(x, {})
+        x = promoted(x, dict)
         mantissa, scale = self.parts(x)
         y, _ = run(self._decoder, mantissa.reshape(1, -1))
         return self._sloped((y.reshape(x.shape) * scale).to(x.dtype), x, 1)
 
     def spikes(self, x: Tensor) -> Tensor:
         """The weighted spikes ``[K, *]`` whose sum is the value."""
-        x = promoted(x, {})
+        x = promoted(x, dict)
         mantissa, scale = self.parts(x)
         y, _ = run(self.neuron, mantissa.reshape(1, -1))
         spikes = (y.reshape(self.neuron.steps, *x.shape) * scale).to(x.dtype)

@@ -259,7 +259,7 @@ def test_a_first_potential_may_be_learned():
 
 @every_node
 def test_a_second_backward_needs_detach(build):
-    """H 15: truncated backpropagation works after detach_net, an error that names the remedy before."""
+    """H 15: truncated backpropagation works after detach_net; before, an error names it."""
     net = nn.Sequential(build(step_mode="m"))
     x = grid(5, 3).requires_grad_()
     net(x).sum().backward()

@@ -61,7 +61,7 @@ def measure_amplitude(
     check_k(k)
     if not isinstance(neuron, Neuron) or "alpha" not in neuron.params:
         raise TypeError(f"neuron: must be one with the parameter alpha, got {neuron!r}")
-    x = promoted(x, neuron.params)
+    x = promoted(x, lambda: neuron.params)
     if not isinstance(x, Tensor) or x.dtype not in COMPUTED:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x: must be a floating-point tensor [T, batch, *], got {got}")
