@@ -18,9 +18,12 @@ from spikeloom.kernel.promotion import promoted
 
 from ..adapter import component
 from .module import SpikeloomCell, SpikeloomSequence, _SpikeloomModule, checked, expanded, fitted
+from .named import make_savable
 from .threshold import surrogate_of
 
 __all__ = ["LIFBox", "LIFBoxCell", "lif_box_feed_forward_step"]
+
+make_savable(LIFBoxFeedForwardState)
 
 _VALUES = ("tau_mem_inv", "v_leak", "v_th", "v_reset")
 _RESETS = {reset_value: "value", reset_subtract: "subtract"}

@@ -82,7 +82,8 @@ class SpikeloomCell(_SpikeloomModule):
     .. math:: (y[t],\; s[t]) = \mathrm{cell}(x[t],\; s[t-1])
 
     Norse finds the state by the argument ``state``. It is a plain named tuple of tensors with the
-    neuron's state names, of the input's shape from the first step, and can be pickled. The
+    neuron's state names, of the input's shape from the first step, and can be pickled. An exported
+    program is saved with it; a process that loads one makes such a module first. The
     neuron's tensors are parameters (if they are Parameters) or buffers under their own names;
     :attr:`p` shows all parameters as a named tuple.
 

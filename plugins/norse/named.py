@@ -10,8 +10,9 @@ import functools
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.utils import _pytree
 
-__all__ = ["named_tuple"]
+__all__ = ["make_savable", "named_tuple"]
 
 
 @functools.cache
@@ -34,7 +35,20 @@ def named_tuple(typename: str, fields: tuple[str, ...]) -> Any:
     declare: Any = NamedTuple  # mypy knows it with literal names only
     made = declare(typename, [(name, Tensor) for name in fields])
     made.__module__, made.__qualname__ = __name__, f"{typename}({', '.join(fields)})"
+    make_savable(made)
     return made
+
+
+def make_savable(cls: Any) -> None:
+    """Let ``torch.export.save`` write programs that take or return a named tuple.
+
+    Args:
+        cls: The class. A process that loads such a program has to do the same first.
+    """
+    if cls not in _pytree.SUPPORTED_NODES:
+        _pytree._register_namedtuple(
+            cls, serialized_type_name=f"{cls.__module__}.{cls.__qualname__}"
+        )
 
 
 def __getattr__(name: str) -> Any:

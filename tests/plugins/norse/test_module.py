@@ -3,6 +3,8 @@
 import copy
 import inspect
 import pickle
+import subprocess
+import sys
 
 import nirtorch.nir_interpreter
 import norse.torch as snn
@@ -419,3 +421,41 @@ def test_a_subclass_says_where_its_neurons_begin_as_in_norse(base):
     module = base()
     module.state_fallback = lambda x: LIFBoxFeedForwardState(torch.full((3,), 0.5))
     same(module(x)[1].v, state.v)
+
+
+EXPORTED = {
+    "LIFBoxCell()": (norse.LIFBoxCell, (2, 3)),
+    "LIFBox(record_states=True)": (lambda: norse.LIFBox(record_states=True), (4, 2, 3)),
+    "make(neurons.LIF())": (lambda: norse.make(neurons.LIF()), (4, 2, 3)),
+    "make_cell(adaptive())": (lambda: norse.make_cell(adaptive()), (2, 3)),
+}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_an_exported_program_is_saved_and_loaded_with_its_state(name, tmp_path):
+    make, shape = EXPORTED[name]
+    module, x = make(), torch.full(shape, 20.0)
+    expected, state = module(x)
+    torch.export.save(torch.export.export(module, (x,), strict=False), tmp_path / "program.pt2")
+    loaded = torch.export.load(tmp_path / "program.pt2").module()
+    found, after = loaded(x)
+    same(found, expected)
+    assert type(after) is type(state)
+    same(tuple(after), tuple(state))
+
+
+def test_a_saved_program_is_loaded_by_another_process_that_has_made_the_module(tmp_path):
+    path = str(tmp_path / "program.pt2")
+    module, x = norse.make_cell(neurons.LIF()), torch.full((2, 3), 1.5)
+    torch.export.save(torch.export.export(module, (x,), strict=False), path)
+    lines = (
+        "import torch",
+        "from spikeloom import neurons",
+        "from spikeloom.plugins import norse",
+        "norse.make_cell(neurons.LIF())",
+        f"y, state = torch.export.load({path!r}).module()(torch.full((2, 3), 1.5))",
+        "assert state.v.eq(0.75).all(), state",
+    )
+    command = [sys.executable, "-W", "ignore", "-c", "\n".join(lines)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
