@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,10 +15,13 @@ from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep, tensor_of
 __all__ = [
     "SpikingLayer",
     "as_now",
+    "as_vectors",
     "checked_neuron",
     "current_parameters",
     "register_parameters",
 ]
+
+Module = TypeVar("Module", bound=nn.Module)
 
 WRAPPERS: dict[str, Callable[[Tensor], Parameter]] = {"step": PerStep, "gated": Gated}
 
@@ -62,6 +65,39 @@ def current_parameters(module: nn.Module, neuron: Neuron) -> dict[str, Parameter
             tensor = getattr(module, name)
             found[name] = WRAPPERS[kind](tensor) if kind in WRAPPERS else tensor
     return found
+
+
+def as_vectors(net: Module) -> Module:
+    """Give learned single values one dimension, for what shards parameters along one.
+
+    ``torch.distributed.fsdp.fully_shard`` refuses parameters without a dimension, such as a learned
+    time constant. Load weights first, then call this, then shard. What such a network saves loads
+    into the network as it is made, and into the frameworks' own neurons.
+
+    Args:
+        net: Its parameters of shape ``[]`` are replaced by such of shape ``[1]``, with new
+            gradients and the same values.
+
+    Returns:
+        The network.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> tau = torch.nn.Parameter(torch.tensor(2.0))
+        >>> layer = as_vectors(spikeloom.SpikingLayer(spikeloom.neurons.LIF(tau=tau)))
+        >>> layer.tau.shape
+        torch.Size([1])
+        >>> layer(torch.full((4, 1), 1.5)).detach().flatten()
+        tensor([0., 1., 0., 1.])
+    """
+    vectors: dict[nn.Parameter, nn.Parameter] = {}  # a value that modules share stays one
+    for module in net.modules():
+        for name, value in list(module.named_parameters(recurse=False)):
+            if not value.dim():
+                if value not in vectors:
+                    vectors[value] = nn.Parameter(value.detach()[None], value.requires_grad)
+                setattr(module, name, vectors[value])
+    return net
 
 
 def as_now(module: nn.Module, neuron: Neuron) -> Neuron:

@@ -225,6 +225,8 @@ def _checked(neuron: Neuron, given: dict[str, Parameter]) -> dict[str, Parameter
 def _same_kind(neuron: Neuron, name: str, value: Any) -> Parameter:
     """A given value, if it can take the place of the neuron's own."""
     where, expected = f"params: {name!r} of {neuron.name}", neuron.kinds[name]
+    if expected == "scalar" and isinstance(value, Tensor) and value.shape == (1,):
+        value = value.reshape(())  # sharded parameters have a dimension
     if kind(value) != expected:
         raise ValueError(f"{where} is of kind {expected}, got {kind(value)}")
     if expected == "number":
