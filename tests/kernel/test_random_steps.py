@@ -32,6 +32,13 @@ BINARY = {
     "choose": lambda a, b: words.where(a > b, 0.5 * a, b),
 }
 
+# With a term that makes no plain number of them.
+CONDITIONS = {
+    "above": lambda a, b, x: a + 0.0 * x > b,
+    "at least": lambda a, b, x: ~(a + 0.0 * x < b),
+    "equal": lambda a, b, x: (a + 0.0 * x == b) | (x > 1.0),
+}
+
 expressions = st.recursive(
     st.sampled_from(LEAVES),
     lambda inner: st.one_of(
@@ -40,18 +47,31 @@ expressions = st.recursive(
     ),
     max_leaves=8,
 )
+# What a step may return: also a plain number, and a condition, which means 1 or 0.
+results = st.one_of(
+    expressions,
+    st.sampled_from([0.0, 0.75, -1.5, 2, True]),
+    st.tuples(st.sampled_from(list(CONDITIONS)), expressions, expressions),
+)
 
 
 def value(expression, names):
-    if isinstance(expression, float):
+    if isinstance(expression, (float, int)):
         return expression
     if isinstance(expression, str):
         return names[expression]
     operation, *operands = expression
     found = [value(operand, names) for operand in operands]
+    if operation in CONDITIONS:
+        return CONDITIONS[operation](*found, names["x"])
     if all(isinstance(number, float) for number in found):
         found[0] = found[0] + 0.0 * names["x"]
     return (UNARY | BINARY)[operation](*found)
+
+
+def is_bare(expression):
+    """Whether it is a plain number or a condition, and bounded therefore."""
+    return isinstance(expression, (float, int)) or expression[0] in CONDITIONS
 
 
 def neuron_of(output, states, params):
@@ -60,8 +80,9 @@ def neuron_of(output, states, params):
         names = {"x": x, "y": y, "v": state[0], "u": state[1]}
         names |= {"scalar": p.scalar, "neuron": p.neuron, "step": p.step}
         names["table"] = words.lookup(p.table, words.where(x > 0, 1.0, 0.0))
-        bounded = [words.clamp(value(s, names) + 0.0 * x, -2.0, 2.0) for s in states]
-        return value(output, names) + 0.0 * x, tuple(bounded)
+        found = ((s, value(s, names)) for s in states)
+        bounded = (v if is_bare(s) else words.clamp(v, -2.0, 2.0) for s, v in found)
+        return value(output, names), tuple(bounded)
 
     kinds = {"step": PerStep(params["step"]), "table": Gated(params["table"])}
     return Neuron(step, state=("v", "u"), inputs=2, params={**params, **kinds}, name="random")
@@ -69,8 +90,8 @@ def neuron_of(output, states, params):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    output=expressions,
-    states=st.tuples(expressions, expressions),
+    output=results,
+    states=st.tuples(results, results),
     steps=st.integers(1, 20),
     neurons=st.sampled_from([1, 3, 16, 19, 40]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
@@ -89,6 +110,7 @@ def test_a_random_step_equals_eager(output, states, steps, neurons, dtype, seed)
         neuron = neuron_of(output, states, dict(zip(params, leaves[2:], strict=True)))
         y, last = spikeloom.run(neuron, tuple(leaves[:2]), implementation=implementation)
         loss = (y * weights).sum() + sum((v * weights[0]).sum() for v in last)
+        loss = loss + 0.0 * leaves[0].sum()  # of numbers alone, it would have no gradient
         grads = torch.autograd.grad(loss, leaves, allow_unused=True)
         pairs = zip(grads, leaves, strict=True)
         results.append(([y, *last], [torch.zeros_like(t) if g is None else g for g, t in pairs]))

@@ -36,7 +36,7 @@ def scan(
     Returns:
         The outputs and the states after each step, a list over time for every one of them.
     """
-    kinds, device = neuron.kinds, xs[0].device
+    kinds, device, shape = neuron.kinds, xs[0].device, xs[0].shape[1:]
     # Tensors throughout, because torch divides by a Python number inexactly on some devices.
     values = {name: torch.as_tensor(v, dtype=dtype, device=device) for name, v in params.items()}
 
@@ -50,22 +50,22 @@ def scan(
         now = tuple(x[t].to(dtype) for x in xs)
         return now if len(now) > 1 else now[0]
 
+    def full(values: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        # A step may return plain numbers and conditions; the next one finds tensors.
+        made = (torch.as_tensor(value, dtype=dtype, device=device) for value in values)
+        return tuple(value.expand(shape) for value in made)
+
     if neuron.begin is not None and steps:
-        state = neuron.begin(drive(0), state, at(0))
+        state = full(neuron.begin(drive(0), state, at(0)))
     outputs: list[list[Tensor]] = []
     states: list[list[Tensor]] = [[] for _ in state]
-    shape = xs[0].shape[1:]
     for t in range(steps):
         y, state = neuron.step(None if neuron.begin else drive(t), state, at(t))
-        for i, value in enumerate(y if isinstance(y, tuple) else (y,)):
+        for i, value in enumerate(full(y if isinstance(y, tuple) else (y,))):
             if i == len(outputs):
                 outputs.append([])
-            outputs[i].append(_full(value, shape, dtype, device))
-        state = tuple(_full(value, shape, dtype, device) for value in state)
+            outputs[i].append(value)
+        state = full(state)
         for history, value in zip(states, state, strict=True):
             history.append(value)
     return tuple(outputs), tuple(states)
-
-
-def _full(value: Any, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.as_tensor(value, dtype=dtype, device=device).expand(shape)

@@ -16,6 +16,7 @@ Node = tuple[Any, ...]
 # x: input, v: state, p: parameter, gy/gw: gradients that arrive at an output / a next state.
 LEAVES = frozenset({"const", "x", "v", "p", "gy", "gw"})
 CONDITIONS = frozenset({"gt", "ge", "eq", "and", "or", "not"})
+ARITHMETIC = frozenset({"add", "sub", "mul", "div"})
 
 
 def operands(node: Node) -> tuple[int, ...]:
@@ -66,14 +67,21 @@ class Expr:
         """The operation and operands behind this symbol."""
         return self.graph.nodes[self.number]
 
+    @property
+    def _is_condition(self) -> bool:
+        return self.node[0] in CONDITIONS
+
     def _real(self) -> Expr:
-        if self.node[0] in CONDITIONS:
-            return self.select(1.0, 0.0)
-        return self
+        return self.select(1.0, 0.0) if self._is_condition else self
 
     def _op(self, op: str, *others: Any) -> Expr:
-        reals = [self.graph.lift(value)._real().number for value in (self, *others)]
-        return self.graph.add(op, *reals)
+        values = [self.graph.lift(value) for value in (self, *others)]
+        if op in ARITHMETIC and all(value._is_condition for value in values):
+            raise TypeError(
+                f"a step cannot '{op}' two conditions, which torch takes for truth values; join "
+                f"them with & and |, or make numbers of them with where(condition, 1.0, 0.0)"
+            )
+        return self.graph.add(op, *(value._real().number for value in values))
 
     def _swapped(self, op: str, other: Any) -> Expr:
         return self.graph.lift(other)._op(op, self)
@@ -132,7 +140,7 @@ class Expr:
 
     def _logic(self, op: str, *others: Any) -> Expr:
         for value in (self, *others):
-            if not isinstance(value, Expr) or value.node[0] not in CONDITIONS:
+            if not isinstance(value, Expr) or not value._is_condition:
                 raise TypeError(f"'{op}' joins conditions such as a > b, got a value")
         return self.graph.add(op, self.number, *(other.number for other in others))
 
@@ -150,7 +158,7 @@ class Expr:
 
     def select(self, a: Any, b: Any) -> Expr:
         """``a`` where this condition holds, else ``b``."""
-        if self.node[0] not in CONDITIONS:
+        if not self._is_condition:
             raise TypeError("where: the condition must be a comparison such as a > b, got a value")
         a, b = (self.graph.lift(value)._real() for value in (a, b))
         return self.graph.add("where", self.number, a.number, b.number)
@@ -301,15 +309,11 @@ def trace(
         x = None
     y, following = step(x, state, p)
     outputs = y if isinstance(y, tuple) else (y,)
-    program = Program(
-        tuple(graph.nodes),
-        inputs,
-        states,
-        tuple(kinds.items()),
-        _numbers(graph, outputs, len(outputs), "step"),
-        _numbers(graph, following, states, "step"),
-        first,
-    )
+    left = _numbers(graph, outputs, len(outputs), "step")
+    after = _numbers(graph, following, states, "step")
+    # The graph is read last: a plain number among the results has become a node of its own.
+    nodes = tuple(graph.nodes)
+    program = Program(nodes, inputs, states, tuple(kinds.items()), left, after, first)
     _check_tables(program)
     return program
 

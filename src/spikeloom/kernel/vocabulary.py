@@ -82,9 +82,11 @@ def sqrt(a: Value) -> Any:
 def where(condition: Value, a: Value, b: Value) -> Any:
     """``a`` where the condition holds, else ``b``; gradients follow the chosen branch.
 
-    Two plain numbers must be exactly representable in float32 (0, 1, -0.5, ...), because the
+    A plain ``True`` or ``False`` chooses for all neurons. Two plain numbers must be exactly representable in float32 (0, 1, -0.5, ...), because the
     condition alone does not tell whether the neuron computes in float32 or float64.
     """
+    if isinstance(condition, bool):
+        return a if condition else b
     if not isinstance(condition, Tensor):
         return condition.select(a, b)
     if isinstance(a, Tensor) or isinstance(b, Tensor):
