@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.kernel.vocabulary import detach
+from spikeloom.kernel.vocabulary import detach, with_nan
 from spikeloom.neurons import Leaky as LeakyNeuron
 
 from ..adapter import component
@@ -218,7 +218,8 @@ class CalledLeaky(LeakyNeuron):
         mem = self._quantised(mem)
         if self.spike_grad is None:
             return super()._fire(mem, p)
-        return self.spike_grad(mem - p.threshold)
+        u = mem - p.threshold
+        return with_nan(self.spike_grad(u), u)
 
     def _charge(self, x: Any, mem: Any, reset: Any, p: Any) -> Any:
         return self._quantised(super()._charge(x, mem, reset, p))

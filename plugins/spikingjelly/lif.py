@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spikeloom import neurons
 from spikeloom.kernel.neuron import Neuron, kind
+from spikeloom.kernel.vocabulary import with_nan
 
 from ..adapter import component
 from .node import SpikeloomNode
@@ -34,7 +35,7 @@ class HostFires(Neuron):
     def _fire(self, u: Any) -> Any:
         if not isinstance(u, Tensor):
             raise TypeError(no_kernel_form(self.function))
-        return self.function(u)
+        return with_nan(self.function(u), u)
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""

@@ -164,9 +164,9 @@ def test_a_row_outside_the_table_takes_the_nearest(shim):
 
     table = torch.tensor([[1.0], [2.0], [3.0]])
     neuron = Neuron(step, params={"table": Gated(table)})
-    rows = torch.tensor([-3.0, 0.0, 1.0, 2.0, 7.0, math.inf, -math.inf, math.nan])
-    y, _ = spikeloom.run(neuron, torch.zeros(1, 8), (rows,))
-    assert y[0].tolist() == [1.0, 1.0, 2.0, 3.0, 3.0, 3.0, 1.0, 1.0]
+    rows = torch.tensor([-3.0, 0.0, 1.0, 2.0, 7.0, math.inf, -math.inf])
+    y, _ = spikeloom.run(neuron, torch.zeros(1, 7), (rows,))
+    assert y[0].tolist() == [1.0, 1.0, 2.0, 3.0, 3.0, 3.0, 1.0]
 
 
 def test_a_history_of_states_that_never_change_needs_no_checkpoints(shim):

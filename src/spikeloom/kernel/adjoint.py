@@ -43,6 +43,7 @@ ADJOINT: dict[str, Row] = {
     "log": lambda g, y, a: (g / a,),
     "erf": lambda g, y, a: (g * ((2.0 / math.sqrt(math.pi)) * (-(a * a)).exp()),),
     "where": lambda g, y, c, a, b: (None, c.select(g, 0.0), c.select(0.0, g)),
+    "with_nan": lambda g, y, value, source: ((source == source).select(g, 0.0), None),
     "with_grad": lambda g, y, value, *pairs: (
         None,
         *(flow for partial in pairs[1::2] for flow in (g * partial, None)),

@@ -141,7 +141,10 @@ class Body:
         fresh = [number for number in needed if number not in self._spelled]
         used = Counter(resolve(self.nodes, root) for root in roots)
         for number in fresh:
-            used.update(resolve(self.nodes, operand) for operand in operands(self.nodes[number]))
+            node = self.nodes[number]
+            used.update(resolve(self.nodes, operand) for operand in operands(node))
+            if node[0] == "with_nan":  # its text names the source three times
+                used[resolve(self.nodes, node[2])] += 2
         for number in fresh:
             text, tightness = self._expression(self.nodes[number])
             bound = used[number] > 1 or len(text) > INLINE or number in self._named
@@ -167,6 +170,8 @@ class Body:
         return "h" if self._names.free("h") and self._is_charged(number) else "a"
 
     def _is_spike(self, node: Node) -> bool:
+        if node[0] == "with_nan":
+            node = self.nodes[resolve(self.nodes, node[1])]
         values = (("const", "1.0"), ("const", "0.0"))
         return node[0] == "where" and tuple(self.nodes[n] for n in node[2:]) == values
 
@@ -200,6 +205,9 @@ class Body:
                 one = literal(1.0, self.real)
                 return f"{left} * ({one} / {right})", tightness
             return f"{left} {sign} {right}", tightness
+        if op == "with_nan":
+            value, source = self._operand(parts[0], _TERNARY), self._operand(parts[1], 4)
+            return f"{source} != {source} ? {source} : {value}", _TERNARY
         if op == "where":
             condition, yes = (self._operand(part, 1) for part in parts[:2])
             return f"{condition} ? {yes} : {self._operand(parts[2], _TERNARY)}", _TERNARY

@@ -205,6 +205,9 @@ def operation(lanes: Lanes, op: str, *operands: str, flags: str = "") -> str:
         return lanes.f.value(f"xor {lanes.bool} {operands[0]}, {lanes.literal('i1', 'true')}")
     if op == "where":
         return lanes.select(*operands)
+    if op == "with_nan":
+        value, source = operands
+        return lanes.select(lanes.compare("uno", source, source), source, value)
     if op == "neg":
         return lanes.f.value(f"fneg {lanes.type} {operands[0]}")
     if op in ("exp", "log", "erf"):

@@ -163,6 +163,10 @@ class Expr:
         a, b = (self.graph.lift(value)._real() for value in (a, b))
         return self.graph.add("where", self.number, a.number, b.number)
 
+    def with_nan(self, source: Expr) -> Expr:
+        """This value, but NaN where the source is."""
+        return self.graph.add("with_nan", self._real().number, source._real().number)
+
     def with_grad(self, *pairs: tuple[Any, Any]) -> Expr:
         """This value, differentiated by the stated partials."""
         flat = [self.graph.lift(part)._real().number for pair in pairs for part in pair]

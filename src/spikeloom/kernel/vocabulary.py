@@ -4,8 +4,11 @@ A step is ordinary Python arithmetic (``+ - * /``, comparisons, ``& | ~`` on con
 words below. Every word accepts torch tensors, where it computes, and traced expressions, where it
 records; so one step is at once the reference implementation and the source of every kernel.
 
-NaN is never turned into silence by a word: ``maximum``, ``minimum``, ``clamp`` and ``relu`` pass it
-on, as their torch counterparts do.
+No word turns NaN into a number: the spike of a NaN potential is NaN, and so are the sign of NaN and
+a table's entry at a row that is NaN; ``maximum``, ``minimum``, ``clamp`` and ``relu`` pass NaN on
+as their torch counterparts do. Only a condition cannot show it: a comparison with NaN is false
+(``!=`` is true), and what :func:`where` or arithmetic makes of a condition is a number. A step that
+decides by comparisons of its own states with :func:`with_nan` which values they depend on.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ __all__ = [
     "tanh",
     "where",
     "with_grad",
+    "with_nan",
 ]
 
 # A torch tensor, a traced expression or a number.
@@ -82,8 +86,9 @@ def sqrt(a: Value) -> Any:
 def where(condition: Value, a: Value, b: Value) -> Any:
     """``a`` where the condition holds, else ``b``; gradients follow the chosen branch.
 
-    A plain ``True`` or ``False`` chooses for all neurons. Two plain numbers must be exactly representable in float32 (0, 1, -0.5, ...), because the
-    condition alone does not tell whether the neuron computes in float32 or float64.
+    A plain ``True`` or ``False`` chooses for all neurons. Two plain numbers must be exactly
+    representable in float32 (0, 1, -0.5, ...), because the condition alone does not tell whether
+    the neuron computes in float32 or float64.
     """
     if isinstance(condition, bool):
         return a if condition else b
@@ -98,6 +103,26 @@ def where(condition: Value, a: Value, b: Value) -> Any:
             )
     one = torch.ones((), device=condition.device)
     return torch.where(condition, one * a, one * b)
+
+
+def with_nan(value: Value, *sources: Value) -> Any:
+    """``value``, but NaN where a source is NaN; gradients follow ``value`` where it is taken.
+
+    It is for values that depend on their sources by comparisons, which do not pass NaN on. Unlike
+    ``value + 0.0 * source`` it keeps the value where a source is infinite.
+
+    Args:
+        value: What is right wherever no source is NaN.
+        sources: What the value depends on.
+    """
+    for source in sources:
+        if isinstance(source, (int, float)):
+            value = value if source == source else source
+        elif isinstance(source, Tensor):
+            value = torch.where(source.isnan(), source.detach(), value)
+        else:
+            value = source.graph.lift(value).with_nan(source)
+    return value
 
 
 class _WithGrad(torch.autograd.Function):
@@ -145,13 +170,15 @@ def with_grad(value: Value, *pairs: tuple[Value, Value]) -> Any:
 def fire(u: Value, surrogate: Surrogate | None = None, *, strict: bool = False) -> Any:
     """1 where the distance to the threshold ``u = h - threshold`` is >= 0 (> 0 if strict), else 0.
 
+    The spike of a distance that is NaN is NaN.
+
     Args:
         u: Membrane potential minus threshold.
         surrogate: Supplies ``derivative(u)`` for the backward pass; without it no gradient flows.
         strict: Fire only above the threshold, not at it.
     """
     fired = u > 0 if strict else u >= 0
-    spike = fired.to(u.dtype) if isinstance(u, Tensor) else fired.select(1.0, 0.0)
+    spike = with_nan(fired.to(u.dtype) if isinstance(u, Tensor) else where(fired, 1.0, 0.0), u)
     if surrogate is None:
         return spike
     return with_grad(spike, (u, surrogate.derivative(detach(u))))
@@ -162,7 +189,9 @@ def lookup(table: Value, row: Value) -> Any:
 
     ``row`` is a whole number in [0, G), held per neuron; it carries no gradient.
     """
-    return table[row.detach().long()] if isinstance(table, Tensor) else table.lookup(row)
+    if isinstance(table, Tensor):
+        return with_nan(table[row.detach().nan_to_num().long()], row)
+    return with_nan(table.lookup(row), row)
 
 
 def maximum(a: Value, b: Value) -> Any:
@@ -187,7 +216,7 @@ def relu(a: Value) -> Any:
 
 def sign(a: Value) -> Any:
     """-1, 0 or 1; its derivative is 0."""
-    return where(a > 0, 1.0, where(a < 0, -1.0, 0.0))
+    return with_nan(where(a > 0, 1.0, where(a < 0, -1.0, 0.0)), a)
 
 
 def sigmoid(a: Value) -> Any:

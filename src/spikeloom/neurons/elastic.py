@@ -16,7 +16,7 @@ from torch import Tensor
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.neuron import Parameter, PerStep
 from spikeloom.kernel.values import POSITIVE
-from spikeloom.kernel.vocabulary import absolute, clamp, detach, rint, where, with_grad
+from spikeloom.kernel.vocabulary import absolute, clamp, detach, maximum, rint, where, with_grad
 from spikeloom.neurons.arguments import checked_choice, checked_number
 from spikeloom.neurons.described import Described
 
@@ -112,7 +112,7 @@ class ElasticBiSpike(Described):
     def _step(self, x: Any, state: Any, p: Any) -> Any:
         (v,) = state
         m = v + x
-        a = where(p.alpha > FLOOR, p.alpha, FLOOR)
+        a = maximum(p.alpha, FLOOR)
         q = m / a
         s = clamp(rint(q), -1.0, 1.0)
         inside = absolute(q) <= 1.0

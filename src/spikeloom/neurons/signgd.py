@@ -20,7 +20,7 @@ from torch import Tensor
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep
 from spikeloom.kernel.values import POSITIVE
-from spikeloom.kernel.vocabulary import detach, lookup, minimum, where, with_grad
+from spikeloom.kernel.vocabulary import detach, lookup, minimum, where, with_grad, with_nan
 from spikeloom.neurons.schedules import Exponential, Schedule, as_schedule
 from spikeloom.neurons.signgd_functions import Function, as_function
 
@@ -138,6 +138,7 @@ class SignGD(_Scheduled):
         operands = tuple(a + b for a, b in zip(before, arriving, strict=True))
         step = p.scale * self._eta(t, p)
         move = where(self.function.is_above(y, *operands), -step, step)
+        move = with_nan(move, y, *operands)
         move = with_grad(move, (self.function.value(*operands) - y, 1.0))
         return move, (*operands, y + move, t + 1.0)
 
@@ -224,7 +225,7 @@ class SignGDBits(_Scheduled):
             start = where(t < 1.0, getattr(p, f"bias_{name}") + 0.0 * was, was)
             operands.append(start - eta * (2.0 * current - getattr(p, f"offset_{name}")))
         above = self.function.is_above(y, *operands)
-        s = where(above, 1.0 + 0.0 * y, 0.0)
+        s = with_nan(where(above, 1.0, 0.0), y, *operands)
         return s, (*operands, y - eta * (2.0 * s - 1.0), t + 1.0)
 
     def settings(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from spikeloom.kernel.trace import Node, Program, operands, resolve, schedule
+from spikeloom.kernel.vocabulary import with_nan
 
 __all__ = ["REAL", "SAMPLE", "SPIKE", "Kind", "NotFree", "program_kinds"]
 
@@ -174,6 +175,7 @@ MEANING: Mapping[str, Callable[..., Any]] = {
     "or": lambda a, b: a | b,
     "not": lambda a: ~a if isinstance(a, Tensor) else not a,
     "where": lambda c, a, b: torch.where(c, a, b) if isinstance(c, Tensor) else a if c else b,
+    "with_nan": with_nan,
     "abs": abs,
 }
 COMPARISONS = frozenset({"gt", "ge", "eq", "and", "or", "not"})
@@ -185,6 +187,7 @@ RULES: Mapping[str, Callable[..., Kind]] = {
     "neg": negative,
     "abs": lambda a: join(a, negative(a)),
     "where": lambda c, a, b: join(a, b),
+    "with_nan": lambda value, source: kind_of(value),
     **dict.fromkeys(COMPARISONS, lambda *values: SPIKE),
 }
 
