@@ -46,6 +46,9 @@ def run(
     default dtype. The backward pass keeps only the
     inputs and the initial state, and recomputes the rest.
 
+    The spike of a potential that is NaN is NaN. The CPU kernel also refuses a last state that is
+    NaN; the other implementations do not look, because that would stop a GPU.
+
     Args:
         neuron: What to run.
         x: Input of shape ``[T, ...]``, time first; a tuple for a neuron with several inputs.
@@ -64,8 +67,7 @@ def run(
     Raises:
         TypeError: If an argument has the wrong type, dtype or device.
         ValueError: If a shape, a length or a name does not fit, a number is out of range, or a
-            state becomes NaN (on a GPU and in eager mode NaN is passed on instead, to avoid a
-            synchronisation).
+            last state of the CPU kernel is NaN.
         RuntimeError: If the implementation asked for is not available.
 
     Example:

@@ -133,6 +133,8 @@ class Body:
         self._names = names
         self._named = named
         self._own = own
+        # What may be NaN and is then passed on: its text is needed more than once.
+        self._marking: set[int] = set()
         self._texts: dict[int, tuple[str, int]] = {n: (s, _PRIMARY) for n, s in spelled.items()}
 
     def evaluate(self, roots: Sequence[int]) -> None:
@@ -143,11 +145,12 @@ class Body:
         for number in fresh:
             node = self.nodes[number]
             used.update(resolve(self.nodes, operand) for operand in operands(node))
-            if node[0] == "with_nan":  # its text names the source three times
-                used[resolve(self.nodes, node[2])] += 2
+            if node[0] == "with_nan":
+                self._marking.add(resolve(self.nodes, node[2]))
         for number in fresh:
             text, tightness = self._expression(self.nodes[number])
             bound = used[number] > 1 or len(text) > INLINE or number in self._named
+            bound = bound or number in self._marking or self.nodes[number][0] == "with_nan"
             if bound and self.nodes[number][0] != "const":
                 name = self._named.get(number) or self._names.claim(self._wish(number))
                 kind = "bool" if self.nodes[number][0] in CONDITIONS else "real"
@@ -167,6 +170,8 @@ class Body:
             return "g"
         if self._is_spike(node):
             return "s"
+        if number in self._marking:
+            return "u"
         return "h" if self._names.free("h") and self._is_charged(number) else "a"
 
     def _is_spike(self, node: Node) -> bool:

@@ -39,7 +39,8 @@ def source(
         >>> text = source(spikeloom.neurons.IF(v_reset=None), target="cuda")
         >>> print(text[text.index("    const real h") : text.index("extern")].strip())
         const real h = v + x;
-            const real s = h - v_threshold >= 0.0f ? 1.0f : 0.0f;
+            const real u = h - v_threshold;
+            const real s = u != u ? u : u >= 0.0f ? 1.0f : 0.0f;
             y = s;
             v_next = h - s * v_threshold;
         }
