@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -260,10 +261,12 @@ def _fitted(
             )
         tensor = tensor.to(dtype)
     shape, layout = x.shape[1:], neuron.kinds[name]
-    scale = neuron.gradient_scale(name, shape.numel())
-    if scale != 1.0 and tensor.requires_grad:
-        tensor = with_grad(tensor, (tensor, scale))
-    if layout == "neuron" and tensor.shape != shape:
+    if tensor.requires_grad:
+        # The product, because numel() would fix a size that a graph leaves open.
+        scale = neuron.gradient_scale(name, math.prod(shape))
+        tensor = tensor if scale is None else with_grad(tensor, (tensor, scale))
+    # To compare sizes would fix those that a graph leaves open; to expand does not.
+    if layout == "neuron" and (torch.compiler.is_compiling() or tensor.shape != shape):
         try:
             return tensor.expand(shape)
         except RuntimeError:

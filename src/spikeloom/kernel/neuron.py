@@ -168,14 +168,15 @@ class Neuron:
         """The program's text with a state recorded, or its outputs summed over time, or both."""
         return self._variants[record, reduced]
 
-    def gradient_scale(self, parameter: str, count: int) -> float:
-        """What the gradient of a learned parameter is multiplied by; 1 unless a neuron says so.
+    def gradient_scale(self, parameter: str, count: int) -> float | None:
+        """What the gradient of a learned parameter is multiplied by, if a neuron says so.
 
         Args:
             parameter: Its name.
-            count: How many neurons take part in a step of the call.
+            count: How many neurons take part in a step of the call; a symbol where a graph with
+                an open size is recorded, so a function of it has to be arithmetic.
         """
-        return 1.0
+        return None
 
     @property
     def state_names(self) -> tuple[str, ...]:

@@ -23,11 +23,11 @@ Tensors = Sequence[Tensor]
 
 LIBRARY = torch.library.Library("spikeloom", "DEF")
 LIBRARY.define(
-    "scan(str program, int steps, float[] numbers, Tensor[] xs, Tensor[] vs, Tensor[] ps)"
+    "scan(str program, SymInt steps, float[] numbers, Tensor[] xs, Tensor[] vs, Tensor[] ps)"
     " -> Tensor[]"
 )
 LIBRARY.define(
-    "scan_backward(str program, int steps, float[] numbers, int[] wanted, Tensor[] xs,"
+    "scan_backward(str program, SymInt steps, float[] numbers, int[] wanted, Tensor[] xs,"
     " Tensor[] vs, Tensor[] ps, Tensor[] gys, Tensor?[] gws) -> Tensor[]"
 )
 
@@ -198,6 +198,25 @@ def scan_backward(
     return _found(gxs, gvs, gps)
 
 
+def check_recorder(*, gradient: bool) -> None:
+    """Raise if the graph that is recorded cannot hold a kernel, or not its gradient.
+
+    Args:
+        gradient: Whether a gradient is wanted.
+
+    Raises:
+        RuntimeError: Saying what to do instead.
+    """
+    remedy = "use implementation='eager', or plugins.<host>.to_host(net), a copy with its neurons"
+    if torch.onnx.is_in_onnx_export():
+        raise RuntimeError(f"spikeloom: ONNX has no operator for a neuron's kernel; {remedy}")
+    if gradient and torch.jit.is_tracing():
+        raise RuntimeError(
+            f"spikeloom: torch.jit.trace cannot record the gradient of a neuron's kernel; trace "
+            f"under torch.no_grad() for inference, {remedy}"
+        )
+
+
 for _device in ("CPU", "CUDA"):
     LIBRARY.impl("scan", scan, _device)
     LIBRARY.impl("scan_backward", scan_backward, _device)
@@ -207,6 +226,8 @@ for _device in ("CPU", "CUDA"):
 def _scan_fake(
     text: str, steps: int, numbers: list[float], xs: Tensors, vs: Tensors, ps: Tensors
 ) -> list[Tensor]:
+    # Here too, because Dynamo takes it that nobody exports to ONNX.
+    check_recorder(gradient=False)
     ys, ws = _outputs(Program.parse(text), steps, layout.row_order(xs[0]), xs[0], vs)
     return [*ys, *ws]
 

@@ -81,8 +81,12 @@ class Call(NamedTuple):
 
 def scan(call: Call, tensors: Tensors) -> Tensors:
     """Run a program; returns the outputs and the last states."""
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        return (PlainScan if is_plain(tensors) else Scan).apply(call, *tensors)
+    gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    plain = is_plain(tensors)
+    if not plain:
+        operators.check_recorder(gradient=gradient)
+    if gradient:
+        return (PlainScan if plain else Scan).apply(call, *tensors)
     return call.forward(*tensors)
 
 

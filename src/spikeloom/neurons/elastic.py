@@ -6,7 +6,6 @@ Bi-Spiking Mechanisms", ICML 2024.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -130,9 +129,9 @@ class ElasticBiSpike(Described):
             )
         return with_grad(s * a, (m, where(inside, 1.0, 0.0)), (alpha, where(inside, s - q, s)))
 
-    def gradient_scale(self, parameter: str, count: int) -> float:
+    def gradient_scale(self, parameter: str, count: int) -> float | None:
         """The published 1 / sqrt(N) on the amplitude's gradient, unless it is left out."""
-        return 1.0 / math.sqrt(max(count, 1)) if self.grad_scale else 1.0
+        return torch.sym_float(torch.sym_max(count, 1)) ** -0.5 if self.grad_scale else None
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
