@@ -324,3 +324,27 @@ def test_a_graph_recorded_for_another_length_does_not_read_beyond_its_input():
     assert torch.equal(traced(x), layer(x))
     with pytest.raises(RuntimeError, match=r"recorded for T=6, the input has 2 steps"):
         traced(x[:2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("implementation", ["llvm", "eager"])
+def test_a_recorded_state_is_not_rounded_to_16_bits(implementation, dtype):
+    x = (2 * torch.rand(6, 5)).to(dtype).requires_grad_()
+    neuron = LIF(tau=3.0)
+    y, (v,), seq = spikeloom.run(neuron, x, record="v", implementation=implementation)
+    assert (y.dtype, v.dtype, seq.dtype) == (dtype, torch.float32, torch.float32)
+    wide, _, expected = spikeloom.run(neuron, x.float(), record="v", implementation="eager")
+    assert torch.equal(seq, expected) and torch.equal(seq[-1], v) and torch.equal(y, wide.to(dtype))
+    found, plain = (
+        torch.autograd.grad(out.float().sum(), x)[0]
+        for out in (y, spikeloom.run(neuron, x, implementation=implementation)[0])
+    )
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, plain)
+
+
+@pytest.mark.parametrize("implementation", ["llvm", "eager"])
+def test_reduced_and_recorded_outputs_of_16_bits_keep_their_dtypes(implementation):
+    x = (2 * torch.rand(6, 5)).bfloat16()
+    y, (v,), seq = spikeloom.run(LIF(), x, record="v", reduce="mean", implementation=implementation)
+    assert (y.dtype, v.dtype, seq.dtype) == (torch.bfloat16, torch.float32, torch.float32)

@@ -56,7 +56,7 @@ def run(
         state: States before the first step, each of shape ``x.shape[1:]``; None starts at rest.
         params: Values that replace the neuron's own in this call, of the same kind. Numbers have to
             be in the neuron's ranges; those of tensors are not read, which would stop a GPU.
-        record: Name of a state to return after every step.
+        record: Name of a state to return after every step, in the dtype that is computed in.
         reduce: ``"sum"`` or ``"mean"`` over time of the outputs, without materialising them.
         implementation: ``"auto"``, ``"cupy"``, ``"llvm"`` or ``"eager"``. ``auto`` takes the
             kernel for the device or falls back to eager; a name is honoured or refused.
@@ -96,6 +96,9 @@ def run(
     stored = xs[0].dtype
     if neuron.begin is not None and xs[0].shape[0] != 1:
         xs = tuple(part.sum(0, keepdim=True, dtype=dtype) for part in xs)
+    elif record is not None and stored != dtype:
+        # A kernel writes all sequences in the inputs' dtype, and states are not to be rounded.
+        xs = tuple(part.to(dtype) for part in xs)
     bound = Bound(neuron, xs, vs, values, steps, dtype, record, reduce is not None)
     ys, ws, seq = _run_eager(bound) if name == "eager" else _run_kernel(bound)
     if reduce == "mean":
