@@ -7,7 +7,6 @@ import struct
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from spikeloom.kernel import emit_llvm, layout
 from spikeloom.kernel.adjoint import Adjoint, learned
 from spikeloom.kernel.emit_llvm import Assume
 from spikeloom.kernel.llvm_text import LANES
+from spikeloom.kernel.threads import share_out
 from spikeloom.kernel.trace import Program
 
 # Bytes of states (forward) or history (backward) that a tile may take, chosen by measurement.
@@ -399,17 +399,10 @@ def _run(plan: Plan, steps: int, neurons: int, words: list[int], *, even: bool) 
         address = _scratch.address(8 * plan.scratch + 64)
         plan.kernel([steps, neurons, first, last, plan.tile, address, *words], plan.numbers)
 
-    waiting: list[Future[None]] = [
-        _pool().submit(part, first) for first in range(share, neurons, share)
-    ]
-    part(0)
-    for future in waiting:
-        future.result()
-
-
-@lru_cache(maxsize=1)
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(thread_name_prefix="spikeloom")
+    if share >= neurons:
+        part(0)
+    else:
+        share_out(range(0, neurons, share), part, threads)
 
 
 HUGE_PAGE = 2 * 1024 * 1024
