@@ -1,6 +1,8 @@
 """The doctor, and the command line that asks it."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -131,3 +133,14 @@ def test_the_doctor_outlives_a_missing_framework(host, monkeypatch):
     report = spikeloom.doctor()
     assert found(report, host) is None
     assert f'pip install "spikeloom[{host}]"' in str(report)
+
+
+@pytest.mark.parametrize("arguments", [["source", "LIF"], ["--help"]])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments):
+    """As in ``spikeloom source LIF | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "spikeloom.cli", *arguments]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=100)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -26,6 +27,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    try:
+        try:
+            return _answer(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; nothing is left for Python to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _answer(arguments: Sequence[str] | None) -> int:
+    """Print what is asked for; the exit status."""
     options = _parser().parse_args(arguments)
     try:
         output = options.run(options)
