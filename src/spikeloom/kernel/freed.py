@@ -59,13 +59,17 @@ class _OneNode(torch.autograd.Function):
 def in_one_node(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The results of a call with one graph node behind them all, as the kernel has it.
 
-    Then it is this node that a second backward pass meets first. Compilers and transformations
-    know no freed graph, and get the results as they are.
+    Then it is this node that a second backward pass meets first. Compilers, tracers and
+    transformations know no freed graph, and get the results as they are.
 
     Args:
         values: Results computed step by step.
     """
-    watched = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    watched = (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._are_functorch_transforms_active()
+    )
     if watched or not any(value.requires_grad for value in values):
         return values
     results: tuple[Tensor, ...] = _OneNode.apply(*values)
