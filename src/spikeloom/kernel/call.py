@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from spikeloom.kernel import run_eager
+from spikeloom.kernel import run_eager, run_traced
 from spikeloom.kernel.choose import choose
+from spikeloom.kernel.counted import counting_modes
 from spikeloom.kernel.freed import in_one_node
 from spikeloom.kernel.neuron import Gated, Neuron, Parameter, check_form, kind, tensor_of
 from spikeloom.kernel.promotion import promoted
@@ -59,7 +62,9 @@ def run(
         record: Name of a state to return after every step, in the dtype that is computed in.
         reduce: ``"sum"`` or ``"mean"`` over time of the outputs, without materialising them.
         implementation: ``"auto"``, ``"cupy"``, ``"llvm"`` or ``"eager"``. ``auto`` takes the
-            kernel for the device or falls back to eager; a name is honoured or refused.
+            kernel for the device or falls back to eager; a name is honoured or refused. While one
+            of SpikingJelly's counters counts, the traced step runs on tensors instead, operation by
+            operation, with the same results.
 
     Returns:
         ``(y, state)``: the outputs ``[T, ...]`` (without T if reduced) and the last states; with
@@ -100,7 +105,7 @@ def run(
         # A kernel writes all sequences in the inputs' dtype, and states are not to be rounded.
         xs = tuple(part.to(dtype) for part in xs)
     bound = Bound(neuron, xs, vs, values, steps, dtype, record, reduce is not None)
-    ys, ws, seq = _run_eager(bound) if name == "eager" else _run_kernel(bound)
+    ys, ws, seq = _implementation(neuron, name)(bound)
     if reduce == "mean":
         ys = tuple(y / max(steps, 1) for y in ys)
     ys = tuple(y if y.dtype == stored else y.to(stored) for y in ys)
@@ -124,21 +129,32 @@ class Bound(NamedTuple):
 Results = tuple[State, State, Tensor | None]
 
 
-def _run_eager(call: Bound) -> Results:
+def _implementation(neuron: Neuron, chosen: str) -> Callable[[Bound], Results]:
+    """What runs a call; nobody could count what a kernel does."""
+    if neuron.program is not None and counting_modes():
+        return partial(_run_on_tensors, run_traced.scan)
+    return partial(_run_on_tensors, run_eager.scan) if chosen == "eager" else _run_kernel
+
+
+def _run_on_tensors(scan: Callable[..., Any], call: Bound) -> Results:
     neuron, x = call.neuron, call.xs[0]
     if not call.steps:
         nothing = x.to(call.dtype)
         ys = tuple(nothing.sum(0) if call.reduced else nothing for _ in range(neuron.outputs))
         return ys, call.vs, None if call.record is None else nothing
-    outputs, states = run_eager.scan(neuron, call.xs, call.vs, call.values, call.steps, call.dtype)
-    zero = x.new_zeros(x.shape[1:], dtype=call.dtype)
-    ys = tuple(sum(y, start=zero) if call.reduced else torch.stack(y) for y in outputs)
+    outputs, states = scan(neuron, call.xs, call.vs, call.values, call.steps, call.dtype)
+    ys = tuple(_total(y) if call.reduced else torch.stack(y) for y in outputs)
     ws = tuple(w[-1].contiguous() for w in states)
     recorded = [] if call.record is None else states[neuron.state_names.index(call.record)]
     seq = (torch.stack(recorded),) if recorded else ()
     results = in_one_node((*ys, *ws, *seq))
     last = len(ys) + len(ws)
     return results[: len(ys)], results[len(ys) : last], results[last] if recorded else None
+
+
+def _total(values: list[Tensor]) -> Tensor:
+    """The sum, begun at zero as the kernels begin it."""
+    return sum(values, start=torch.full_like(values[0], 0.0))
 
 
 def _run_kernel(call: Bound) -> Results:

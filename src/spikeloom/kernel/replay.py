@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spikeloom.kernel import layout, run_cpu
+from spikeloom.kernel.counted import counting_modes
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.scan import is_plain
 from spikeloom.kernel.trace import Program
@@ -102,7 +103,7 @@ class Replay:
             The key; None if the call cannot be replayed, because a gradient is wanted, somebody
             looks on, or the tensors are not plain memory of a CPU.
         """
-        if not is_plain((x, *params)):
+        if counting_modes() or not is_plain((x, *params)):
             return None
         if not (x.is_cpu and x.dtype in DTYPES and x.numel()):
             return None

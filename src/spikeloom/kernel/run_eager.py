@@ -6,6 +6,7 @@ no kernel can run, and it differentiates through torch's own autograd.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,9 +37,38 @@ def scan(
     Returns:
         The outputs and the states after each step, a list over time for every one of them.
     """
-    kinds, device, shape = neuron.kinds, xs[0].device, xs[0].shape[1:]
+    device = xs[0].device
     # Tensors throughout, because torch divides by a Python number inexactly on some devices.
     values = {name: torch.as_tensor(v, dtype=dtype, device=device) for name, v in params.items()}
+    return loop(neuron.step, neuron.begin, neuron.kinds, values, xs, state, steps, dtype)
+
+
+def loop(
+    step: Callable[..., Any],
+    begin: Callable[..., Any] | None,
+    kinds: Mapping[str, str],
+    values: Mapping[str, float | Tensor],
+    xs: tuple[Tensor, ...],
+    state: tuple[Tensor, ...],
+    steps: int,
+    dtype: torch.dtype,
+) -> tuple[tuple[list[Tensor], ...], tuple[list[Tensor], ...]]:
+    """Call a step once for every time step.
+
+    Args:
+        step: ``step(x, state, p) -> (y, new_state)``, on tensors.
+        begin: ``begin(x, state, p) -> state``, or None.
+        kinds: Parameter name -> how it is laid out.
+        values: Parameter name -> value.
+        xs: Inputs ``[T, ...]``; ``[1, ...]`` with a beginning.
+        state: Initial states, in ``dtype``.
+        steps: T.
+        dtype: What the step computes in.
+
+    Returns:
+        The outputs and the states after each step, a list over time for every one of them.
+    """
+    device, shape = xs[0].device, xs[0].shape[1:]
 
     def at(t: int) -> SimpleNamespace:
         pick = {"step": lambda v: v[t], "gated": lambda v: v[:, t]}
@@ -55,12 +85,12 @@ def scan(
         made = (torch.as_tensor(value, dtype=dtype, device=device) for value in values)
         return tuple(value.expand(shape) for value in made)
 
-    if neuron.begin is not None and steps:
-        state = full(neuron.begin(drive(0), state, at(0)))
+    if begin is not None and steps:
+        state = full(begin(drive(0), state, at(0)))
     outputs: list[list[Tensor]] = []
     states: list[list[Tensor]] = [[] for _ in state]
     for t in range(steps):
-        y, state = neuron.step(None if neuron.begin else drive(t), state, at(t))
+        y, state = step(None if begin else drive(t), state, at(t))
         for i, value in enumerate(full(y if isinstance(y, tuple) else (y,))):
             if i == len(outputs):
                 outputs.append([])
