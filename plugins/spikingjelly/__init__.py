@@ -20,7 +20,7 @@ require_host()
 
 # ruff: noqa: E402 -- a missing host must be named before anything imports it
 from .compressor import SignedSpikeCompressor
-from .counting import signed_rules, state_rules
+from .counting import signed_rules
 from .elastic import ElasticBiSpikeNode
 from .export import export_to_nir
 from .few_spike import HGNode, OATNode, few_spike_tables
@@ -47,6 +47,5 @@ __all__ = [
     "few_spike_tables",
     "make",
     "signed_rules",
-    "state_rules",
     "to_host",
 ]

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from spikingjelly.activation_based import neuron as host
 from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
@@ -148,7 +149,7 @@ def _described_rate(rate: Tensor) -> Tensor:
 
 
 @component("LIF", "W. Gerstner and W. M. Kistler, Spiking Neuron Models, 2002")
-class LIFNode(_IntegrateAndFire):
+class LIFNode(_IntegrateAndFire, host.LIFNode):
     r"""Leaky integrate-and-fire, a drop-in for ``spikingjelly...neuron.LIFNode``.
 
     .. math::
@@ -157,9 +158,11 @@ class LIFNode(_IntegrateAndFire):
         v[t] &= h[t] - s[t]\,\theta \quad\text{(soft)}\qquad
         v[t] = (1 - s[t])\,h[t] + s[t]\,v_\mathrm{reset} \quad\text{(hard)}
 
-    The arguments can be read and changed as attributes. Spikes and potentials equal the host's bit
-    for bit for float32 and float64 inputs. Potentials of 16-bit inputs, also under autocast, are
-    float32 here and 16-bit in the host, where some spikes therefore differ.
+    It is a subclass of the host's, and the host's operation counters and energy estimates say of it
+    what they say of the host's. The arguments can be read and changed as attributes. Spikes and
+    potentials equal the host's bit for bit for float32 and float64 inputs. Potentials of 16-bit
+    inputs, also under autocast, are float32 here and 16-bit in the host, where some spikes
+    therefore differ.
 
     Args:
         tau: Membrane time constant in steps, at least 1. Unlike the host's, it may be a tensor
@@ -219,7 +222,7 @@ class LIFNode(_IntegrateAndFire):
 
 
 @component("IF", "W. Gerstner and W. M. Kistler, Spiking Neuron Models, 2002")
-class IFNode(_IntegrateAndFire):
+class IFNode(_IntegrateAndFire, host.IFNode):
     r"""Integrate-and-fire without leak, a drop-in for ``spikingjelly...neuron.IFNode``.
 
     .. math:: h[t] = v[t-1] + x[t]
@@ -273,7 +276,7 @@ class IFNode(_IntegrateAndFire):
 
 
 @component("PLIF", "W. Fang et al., Incorporating Learnable Membrane Time Constant, ICCV 2021")
-class ParametricLIFNode(_IntegrateAndFire):
+class ParametricLIFNode(_IntegrateAndFire, host.ParametricLIFNode):
     r""":class:`LIFNode` with one learned time constant, as SpikingJelly parametrises it.
 
     .. math::

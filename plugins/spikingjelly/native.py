@@ -19,7 +19,7 @@ from .few_spike import few_spike_tables
 from .lif import HostFiredIF, HostFiredLIF, HostFiredParametricLIF, HostFires
 from .network import takes_steps
 from .node import SpikeloomNode
-from .surrogate import host_form
+from .surrogate import host_form, kernel_form
 
 __all__ = ["to_host"]
 
@@ -27,11 +27,12 @@ __all__ = ["to_host"]
 def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
     """A copy of a network with SpikingJelly's own neurons, for what knows only those.
 
-    SpikingJelly's exporters to NIR, Lava and Lynxi, its fused precision settings and others ask
-    for its own classes: NIR's and Lava's refuse others, Lynxi's leaves them in place. Weights are
-    copied; the neurons are at rest, in the same step mode, and learn what they learned. Each is run
-    beside ours on random input and on input that meets the threshold, and must fire the same
-    spikes. Hooks on replaced neurons stay with the original.
+    SpikingJelly's exporter to NIR and its fused precision settings take exactly its own classes,
+    none that are derived from them, as our integrate-and-fire nodes are. Its counters count other
+    neurons of ours by their own steps; in the copy they count SpikingJelly's. Weights are copied;
+    the neurons are at rest, in the same step mode, and learn what they learned. Each is run beside
+    ours on random input and on input that meets the threshold, and must fire the same spikes. Hooks
+    on replaced neurons stay with the original.
 
     ======================================  =======================================================
     ours                                    SpikingJelly's
@@ -73,6 +74,21 @@ def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
     return replaced(net, sample, NATIVE)
 
 
+def integrate_and_fire(module: SpikeloomNode) -> nn.Module | None:
+    """SpikingJelly's integrate-and-fire neuron that equals one of ours; None if there is none.
+
+    It shares the learned tensors and the surrogate function.
+
+    Args:
+        module: Ours.
+    """
+    build = INTEGRATE_AND_FIRE.get(type(module.neuron))
+    try:
+        return build and build(module)
+    except Differs:
+        return None
+
+
 def _build(module: SpikeloomNode) -> nn.Module:
     kind = type(module.neuron)
     if kind not in NODES:
@@ -88,7 +104,7 @@ def _fire(module: SpikeloomNode) -> dict[str, Any]:
     return {
         "v_threshold": _number(module, "v_threshold"),
         "v_reset": neuron.v_reset,
-        "surrogate_function": _function(neuron),
+        "surrogate_function": _function(module),
         "detach_reset": neuron.detach_reset,
         **_habits(module),
     }
@@ -184,9 +200,13 @@ def _require_ge(neuron: Any) -> None:
         raise Differs('it fires above the threshold, SpikingJelly\'s at it; make it with tie="ge"')
 
 
-def _function(neuron: Any) -> Any:
+def _function(module: SpikeloomNode) -> Any:
+    neuron: Any = module.neuron
     if isinstance(neuron, HostFires):
         return neuron.function
+    given = getattr(module, "surrogate_function", None)
+    if kernel_form(given):
+        return given
     function = host_form(neuron.surrogate)
     if function is None:
         raise Differs(f"SpikingJelly has no surrogate function {neuron.surrogate}")
@@ -224,13 +244,16 @@ def _run(node: Any, x: Tensor) -> Tensor:
     return torch.cat([singles.flatten(), node(x[:steps]).flatten()])
 
 
-NODES = {
+INTEGRATE_AND_FIRE = {
     neurons.LIF: _lif,
     HostFiredLIF: _lif,
     neurons.ParametricLIF: _parametric,
     HostFiredParametricLIF: _parametric,
     neurons.IF: _if,
     HostFiredIF: _if,
+}
+NODES = {
+    **INTEGRATE_AND_FIRE,
     neurons.ElasticBiSpike: _ternary,
     neurons.OAT: _oat,
     neurons.HG: _hg,

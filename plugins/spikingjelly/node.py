@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,13 +11,16 @@ from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
 
 from spikeloom.kernel.call import COMPUTED, run
+from spikeloom.kernel.counted import counting_modes, uncounted
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
 
 from ..adapter import Describing, tensor_names
 from ..recomputation import Restarting
+from .steps_counted import complete_rules
 from .surrogate import translated
+from .twin import Twin
 
 __all__ = ["SpikeloomNode", "make"]
 
@@ -29,7 +33,8 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
     SpikingJelly sees a ``BaseNode`` with an explicit-state transition. Its memories are the
     neuron's states in order, the first under the name ``v``; the neuron's tensors are parameters
     (if they are Parameters) or buffers under their own names. Single steps and whole sequences
-    run on the same kernel.
+    run on the same kernel. While one of SpikingJelly's counters counts, the node runs operation by
+    operation, as SpikingJelly's own neuron where one equals it; the results stay the same.
 
     A class for one kind of neuron takes three lines, and is listed by
     :func:`spikeloom.plugins.components`::
@@ -100,7 +105,8 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
         settings = {name: translated(value) for name, value in settings.items()}
         neuron = self._described(map(translated, args), settings)
         (_, rest), *others = neuron.rest.items()
-        super().__init__(v_reset=float(rest), step_mode=step_mode, store_v_seq=store_v_seq)
+        # By name here and below: a subclass may also derive from one of SpikingJelly's own neurons.
+        BaseNode.__init__(self, v_reset=float(rest), step_mode=step_mode, store_v_seq=store_v_seq)
         # These are BaseNode's own; a neuron that has them brings them itself.
         for name in ("v_threshold", "v_reset", "detach_reset", "surrogate_function"):
             delattr(self, name)
@@ -128,6 +134,8 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], step_mode: str
     ) -> State:
         """States as tensors that fit the input; nothing is changed in place."""
+        if twin := self._twin(inputs[0]):
+            return twin.materialize_states(inputs, states, step_mode)
         (x, *_) = self._promoted(inputs)
         shape = x.shape[1:] if step_mode == "m" else x.shape
         pairs = zip(states, self.neuron.rest.values(), strict=True)
@@ -137,6 +145,8 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
         self, inputs: tuple[Tensor, ...], states: State
     ) -> tuple[State, State]:
         """One step with explicit states: ``(outputs, new states)``."""
+        if twin := self._twin(inputs[0]):
+            return twin.single_step(inputs, states)
         sequences = tuple(x[None] for x in inputs)
         if self.neuron.begin is not None:
             y, states = self._scan(sequences, states, reduce="sum")
@@ -149,7 +159,9 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
     ) -> tuple[State, State]:
         """A whole sequence with explicit states: ``(outputs, new states)``."""
         if self._transition_is_overridden():
-            return super().multi_step_functional_forward(inputs, states)
+            return BaseNode.multi_step_functional_forward(self, inputs, states)
+        if twin := self._twin(inputs[0]):
+            return twin.multi_step(inputs, states)
         y, states = self._scan(inputs, states)
         return _as_tuple(y), states
 
@@ -158,8 +170,11 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
         own = type(self).single_step_forward is BaseNode.single_step_forward
         if not own and self.neuron.begin is None:
             return self._by_steps(x_seq, *args)
+        if twin := self._twin(x_seq):
+            y, self.v_seq = twin.sequence(x_seq, self._memories)
+            return y
         if not self.store_v_seq or self._transition_is_overridden():
-            return super().multi_step_forward(x_seq, *args)
+            return BaseNode.multi_step_forward(self, x_seq, *args)
         inputs = (x_seq, *args)
         states = self.materialize_states(inputs, tuple(self._memories.values()), "m")
         membrane = self.neuron.state_names[0]
@@ -183,16 +198,28 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
         """Counts and events as floating-point numbers."""
         return promoted(inputs, lambda: current_parameters(self, self.neuron))
 
+    def _twin(self, x: Tensor) -> Twin | None:
+        """SpikingJelly's own neuron, if it equals this one and a counter counts."""
+        if not counting_modes() or self._transition_is_overridden():
+            return None
+        from .native import integrate_and_fire  # it knows this class
+
+        with uncounted():
+            native, (x,) = integrate_and_fire(self), self._promoted((x,))
+            return Twin(native, x.dtype) if native and x.dtype in COMPUTED else None
+
     def _scan(self, inputs: tuple[Tensor, ...], states: State, **options: Any) -> Any:
         neuron = self.neuron
-        return run(
-            neuron,
-            inputs,
-            states,
-            params=current_parameters(self, neuron),
-            implementation=self.implementation,
-            **options,
-        )
+        counted = counting_modes()
+        with complete_rules(counted, self, inputs[0], states) if counted else nullcontext():
+            return run(
+                neuron,
+                inputs,
+                states,
+                params=current_parameters(self, neuron),
+                implementation=self.implementation,
+                **options,
+            )
 
     def reset(self) -> None:
         """Put the node back to rest."""
@@ -244,8 +271,11 @@ def _fitted(state: Any, rest: float, x: Tensor, shape: torch.Size) -> Tensor:
         if state.shape == shape:
             return state.to(x.device, dtype)
         state = rest
-    # One number serves all neurons. full_like is how SpikingJelly's counters notice a state.
-    return torch.full_like(x.new_empty(()), state, dtype=dtype).expand(shape)
+    if counting_modes() and x.numel():
+        # This is how SpikingJelly's neurons begin, and its counters notice a state.
+        return torch.full_like(x if x.shape == shape else x[0], state, dtype=dtype)
+    # One number serves all neurons.
+    return x.new_full((), state, dtype=dtype).expand(shape)
 
 
 def _cut(value: Any) -> Any:

@@ -257,35 +257,36 @@ def lava_net(tau):
     return net
 
 
-def test_lava_takes_the_native_neurons_and_refuses_ours(lava):
+@pytest.mark.parametrize("replace", [loom.to_host, lambda net: net], ids=["native", "ours"])
+def test_lava_takes_the_native_neurons_and_ours(lava, replace):
     """H 33."""
-    net = lava_net(4.0)
-    with pytest.raises(ValueError, match="Linear"):
-        lava.to_lava_blocks(net)
-    native = loom.to_host(net)
-    first, second = lava.to_lava_blocks(native)
+    net = replace(lava_net(4.0))
+    first, second = lava.to_lava_blocks(net)
     assert first.neuron["voltage_decay"] == 0.25 and first.neuron["threshold"] == 1.0
     assert second.neuron["voltage_decay"] == 0.0 and second.neuron["threshold"] == 0.5
-    assert torch.equal(first.synapse.weight.squeeze(), native[0].weight)
+    assert torch.equal(first.synapse.weight.squeeze(), net[0].weight)
     with pytest.raises(ValueError, match="decay_input"):
-        lava.to_lava_blocks(loom.to_host(net_of(bias=False)))
+        lava.to_lava_blocks(replace(net_of(bias=False)))
 
 
-def test_lynxi_leaves_our_neurons_as_they_are():
-    """H 33: it passes on what it does not know; nothing of ours is taken for its own."""
-    net, x = weighted(net_of(), True), sample(4, 6, grid=True)
-    modules = lynxi_exchange.to_lynxi_supported_modules(net, len(x))
-    assert [type(m) for m in modules[1::2]] == [loom.LIFNode, loom.LIFNode, loom.IFNode]
-    with torch.no_grad():
-        assert torch.equal(nn.Sequential(*modules)(x), net(x))
+def test_lynxi_takes_our_values_for_each_neuron_too():
+    """H 33: what SpikingJelly's own neuron could not hold."""
+    tau, threshold = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0.5, 1.0, 1.0, 2.0])
+    node = loom.LIFNode(tau, v_threshold=threshold, step_mode="m")
+    x = sample(6, 4, grid=True)
+    (module,) = lynxi_exchange.to_lynxi_supported_modules(nn.Sequential(node), len(x))
+    assert type(module) is lynxi_exchange.LIFNode
+    spikes = node(x)
+    assert spikes.any()
+    assert torch.equal(module(x.flatten(0, 1)).reshape(spikes.shape), spikes)
 
 
+@pytest.mark.parametrize("replace", [loom.to_host, lambda net: net], ids=["native", "ours"])
 @pytest.mark.parametrize("v_reset", [0.0, None])
-def test_lynxi_takes_the_native_neurons(v_reset):
+def test_lynxi_takes_the_native_neurons_and_ours(v_reset, replace):
     """H 33."""
     net, x = weighted(net_of(v_reset=v_reset), True), sample(4, 6, grid=True)
-    native = loom.to_host(net, x)
-    modules = lynxi_exchange.to_lynxi_supported_modules(native, len(x))
+    modules = lynxi_exchange.to_lynxi_supported_modules(replace(net), len(x))
     assert [type(m).__module__ for m in modules[1::2]] == [lynxi_exchange.__name__] * 3
     with torch.no_grad():
         spikes = net(x)
