@@ -18,7 +18,8 @@ class ElasticBiSpike(SpikingModule, describes=neurons.ElasticBiSpike):
     here (:class:`SpikingModule`). An amplitude per step is for whole sequences only.
 
     The losses of ``snntorch.functional`` that count spikes take the signed ones: a negative spike
-    counts against its class. Those of spike times mean nothing for them.
+    counts against its class. Those of spike times mean nothing for them. In
+    ``reg.l1_rate_sparsity`` signs cancel; give it ``spk.abs()``.
 
     Example:
         >>> import torch

@@ -24,11 +24,12 @@ def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
     """A copy of a network with snnTorch's own neurons, for what knows only those.
 
     ``snntorch.utils.reset``, ``snntorch.backprop``, snnTorch's NIR exporter and others ask for its
-    own classes. It has one equal to ours, ``snntorch.Leaky``, with all reset mechanisms,
-    surrogates, hidden states and learned parameters; it takes one step at each call. Weights are
-    copied; the neurons are at rest and learn what they learned. Each is run beside ours on random
-    input and on input that meets the threshold, and must fire the same spikes. Hooks on replaced
-    neurons stay with the original.
+    own classes. So does NeuroBench, which finds no neurons in our modules and says 0 of them; its
+    metrics of the copy are those of snnTorch's own. snnTorch has one equal to ours,
+    ``snntorch.Leaky``, with all reset mechanisms, surrogates, hidden states and learned parameters;
+    it takes one step at each call. Weights are copied; the neurons are at rest and learn what they
+    learned. Each is run beside ours on random input and on input that meets the threshold, and must
+    fire the same spikes. Hooks on replaced neurons stay with the original.
 
     From here on snnTorch's rules hold: a state of another shape starts anew without a word,
     ``surrogate.sigmoid`` yields NaN far below the threshold, and snnTorch's NIR exporter writes
