@@ -205,8 +205,8 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
         from .native import integrate_and_fire  # it knows this class
 
         with uncounted():
-            native, (x,) = integrate_and_fire(self), self._promoted((x,))
-            return Twin(native, x.dtype) if native and x.dtype in COMPUTED else None
+            native, stored = integrate_and_fire(self), self._promoted((x,))[0].dtype
+            return Twin(native, x.dtype, stored) if native and stored in COMPUTED else None
 
     def _scan(self, inputs: tuple[Tensor, ...], states: State, **options: Any) -> Any:
         neuron = self.neuron

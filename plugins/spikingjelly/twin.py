@@ -22,11 +22,13 @@ class Twin:
 
     Args:
         native: SpikingJelly's own neuron.
-        stored: The dtype of the inputs; for counts of events the one that they are promoted to.
+        given: The dtype of the inputs.
+        stored: The dtype of the outputs: the same, or what counts of events are promoted to.
     """
 
-    def __init__(self, native: BaseNode, stored: torch.dtype) -> None:
-        self._native, self._stored = native, stored
+    def __init__(self, native: BaseNode, given: torch.dtype, stored: torch.dtype) -> None:
+        self._native, self._given, self._stored = native, given, stored
+        self._computed = COMPUTED[stored]
 
     def materialize_states(
         self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], step_mode: str
@@ -62,12 +64,12 @@ class Twin:
         return y, v_seq
 
     def _wide(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return _cast(inputs, COMPUTED[self._stored])
+        return _cast(inputs, self._given, self._computed)
 
     def _narrow(self, outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return _cast(outputs, self._stored)
+        return _cast(outputs, self._computed, self._stored)
 
 
-def _cast(values: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    # Not even asked for where nothing changes: somebody may count that.
-    return tuple(value if value.dtype == dtype else value.to(dtype) for value in values)
+def _cast(values: tuple[Tensor, ...], own: torch.dtype, wanted: torch.dtype) -> tuple[Tensor, ...]:
+    # Tensors are not asked for their dtype: somebody may count that.
+    return values if own is wanted else tuple(value.to(wanted) for value in values)

@@ -253,3 +253,18 @@ def test_16_bit_inputs_are_counted_as_the_hosts_with_potentials_of_32_bits(dtype
             spikes = node(x)
         assert spikes.dtype == dtype and torch.equal(spikes, expected)
         assert node.v.dtype == torch.float32 and torch.equal(node.v_seq, v_seq)
+
+
+@pytest.mark.parametrize("step_mode", ["s", "m"])
+def test_counts_of_events_are_counted_as_the_numbers_that_they_are_promoted_to(step_mode):
+    events = torch.randint(0, 3, (4, 2, 8), generator=torch.Generator().manual_seed(0))
+    found = []
+    for x in (events, events.float()):
+        counter = op_counter.NeuronStateCounter()
+        node = loom.LIFNode(step_mode=step_mode)
+        with op_counter.DispatchCounterMode([counter]):
+            y = node(x if step_mode == "m" else x[0])
+        found.append((y, counter.get_metric_counts()["Global"]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+    assert found[0][1]["state_reads"] > 0
