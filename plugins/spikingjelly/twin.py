@@ -58,10 +58,7 @@ class Twin:
         """
         self._native._memories = memories
         y = self._native.multi_step_forward(*self._wide((x,)))
-        if (v_seq := self._native.v_seq) is None:
-            return self._narrow((y,))[0], None
-        y, v_seq = self._narrow((y, v_seq))
-        return y, v_seq
+        return self._narrow((y,))[0], self._native.v_seq
 
     def _wide(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return _cast(inputs, self._given, self._computed)

@@ -119,7 +119,7 @@ class _Machine:
                 values[number] = read[name](*given)
             elif name == "lookup":
                 table, row = given
-                values[number] = vocabulary.lookup(read["p"](table), values[row])
+                values[number] = read["p"](table)[_index(values[row])]
             else:
                 values[number] = self._result(name, [values[operand] for operand in given])
         return tuple(values[_carrier(self.program, root, self.learns)] for root in roots)
@@ -152,6 +152,18 @@ def _with_grad(value: Tensor, *flat: Any) -> Any:
     return vocabulary.with_grad(value, *zip(flat[::2], flat[1::2], strict=True))
 
 
+def _index(row: Tensor) -> Tensor:
+    """A row as an index; what NaN reads is replaced by NaN afterwards, see ``with_nan``."""
+    with uncounted():
+        return row.detach().nan_to_num().long()
+
+
+def _with_nan(value: Tensor, source: Tensor) -> Any:
+    # A guard, not an operation of the neuron: arithmetic passes NaN on by itself.
+    with uncounted():
+        return vocabulary.with_nan(value, source)
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -172,7 +184,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "rint": vocabulary.rint,
     "abs": vocabulary.absolute,
     "detach": vocabulary.detach,
-    "with_nan": vocabulary.with_nan,
+    "with_nan": _with_nan,
     "with_grad": _with_grad,
 }
 # torch divides by a Python number inexactly on some devices.
