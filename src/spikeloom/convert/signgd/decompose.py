@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from spikeloom.convert.signgd.graph import Captured, name_of, note_values, place_of
+from spikeloom.convert.signgd.graph import Captured, note_values
+from spikeloom.convert.signgd.nodes import name_of, place_of
 from spikeloom.convert.signgd.operators import mul_inverse_sqrt
 from spikeloom.convert.signgd.pooling import MAX_POOLS, maxima, windows_of
 

@@ -11,24 +11,20 @@ import copy
 import inspect
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from torch.utils import _pytree as pytree
 
 from spikeloom.calibrate import Batch
+from spikeloom.convert.signgd.folding import fold_norms
+from spikeloom.convert.signgd.nodes import name_of, names, place_of
 from spikeloom.convert.signgd.storage import Operators
+from spikeloom.hosted import copied
 
-__all__ = ["Captured", "capture", "name_of", "names", "note_values", "place_of"]
-
-
-def names(text: str) -> frozenset[str]:
-    """The words of a text, for tables of operators."""
-    return frozenset(text.split())
+__all__ = ["Captured", "capture", "note_values"]
 
 
 VIEWS = names(
@@ -45,7 +41,6 @@ CHECKS = names(
     sym_constrain_range_for_size _guards_fn
     """
 )
-CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 
 
 @dataclass
@@ -162,9 +157,10 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
 
     Raises:
         TypeError: If the model's control flow depends on values, or an operator writes into a view.
-        ValueError: If a normalisation would use the statistics of the batch.
+        ValueError: If a normalisation would use the statistics of the batch, or torch cannot copy
+            the model.
     """
-    own = copy.deepcopy(model).eval()
+    own = copied("model", model).eval()
     # A batch of one would be taken for a constant.
     args, kwargs = pytree.tree_map(_at_least_two, (batch.args, batch.kwargs))
     shapes = _dynamic_shapes(own, args, kwargs)
@@ -183,7 +179,7 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     _drop_checks(graph)
     _drop_dropout(graph)  # first, because it returns its input itself
     _undo_in_place(graph)
-    _fold_batch_norms(module)
+    fold_norms(module)
     _reshape_instead_of_view(graph)
     graph.eliminate_dead_code()
     _equal_windows(graph)
@@ -271,27 +267,6 @@ def _dynamic_shapes(model: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
     signature = inspect.signature(model.forward)
     bound = signature.bind(*args, **kwargs).arguments
     return {name: pytree.tree_map(_batch_axis, value) for name, value in bound.items()}
-
-
-def name_of(node: fx.Node) -> str:
-    """An operator's name without namespace and overload, such as ``layer_norm``."""
-    target: Any = node.target
-    if node.op != "call_function":
-        return str(target)
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.partition("::")[2]
-    return getattr(target, "__name__", str(target))
-
-
-def place_of(node: fx.Node) -> str:
-    """Where a node stands in the user's module tree, such as ``encoder.0 (Encoder)``."""
-    stack = [v for v in (node.meta.get("nn_module_stack") or {}).values() if v[0][:1] != "_"]
-    if not stack:
-        return "the model's forward"
-    path, owner = stack[-1]
-    kind = owner if isinstance(owner, str) else owner.__name__
-    kind = kind.rpartition(".")[2]
-    return f"{path} ({kind})" if path else f"the forward of {kind}"
 
 
 # --- Cleaning -------------------------------------------------------------------------------
@@ -387,67 +362,3 @@ def _equal_windows(graph: fx.Graph) -> None:
         for part in parts:
             part.replace_all_uses_with(node)
             graph.erase_node(part)
-
-
-def _fold_batch_norms(module: fx.GraphModule) -> None:
-    """Put each batch norm that follows a convolution or linear layer into its weights."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        if node.op != "call_function" or name_of(node) != "batch_norm":
-            continue
-        if node.args[5]:
-            raise ValueError(
-                f"model: batch_norm at {place_of(node)} uses the statistics of the batch; it needs "
-                f"running statistics (track_running_stats=True)"
-            )
-        layer = node.args[0]
-        fuse = _fusing(layer) if isinstance(layer, fx.Node) else None
-        if fuse is None or len(layer.users) > 1:
-            continue
-        weight, bias = (_attribute(module, arg) for arg in _padded(layer.args, 3)[1:3])
-        scale, shift, mean, variance = (_attribute(module, arg) for arg in node.args[1:5])
-        fused = fuse(weight, bias, mean, variance, node.args[7], scale, shift)
-        place = str(layer.args[1].target).rpartition(".")[0]
-        names = [_add_buffer(module, f"{place}.folded_{part}", t) for part, t in _parts(fused)]
-        with graph.inserting_before(layer):
-            new = [graph.get_attr(name) for name in names]
-        layer.args = (layer.args[0], *new, *layer.args[3:])
-        node.replace_all_uses_with(layer)
-        graph.erase_node(node)
-
-
-def _fusing(layer: fx.Node) -> Callable[..., Any] | None:
-    if layer.op != "call_function" or not all(
-        arg is None or arg.op == "get_attr" for arg in _padded(layer.args, 3)[1:3]
-    ):
-        return None
-    if name_of(layer) in CONVOLUTIONS:
-        return fuse_conv_bn_weights
-    # On [batch, tokens, channels] a batch norm is over the tokens.
-    flat = name_of(layer) == "linear" and layer.meta["val"].dim() == 2
-    return fuse_linear_bn_weights if flat else None
-
-
-def _parts(fused: tuple[Tensor, Tensor]) -> list[tuple[str, Tensor]]:
-    return list(zip(("weight", "bias"), fused, strict=True))
-
-
-def _padded(args: tuple[Any, ...], length: int) -> tuple[Any, ...]:
-    return (*args, *(None,) * (length - len(args)))
-
-
-def _attribute(module: fx.GraphModule, node: Any) -> Any:
-    """The tensor that a get_attr node reads; None for no node."""
-    if node is None:
-        return None
-    owner, _, name = str(node.target).rpartition(".")
-    return getattr(module.get_submodule(owner), name)
-
-
-def _add_buffer(module: fx.GraphModule, path: str, tensor: Tensor) -> str:
-    owner, _, name = path.rpartition(".")
-    holder = module.get_submodule(owner)
-    while hasattr(holder, name):
-        name += "_"
-    holder.register_buffer(name, tensor.detach())
-    return f"{owner}.{name}" if owner else name

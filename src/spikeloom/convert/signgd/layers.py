@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from spikeloom.convert.signgd.graph import Captured, name_of, names
+from spikeloom.convert.signgd.graph import Captured
+from spikeloom.convert.signgd.nodes import name_of, names
 from spikeloom.convert.signgd.operators import Plan, Site
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import SpikingLayer

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from spikeloom.convert.signgd.graph import name_of, names, place_of
+from spikeloom.convert.signgd.nodes import name_of, names, place_of
 
 __all__ = ["Plan", "Site", "classify"]
 

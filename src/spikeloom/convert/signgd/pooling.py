@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from spikeloom.convert.signgd.graph import name_of
+from spikeloom.convert.signgd.nodes import name_of
 
 __all__ = [
     "MAX_POOLS",

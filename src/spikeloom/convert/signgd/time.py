@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from spikeloom.convert.signgd.graph import name_of, names
+from spikeloom.convert.signgd.nodes import name_of, names
 from spikeloom.convert.signgd.operators import Plan, Site
 from spikeloom.convert.signgd.pooling import MAX_POOLS, max_pool
 
