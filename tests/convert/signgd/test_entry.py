@@ -58,11 +58,14 @@ def test_infinity_is_welcome_where_calibration_had_it_but_nan_is_not():
         snn(x, mask * 0.0)
 
 
+# A node that cuts what is so large says so too.
+@pytest.mark.filterwarnings("ignore:.*lie beyond the node")
 def test_inputs_that_are_far_larger_than_in_calibration_warn_once():
     snn, x = small()
     with pytest.warns(UserWarning, match=r"input reaches .* Convert again with") as seen:
         snn(3 * x)
-    assert len(seen) == 1 and seen[0].filename == __file__
+    (warning,) = [warning for warning in seen if "input reaches" in str(warning.message)]
+    assert warning.filename == __file__
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         snn(3 * x)

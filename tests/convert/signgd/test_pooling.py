@@ -172,6 +172,7 @@ COPIES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*lie beyond the node")  # the scale is made too small
 @pytest.mark.parametrize("which", [0, 1], ids=["of what is pooled", "of the pool"])
 @pytest.mark.parametrize("made", COPIES.values(), ids=COPIES)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
@@ -187,6 +188,7 @@ def test_a_scale_that_is_changed_counts(change, made, which):
         assert torch.equal(snn(x), alone[-1]) and not torch.equal(alone[-1], before)
 
 
+@pytest.mark.filterwarnings("ignore:.*lie beyond the node")  # the scale is made too small
 def test_copies_track_on_their_own():
     snn, x = pooled_network()
     with torch.no_grad():

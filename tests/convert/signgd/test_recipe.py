@@ -150,11 +150,12 @@ def test_output_approaches_the_ann(name):
     assert errors[1] < 1e-3 and errors[1] < 0.1 * errors[0]
 
 
-def test_fitted_schedules_hold_longer_in_deeper_nodes():
+def test_deeper_nodes_keep_more_of_their_path_for_late_steps():
+    torch.manual_seed(0)
     model, x = built("cnn gelu")
     snn = SignGD(16).apply(model, x)
-    holds = [snn.schedules[site.name].hold for site in snn.plan.sites]
-    assert holds == sorted(holds) and holds[-1] > holds[0]
+    early = [sum(schedule.values[:4]) / sum(schedule.values) for schedule in snn.schedules.values()]
+    assert early[0] > 0.8 and early[-1] < 0.6
 
 
 def test_anytime_outputs_are_those_of_the_steps():
@@ -608,7 +609,7 @@ def test_values_beyond_reach_are_warned_of():
 def test_a_quantile_that_cuts_much_is_warned_of():
     model, x = built("cnn gelu")
     with pytest.warns(UserWarning, match="lie beyond the node's reach.* a larger quantile"):
-        SignGD(8, QUICK, quantile=0.3).apply(model, x)
+        SignGD(8, QUICK, quantile=0.3, margin=1.0, per="neuron").apply(model, x)
 
 
 def test_a_fitted_conversion_does_not_warn():

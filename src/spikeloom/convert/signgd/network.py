@@ -20,6 +20,7 @@ from spikeloom.convert.signgd.pooling import count, tiles_of
 from spikeloom.convert.signgd.portions import joined, portions
 from spikeloom.convert.signgd.time import Machine
 from spikeloom.convert.signgd.tracker import MaxTracker, Tracker
+from spikeloom.convert.signgd.watch import Watch
 from spikeloom.hosted import Make, made, spikes_from_rest
 from spikeloom.neurons.schedules import Schedule
 from spikeloom.neurons.signgd import LONGEST, SignGD, SignTracker
@@ -50,7 +51,8 @@ class SignGDNetwork(nn.Module):
         steps: T.
         schedules: The step sizes of each node, by name.
         scales: The scale of each node, by name.
-        report: What became of every operator, and how well.
+        measured: The report on calibration data.
+        watch: Counts values beyond reach.
         graph: The operators, with the model's tensors.
         plan: Which of them are nodes.
         captured: How arguments and results are laid out.
@@ -74,7 +76,8 @@ class SignGDNetwork(nn.Module):
         self.steps, self.schedules, self.scales = steps, schedules, scales
         self.portion, self.entry = portion, entry
         self.is_by_sample = portion is not None
-        self.report = Report("signGD conversion", ("node",))
+        self.measured = Report("signGD conversion", ("node",))
+        self.watch = Watch(plan.sites)
         self.graph = captured.module
         self.nodes = nn.ModuleDict()
         self.captured, self.plan = captured, plan
@@ -83,7 +86,7 @@ class SignGDNetwork(nn.Module):
                 self.nodes[site.name] = Tracker(self._tracker(site, _own_function(site)), steps)
             else:
                 schedule, scale = schedules[site.name], scales[site.name]
-                self.nodes[site.name] = _Increments(site, schedule, scale, make)
+                self.nodes[site.name] = _Increments(site, schedule, scale, make, steps)
         self._machine = Machine(self.graph, plan, over_time=True)
         # Max-pools that are tracked together with what they pool, by name; and where that leads.
         self.pools, self.pooled = nn.ModuleDict(), dict[str, str]()
@@ -103,6 +106,19 @@ class SignGDNetwork(nn.Module):
                 pooled, own = trackers[source.name], trackers[node.name]
                 self.pools[node.name] = MaxTracker(pooled, own, tiles)
                 self.pooled[source.name] = node.name
+
+    @property
+    def report(self) -> Report:
+        """What became of every operator, how well, and what share was beyond reach in use."""
+        calibrated = self.measured
+        report = Report(calibrated.title, (*calibrated.columns, "beyond"))
+        for row, share in zip(calibrated.rows, self.watch.shares(), strict=True):
+            report.add(*row, share)
+        report.notes += [
+            *calibrated.notes,
+            "beyond: share of the values of all calls since the conversion that were beyond reach.",
+        ]
+        return report
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but what is made anew from it."""
@@ -135,13 +151,16 @@ class SignGDNetwork(nn.Module):
                 none; or if a step does not exist.
 
         Warns:
-            UserWarning: Once, if an argument exceeds what calibration showed by a quarter.
+            UserWarning: Once, if an argument exceeds what calibration showed by a quarter; and
+                once, if a node cuts more of its values than in calibration, by 1 % of them.
         """
         steps = self._moments(at)
         flat = self.captured.flatten(args, kwargs)
         if self.entry is not None:
             self.entry.check(flat)
         moments = self.decode(flat, steps)
+        if self.measured.rows:
+            self.watch.warn(self.measured.column("saturated"))
         results = [self.captured.restored(leaves) for leaves in moments]
         return results if isinstance(at, Iterable) else results[0]
 
@@ -182,10 +201,11 @@ class SignGDNetwork(nn.Module):
         def at_site(site: Site, operands: tuple[Any, ...], compute: Callable[[], Tensor]) -> Tensor:
             if observe is None and site.name in self.pools:
                 return self.pools[site.name](operands[0])
-            node = self.nodes[site.name]
+            node: Any = self.nodes[site.name]
             drive = operands[0] if node.reads_operand else compute()
             if not self._machine.reads_time(site.name):
                 drive = drive.expand(self.steps, *drive.shape)
+            self.watch.see(site.name, node.target(drive[-1]), node.reach)
             if observe is None and site.name in self.pooled:
                 return drive  # tracked by the max-pool that reads it
             sent = node(drive)
@@ -255,6 +275,11 @@ class SignGDNetwork(nn.Module):
             **constants,
         )
 
+    def last_of(self, outputs: list[Any]) -> list[Any]:
+        """Flat outputs of a run as they are after the last step."""
+        (last,) = self._at(outputs, [self.steps])
+        return last
+
     def _at(self, outputs: list[Any], steps: Sequence[int]) -> list[list[Any]]:
         """The flat outputs as they are after each of these steps."""
         pairs = list(zip(outputs, self.timed_outputs(), strict=True))
@@ -315,11 +340,20 @@ def finite(drive: Tensor, reads_operand: bool, beyond: float | None) -> Tensor:
 class _Increments(nn.Module):
     """A host's neuron, which speaks in increments, between values that are their sums."""
 
-    def __init__(self, site: Site, schedule: Schedule, scale: float | Tensor, make: Make) -> None:
+    def __init__(
+        self, site: Site, schedule: Schedule, scale: float | Tensor, make: Make, steps: int
+    ) -> None:
         super().__init__()
         neuron, self.reads_operand = neuron_of(site, schedule, scale)
-        self.node = made(make, neuron)
+        self.node, self.function = made(make, neuron), neuron.function
         self.beyond = beyond_reach(site, schedule, scale)
+        reach = torch.as_tensor(scale) * schedule.reach(steps)
+        self.register_buffer("reach", reach, persistent=False)
+
+    def target(self, x: Tensor) -> Tensor:
+        """What it follows, of what it reads."""
+        found: Tensor = self.function.value(x)
+        return found
 
     def forward(self, drive: Tensor) -> Tensor:
         """Sums in, sums out; from rest."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from spikeloom.convert.signgd.channels import channel_axis
 from spikeloom.convert.signgd.nodes import name_of, names, place_of
 
 __all__ = ["Plan", "Site", "classify"]
@@ -89,6 +90,8 @@ class Site:
         strict: The tie rule.
         depth: How many sites its input has passed.
         batch: The axes of its value that grow with the batch.
+        channel: The axis of its channels or features, each of which may have a reach of its own;
+            None if it has none.
     """
 
     name: str
@@ -99,6 +102,7 @@ class Site:
     strict: bool
     depth: int
     batch: tuple[int, ...]
+    channel: int | None
 
     @property
     def is_partial(self) -> bool:
@@ -134,9 +138,11 @@ def classify(graph: fx.Graph, *, timed_inputs: bool = False) -> Plan:
     depends: set[fx.Node] = set()
     timed: set[fx.Node] = set()
     depths: dict[fx.Node, int] = {}
+    channels: dict[fx.Node, int | None] = {}
     sites: list[Site] = []
     refused: list[str] = []
     for node in graph.nodes:
+        channels[node] = channel_axis(node, channels)
         if node.op == "placeholder":
             depends.add(node)
             if _is_real(node):
@@ -163,7 +169,7 @@ def classify(graph: fx.Graph, *, timed_inputs: bool = False) -> Plan:
             if sources & timed:
                 timed.add(node)
             continue
-        site = _site(node, carries, _depth(node, depths))
+        site = _site(node, carries, _depth(node, depths), channels[node])
         if site is None:
             refused.append(f"{name_of(node)} at {place_of(node)}")
         else:
@@ -229,7 +235,7 @@ def _carried(arg: Any, carries: set[fx.Node]) -> bool:
     return isinstance(arg, fx.Node) and arg in carries
 
 
-def _site(node: fx.Node, carries: set[fx.Node], depth: int) -> Site | None:
+def _site(node: fx.Node, carries: set[fx.Node], depth: int, channel: int | None) -> Site | None:
     name = name_of(node)
     if _overwrites_meaning(node) or not _is_real(node):
         return None
@@ -244,7 +250,7 @@ def _site(node: fx.Node, carries: set[fx.Node], depth: int) -> Site | None:
     if not known:
         return None
     strict, batch = name not in LOOSE, tuple(node.meta["batch"])
-    return Site(node.name, name, place_of(node), function, constants, strict, depth, batch)
+    return Site(node.name, name, place_of(node), function, constants, strict, depth, batch, channel)
 
 
 def _overwrites_meaning(node: fx.Node) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from spikeloom.convert.signgd.operators import Plan
 from spikeloom.convert.signgd.pooling import tiles_of
 
-__all__ = ["are_independent", "joined", "portion_size", "portions"]
+__all__ = ["are_independent", "head", "joined", "length", "portion_size", "portions"]
 
 # Bytes of a portion's largest value, over all steps; chosen by measurement.
 LARGEST = 1 << 23
@@ -64,6 +64,21 @@ def _cut(inputs: Sequence[Any], count: int) -> list[list[Any]]:
         [value if parts is None else parts[i] for value, parts in zip(inputs, cut, strict=True)]
         for i in range(count)
     ]
+
+
+def head(inputs: Sequence[Any], count: int) -> list[Any]:
+    """Flat inputs, of their first samples.
+
+    Args:
+        inputs: Tensors with the batch in front, and other values.
+        count: How many samples; all, if there are fewer.
+    """
+    return [value[:count] if _is_batched(value) else value for value in inputs]
+
+
+def length(inputs: Sequence[Any]) -> int:
+    """How many samples flat inputs hold; 1 if no tensor tells."""
+    return next((len(value) for value in inputs if _is_batched(value)), 1)
 
 
 def joined(parts: Sequence[Any]) -> Any:

@@ -51,6 +51,19 @@ class Tracker(SpikingLayer):
         """Whether it computes a function of its input, instead of following it."""
         return self.neuron.function.name != "identity"
 
+    @property
+    def reach(self) -> Tensor:
+        """The largest magnitude that an estimate comes near, to within its last step."""
+        scale: Any = getattr(self, "scale", self.neuron.params["scale"])
+        sizes: Any = self.eta
+        path: Tensor = scale * (sizes.sum() + sizes[-1])
+        return path
+
+    def target(self, x: Tensor) -> Tensor:
+        """What it follows, of what it reads."""
+        found: Tensor = self.neuron.function.value(x)
+        return found
+
     def tensors(self) -> list[Tensor]:
         """The neuron's parameters that are tensors, as they are now."""
         return [tensor for tensor in self._buffers.values() if tensor is not None]

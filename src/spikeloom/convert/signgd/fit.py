@@ -1,0 +1,230 @@
+"""Fitting a conversion to calibration data: what each node reaches, and the steps it takes there.
+
+The nodes are fitted in order, in one pass over the network: the estimates that the nodes before
+send are known when a node's turn comes, and with them how long its targets take to settle. Three
+numbers are left open for the whole network. Where there are samples enough, half of them are
+fitted to and the others, unseen, decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from spikeloom.convert.signgd.data import Data, relative_error
+from spikeloom.convert.signgd.entry import Entry
+from spikeloom.convert.signgd.graph import Captured
+from spikeloom.convert.signgd.network import SignGDNetwork
+from spikeloom.convert.signgd.operators import Plan, Site
+from spikeloom.convert.signgd.portions import (
+    are_independent,
+    head,
+    length,
+    portion_size,
+    portions,
+)
+from spikeloom.convert.signgd.pursuit import pursuit_steps, unrest
+from spikeloom.convert.signgd.reach import reaches
+from spikeloom.convert.signgd.search import Setting, best_setting, usual_settings
+from spikeloom.convert.signgd.time import Machine
+from spikeloom.kernel.call import run
+from spikeloom.kernel.neuron import Parameter, PerStep
+from spikeloom.neurons.schedules import Constant, Schedule, Table
+from spikeloom.neurons.signgd import SignTracker, step_sizes
+
+if TYPE_CHECKING:
+    from spikeloom.convert.signgd.recipe import SignGD
+
+__all__ = ["Fit"]
+
+# Portions of a batch that steps are fitted to at once: their values at all steps are in memory.
+AT_ONCE = 8
+# Samples that steps are fitted to at least, however large they are.
+FEWEST = 4
+# Samples of which either half is tried on; of more, only one.
+MANY = 32
+
+# The step sizes of a node, and its scale.
+Steps = tuple[Schedule, float | Tensor]
+
+
+class Fit:
+    """One conversion: what the calibration data say, and what follows from it.
+
+    Args:
+        recipe: The user's settings.
+        captured: The graph.
+        plan: Its nodes.
+        calls: The flat arguments of the calibration batches.
+    """
+
+    def __init__(
+        self, recipe: SignGD, captured: Captured, plan: Plan, calls: list[list[Any]]
+    ) -> None:
+        self.recipe, self.captured, self.plan, self.calls = recipe, captured, plan, calls
+        self.ann = Machine(captured.module, plan, over_time=False)
+        self.timed = Machine(captured.module, plan, over_time=True)
+        self.data = self._data(head(calls[0], recipe.samples))
+        self.portion = self._portion()
+        self.reaches = self._reaches(calls)
+        self.trackers = {site.name: self._tracker(site) for site in plan.sites}
+
+    def network(self) -> SignGDNetwork:
+        """The converted network."""
+        steps, _ = self._followed(self._to_fit(self.data), self.reaches, self._setting())
+        nodes = self.captured.module.graph.nodes
+        names = [str(node.target) for node in nodes if node.op == "placeholder"]
+        return SignGDNetwork(
+            self.captured,
+            self.plan,
+            {name: schedule for name, (schedule, _) in steps.items()},
+            self.recipe.steps,
+            {name: scale for name, (_, scale) in steps.items()},
+            self.recipe.make,
+            self.portion,
+            Entry(names, self.calls),
+        )
+
+    def error(self, steps: dict[str, Steps], data: Data) -> float:
+        """The relative squared error of the last outputs."""
+
+        def track(site: Site, target: Tensor) -> Tensor:
+            return self._track(site, target, steps[site.name])
+
+        parts = [self._last(part, track) for part in portions(data.inputs, self.portion)]
+        return self._compared([torch.cat(leaf) for leaf in zip(*parts, strict=True)], data)
+
+    def _setting(self) -> Setting:
+        """The open numbers: as given, as searched, or as the number of steps suggests."""
+        recipe = self.recipe
+        starts = usual_settings(recipe.steps)
+        fixed = {"decay", "caution"} if recipe.schedule is not None else set[str]()
+        if recipe.margin is not None:
+            starts = tuple(replace(start, margin=recipe.margin) for start in starts)
+            fixed.add("margin")
+        if recipe.schedule is not None and recipe.scale is not None:
+            fixed.add("margin")
+        count = length(self.data.inputs)
+        if self.portion is None or count < 2:
+            return starts[0]  # nothing is unseen: whatever is chosen would be fitted to too little
+        if not recipe.search or fixed >= {"decay", "caution", "margin"}:
+            return starts[0]
+        one, other = self._half(0), self._half(1)
+        # Each half is unseen once; of many samples, one half tells enough.
+        folds = [(one, other), (other, one)][: 2 if count <= MANY else 1]
+        trials = [
+            (self._to_fit(shown), self._reaches([shown.inputs]), unseen) for shown, unseen in folds
+        ]
+
+        def error(setting: Setting) -> float:
+            errors = [
+                self.error(self._followed(shown, reach, setting)[0], unseen)
+                for shown, reach, unseen in trials
+            ]
+            return sum(errors) / len(errors)
+
+        return best_setting(starts, fixed, error, progress=recipe.progress)
+
+    def _half(self, start: int) -> Data:
+        """Every other sample."""
+        inputs = self.data.inputs
+        every_other = [x[start::2] if isinstance(x, Tensor) and x.dim() else x for x in inputs]
+        return self._data(every_other)
+
+    def _to_fit(self, data: Data) -> Data:
+        """As many samples as their values at all steps have room for."""
+        if self.portion is None:
+            return data
+        count = max(FEWEST, AT_ONCE * self.portion)
+        return data if length(data.inputs) <= count else self._data(head(data.inputs, count))
+
+    def _followed(
+        self, data: Data, reach: dict[str, Tensor], setting: Setting
+    ) -> tuple[dict[str, Steps], list[Any]]:
+        """One pass that gives each node its steps when it comes to it; and the last outputs."""
+        steps: dict[str, Steps] = {}
+
+        def track(site: Site, target: Tensor) -> Tensor:
+            own = self._steps(site, target, data.exact[site.name], reach[site.name], setting)
+            steps[site.name] = own
+            return self._track(site, target, own)
+
+        return steps, self._last(data.inputs, track)
+
+    def _steps(
+        self, site: Site, target: Tensor, exact: Tensor, reach: Tensor, setting: Setting
+    ) -> Steps:
+        recipe = self.recipe
+        scale: float | Tensor = reach
+        if recipe.scale == "published":
+            scale = reach if site.operator == "relu" else 1.0
+        elif recipe.scale is not None:
+            scale = float(recipe.scale)
+        if recipe.schedule is None:
+            nu = unrest(target, exact, torch.as_tensor(scale).to(exact), setting.caution)
+            return Table(tuple(pursuit_steps(nu, setting.margin, setting.decay))), scale
+        if recipe.scale is None:
+            scale = setting.margin * reach / recipe.schedule.reach(recipe.steps)
+        return recipe.schedule, scale
+
+    def _track(self, site: Site, target: Tensor, steps: Steps) -> Tensor:
+        """The estimates ``[T, *]`` of a node."""
+        schedule, scale = steps
+        given = self.reaches[site.name]
+        params: dict[str, Parameter] = {
+            "eta": PerStep(step_sizes(schedule, self.recipe.steps).to(given)),
+            "scale": torch.as_tensor(scale).to(given).expand_as(given),
+        }
+        estimates, _ = run(self.trackers[site.name], target, params=params)
+        return estimates
+
+    def _tracker(self, site: Site) -> SignTracker:
+        reach = self.reaches[site.name]
+        steps, strict, partial = self.recipe.steps, site.strict, site.is_partial
+        return SignTracker(Constant(1.0), steps, reach, strict, undefined=partial)
+
+    def _last(self, inputs: Sequence[Any], track: Callable[[Site, Tensor], Tensor]) -> list[Any]:
+        """The flat outputs after the last step."""
+
+        def at_site(site: Site, operands: Any, compute: Callable[[], Tensor]) -> Tensor:
+            target = compute()
+            if not self.timed.reads_time(site.name):
+                target = target.expand(self.recipe.steps, *target.shape)
+            return track(site, target)
+
+        outputs = self.timed(inputs, at_site)
+        moving = self.timed.timed_outputs()
+        return [y[-1] if moves else y for y, moves in zip(outputs, moving, strict=True)]
+
+    def _compared(self, outputs: list[Any], data: Data) -> float:
+        triples = zip(outputs, data.outputs, self.timed.timed_outputs(), strict=True)
+        errors = [relative_error(y, exact) for y, exact, moves in triples if moves]
+        return sum(errors) / max(1, len(errors))
+
+    def _data(self, inputs: list[Any]) -> Data:
+        exact: dict[str, Tensor] = {}
+
+        def remember(site: Site, operands: Any, compute: Callable[[], Tensor]) -> Tensor:
+            exact[site.name] = value = compute()
+            return value
+
+        outputs = self.ann(inputs, remember)
+        return Data(inputs, exact, outputs)
+
+    def _portion(self) -> int | None:
+        """How many samples the network runs at once; None if they see each other."""
+
+        def plain(inputs: list[Any]) -> list[Any]:
+            return self.ann(inputs, lambda site, operands, compute: compute())
+
+        if not are_independent(plain, self.data.inputs, self.data.outputs):
+            return None
+        return portion_size(self.captured.module.graph, self.plan, self.recipe.steps)
+
+    def _reaches(self, calls: list[list[Any]]) -> dict[str, Tensor]:
+        samples = max(1, sum(map(length, calls)))
+        return reaches(self.ann, calls, samples, self.recipe.quantile, self.recipe.per)

@@ -1,0 +1,81 @@
+"""What became of every node of a conversion, measured on calibration data."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from torch import Tensor
+
+from spikeloom.convert.signgd.data import Data, relative_error
+from spikeloom.convert.signgd.network import SignGDNetwork
+from spikeloom.convert.signgd.operators import Site
+from spikeloom.convert.signgd.portions import joined, length, portions
+from spikeloom.convert.signgd.watch import TOLERATED
+from spikeloom.report import Report
+
+__all__ = ["measured"]
+
+COLUMNS = ("node", "operator", "as", "reach", "saturated", "residual", "ones", "spikes")
+
+
+def measured(network: SignGDNetwork, data: Data, *, warns: bool) -> Report:
+    """The report of a conversion.
+
+    Args:
+        network: The converted network.
+        data: Calibration samples.
+        warns: Whether to warn of values beyond reach, which a fit may have chosen.
+
+    Warns:
+        UserWarning: If more than 1 % of a node's values lie beyond its reach.
+    """
+    report = Report("signGD conversion", COLUMNS)
+    sites, samples = network.plan.sites, length(data.inputs)
+    last: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    spikes = dict.fromkeys(last, 0)
+    outputs = []
+
+    def note(site: Site, sent: Tensor) -> None:
+        last[site.name].append(sent[-1].clone())
+        spikes[site.name] += int((sent[0] < 0).sum() + (sent[1:] < sent[:-1]).sum())
+
+    for part in portions(data.inputs, network.portion):
+        outputs.append(network.last_of(network.run(part, note)))
+    for site, saturated in zip(sites, network.watch.shares(), strict=True):
+        exact, found = data.exact[site.name], joined(last[site.name])
+        node: Any = network.nodes[site.name]
+        report.add(
+            site.place,
+            site.operator,
+            site.function or "tracked whole",
+            float(node.reach.max()),
+            saturated,
+            relative_error(found, exact),
+            spikes[site.name] / max(1, network.steps * found.numel()),
+            spikes[site.name] / samples,
+        )
+        if warns and saturated is not None and saturated > TOLERATED:
+            _warn_of_saturation(site, saturated)
+    network.watch.forget()
+    moving = zip(zip(*outputs, strict=True), data.outputs, network.timed_outputs(), strict=True)
+    errors = [relative_error(joined(parts), exact) for parts, exact, moves in moving if moves]
+    bits = sum(data.exact[site.name].numel() for site in sites) // samples
+    report.notes += [
+        f"{network.steps} steps, {bits} neurons; squared output error "
+        f"{sum(errors) / max(1, len(errors)):.2e} of its mean square on {samples} calibration "
+        f"samples.",
+        "saturated: share of values beyond reach; residual: relative squared error of the last "
+        "estimate; ones: share of bits that are 1; spikes: ones per sample. A 0 is a message "
+        "too (+eta), so spikes do not measure energy.",
+    ]
+    return report
+
+
+def _warn_of_saturation(site: Site, saturated: float) -> None:
+    warnings.warn(
+        f"signGD: {saturated:.1%} of the values of {site.operator} at {site.place} lie beyond the "
+        f"node's reach and are cut; leave out scale and margin so that they are fitted, use "
+        f"a larger quantile, more steps, or a schedule with a larger sum",
+        stacklevel=4,
+    )

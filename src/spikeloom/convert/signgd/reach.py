@@ -1,0 +1,78 @@
+"""How far each node has to reach: the largest magnitudes that calibration showed, and their floor.
+
+A convolution's channels and a linear layer's features have magnitudes of their own, so each has a
+reach of its own. One sample shows little of a feature, though: with n samples, a reach is at least
+``3 / sqrt(n)`` of the node's largest, so few samples give the reach of the whole node, and many
+give each channel its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeloom.calibrate import batch_quantile
+from spikeloom.convert.signgd.operators import Site
+from spikeloom.convert.signgd.time import Machine
+
+__all__ = ["PER", "reaches", "with_floor"]
+
+# What has a reach of its own.
+PER = ("channel", "neuron", "node")
+
+
+def reaches(
+    ann: Machine, calls: Sequence[Sequence[Any]], samples: int, quantile: float, per: str
+) -> dict[str, Tensor]:
+    """For every node the magnitude that it has to reach, by name.
+
+    Args:
+        ann: The plain network.
+        calls: Flat arguments of calls.
+        samples: How many samples they have together.
+        quantile: The share of values that must lie within reach.
+        per: One of ``PER``.
+
+    Raises:
+        ValueError: If a value is NaN or infinite.
+    """
+    found: dict[str, Tensor] = {}
+
+    def note(site: Site, operands: Any, compute: Any) -> Tensor:
+        value: Tensor = compute()
+        seen = batch_quantile(value, quantile, _joined_axes(site, value, per))
+        found[site.name] = torch.maximum(found.get(site.name, seen), seen)
+        return value
+
+    for flat in calls:
+        ann(flat, note)
+    return {name: with_floor(reach, samples) for name, reach in found.items()}
+
+
+def with_floor(reach: Tensor, samples: int) -> Tensor:
+    """Reach that is at least a share of the largest; 1 for a node that was silent.
+
+    Args:
+        reach: The largest magnitudes seen.
+        samples: In how many samples.
+
+    Example:
+        >>> import torch
+        >>> from spikeloom.convert.signgd.reach import with_floor
+        >>> with_floor(torch.tensor([0.0, 3.0, 4.0]), 36)
+        tensor([2., 3., 4.])
+    """
+    most = float(reach.max()) if reach.numel() else 0.0
+    return reach.clamp_min(min(1.0, 3.0 / math.sqrt(samples)) * most if most else 1.0)
+
+
+def _joined_axes(site: Site, value: Tensor, per: str) -> Sequence[int]:
+    """The axes over which one reach is taken."""
+    if per == "neuron":
+        return site.batch
+    own = site.channel if per == "channel" else None
+    return [axis for axis in range(value.dim()) if axis != own]

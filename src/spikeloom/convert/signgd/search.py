@@ -1,0 +1,142 @@
+"""The search for the few numbers that a whole network shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from tqdm import tqdm
+
+__all__ = ["Setting", "best_setting", "usual_settings"]
+
+# What is tried, in order; a search moves from neighbour to neighbour.
+GRID: dict[str, tuple[float, ...]] = {
+    "margin": (0.6, 0.8, 1.0, 1.5, 2.5, 4.0, 6.0),
+    "decay": (0.5, 0.6, 0.7, 0.8, 0.9),
+    "caution": (0.0, 0.5, 0.9, 0.99, 1.0, 1.5, 2.0, 3.0),
+}
+# The few samples at hand do not show the rare ones that need most. So a larger margin and more
+# caution are taken if they cost this factor of the least squared error,
+COST = 1.2
+# or leave a relative squared error that is no matter.
+NEGLIGIBLE = 1e-8
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is chosen for the whole network.
+
+    Attributes:
+        margin: The path of a node as a multiple of its reach.
+        decay: What is left of the path after a step.
+        caution: The share of targets whose unrest the steps make room for; above 1, a multiple of
+            the largest unrest.
+    """
+
+    margin: float
+    decay: float
+    caution: float
+
+
+# Where a search begins, by the most steps it is for; the first is what is usually near the best.
+STARTS: dict[float, tuple[Setting, ...]] = {
+    8: (
+        Setting(1.0, 0.7, 0.5),
+        Setting(0.8, 0.7, 0.0),
+        Setting(0.8, 0.6, 0.9),
+        Setting(1.5, 0.5, 0.9),
+        Setting(1.0, 0.6, 0.99),
+    ),
+    24: (
+        Setting(2.5, 0.5, 1.0),
+        Setting(1.5, 0.5, 0.99),
+        Setting(2.5, 0.6, 0.9),
+        Setting(1.5, 0.7, 0.9),
+    ),
+    48: (Setting(2.5, 0.6, 1.5), Setting(2.5, 0.5, 1.0)),
+    math.inf: (Setting(4.0, 0.7, 2.0),),
+}
+
+
+def usual_settings(steps: int) -> tuple[Setting, ...]:
+    """Settings that a search may begin at; the first is what is usually near the best.
+
+    Args:
+        steps: T.
+    """
+    return next(settings for most, settings in STARTS.items() if steps <= most)
+
+
+def best_setting(
+    starts: Collection[Setting],
+    fixed: Collection[str],
+    error: Callable[[Setting], float],
+    *,
+    progress: bool,
+) -> Setting:
+    """The most careful setting whose error is near the least.
+
+    One number after the other moves while the error falls, until none does. Then margin and caution
+    grow as long as that costs little.
+
+    Args:
+        starts: It begins at the best of these.
+        fixed: Names of numbers that stay.
+        error: What to minimise, a relative squared error.
+        progress: Show a bar.
+    """
+    with tqdm(desc="signGD search", leave=False, delay=2.0, disable=not progress) as bar:
+
+        @cache
+        def known(setting: Setting) -> float:
+            bar.update()
+            found = error(setting)
+            return found if found == found else math.inf  # NaN is worse than any number
+
+        best, before = min(starts, key=known), None
+        while best != before:
+            before = best
+            for name in GRID:
+                if name not in fixed:
+                    best = _least(best, name, known)
+        allowed = max(COST * known(best), NEGLIGIBLE)
+        for name in ("caution", "margin"):
+            if name not in fixed:
+                best = _largest(best, name, lambda setting: known(setting) <= allowed)
+    return best
+
+
+def _least(start: Setting, name: str, error: Callable[[Setting], float]) -> Setting:
+    """The setting of the least error that is reached by moving one number, step by step."""
+    for ahead in _neighbours(start, name):
+        best = start
+        for candidate in ahead:
+            if error(candidate) >= error(best):
+                break
+            best = candidate
+        if best != start:
+            return best
+    return start
+
+
+def _largest(start: Setting, name: str, fits: Callable[[Setting], bool]) -> Setting:
+    """The setting in which one number has grown as long as it fits."""
+    larger, _ = _neighbours(start, name)
+    for candidate in larger:
+        if not fits(candidate):
+            break
+        start = candidate
+    return start
+
+
+def _neighbours(start: Setting, name: str) -> tuple[list[Setting], list[Setting]]:
+    """Settings with a larger number, and those with a smaller one, from the nearest on."""
+    place = GRID[name].index(getattr(start, name))
+    larger, smaller = GRID[name][place + 1 :], GRID[name][:place][::-1]
+    return _with(start, name, larger), _with(start, name, smaller)
+
+
+def _with(start: Setting, name: str, values: Sequence[float]) -> list[Setting]:
+    return [replace(start, **{name: value}) for value in values]
