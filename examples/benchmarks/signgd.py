@@ -71,7 +71,7 @@ class Loop:
     """A converted network, one step after another."""
 
     def __init__(self, network: SignGDNetwork) -> None:
-        self.module, self.steps = copy.deepcopy(network.graph), network.steps
+        self.module, self.steps = copy.deepcopy(network.operators), network.steps
         self.nodes: dict[str, Tracking] = {}
         graph = self.module.graph
         for site in network.plan.sites:

@@ -123,8 +123,8 @@ class SteppedSignGD(base.MemoryModule):
     def __init__(self, network: SignGDNetwork, step_mode: str = "s") -> None:
         super().__init__()
         self.report = network.report
-        self.graph, self.captured = network.graph, network.captured
-        self.plan = classify(network.graph.graph, timed_inputs=True)
+        self.operators, self.captured = network.operators, network.captured
+        self.plan = classify(network.operators.graph, timed_inputs=True)
         self.nodes = nn.ModuleDict()
         self.reads_operand: dict[str, bool] = {}
         # Where a target that is undefined is looked for.
@@ -135,7 +135,7 @@ class SteppedSignGD(base.MemoryModule):
             self.nodes[site.name] = make(neuron, step_mode=step_mode)
             self.reads_operand[site.name] = reads
             self.beyond[site.name] = beyond_reach(site, schedule, scale)
-        self.machine = Machine(self.graph, self.plan, over_time=True)
+        self.machine = Machine(self.operators, self.plan, over_time=True)
         # What arrived and left so far, by place: sums of increments.
         self.register_memory("sums", {})
         self.step_mode = step_mode
@@ -145,7 +145,7 @@ class SteppedSignGD(base.MemoryModule):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.machine = Machine(self.graph, self.plan, over_time=True)
+        self.machine = Machine(self.operators, self.plan, over_time=True)
 
     def single_step_forward(self, *x: Any) -> Any:
         """One step: increments in, increments out."""

@@ -66,7 +66,7 @@ def test_a_batch_norm_may_follow_any_operator(function, norm):
 
 def test_a_batch_norm_that_cannot_be_folded_is_a_scale_and_a_shift_at_its_place():
     model = Normed(nn.MaxPool2d(2), nn.BatchNorm2d(4))
-    graph = SignGD(4, margin=1.0).apply(model, torch.randn(8, 2, 4, 4)).graph.graph
+    graph = SignGD(4, margin=1.0).apply(model, torch.randn(8, 2, 4, 4)).operators.graph
     nodes = [node for node in graph.nodes if node.op == "call_function"]
     assert [name_of(node) for node in nodes[-2:]] == ["mul", "add"]
     assert all(place_of(node) == "norm (BatchNorm2d)" for node in nodes[-2:])

@@ -18,7 +18,7 @@ from spikeloom.neurons import Constant, Exponential, Inverse
 
 def oracle(network, *inputs):
     """The decoded outputs after every step, from one pass of the graph per step."""
-    machine = Machine(network.graph, network.plan, over_time=False)
+    machine = Machine(network.operators, network.plan, over_time=False)
     estimates, outputs = {}, []
     for t in range(network.steps):
 
@@ -333,7 +333,7 @@ def test_a_conversion_is_in_evaluation_mode():
 
 def test_batch_norms_are_folded_into_the_layer_before():
     model, x = built("cnn gelu")
-    names = {node.name for node in SignGD(4).apply(model, x).graph.graph.nodes}
+    names = {node.name for node in SignGD(4).apply(model, x).operators.graph.nodes}
     assert not any("batch_norm" in name for name in names)
     lone = nn.Sequential(nn.BatchNorm2d(1), nn.ReLU(), nn.BatchNorm2d(1))
     x = torch.randn(16, 1, 8, 8)
@@ -354,7 +354,7 @@ def test_copies_compute_the_same():
     twin = copy.deepcopy(snn)
     with torch.no_grad():
         expected = snn(x).clone()
-        next(twin.graph.parameters()).zero_()
+        next(twin.operators.parameters()).zero_()
         assert torch.equal(snn(x), expected) and not torch.equal(twin(x), expected)
 
 

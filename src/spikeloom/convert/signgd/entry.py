@@ -45,6 +45,8 @@ class Entry:
     def check(self, inputs: Sequence[Any]) -> None:
         """Refuse what is no number, and warn once of what is far larger than in calibration.
 
+        A graph that is compiled or exported cannot look: NaN then passes through to the output.
+
         Args:
             inputs: The flat arguments of a call.
 
@@ -55,6 +57,8 @@ class Entry:
             UserWarning: The first time that an argument exceeds 1.25 times the largest magnitude
                 that it had in calibration.
         """
+        if torch.compiler.is_compiling():
+            return
         for name, value, seen in zip(self.names, inputs, self.seen, strict=True):
             found = largest(value)
             if found <= USUAL * seen:

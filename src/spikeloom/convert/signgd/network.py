@@ -53,7 +53,7 @@ class SignGDNetwork(nn.Module):
         scales: The scale of each node, by name.
         measured: The report on calibration data.
         watch: Counts values beyond reach.
-        graph: The operators, with the model's tensors.
+        operators: The graph, with the model's tensors.
         plan: Which of them are nodes.
         captured: How arguments and results are laid out.
         portion: How many samples are run at once on a CPU; None for all.
@@ -78,7 +78,7 @@ class SignGDNetwork(nn.Module):
         self.is_by_sample = portion is not None
         self.measured = Report("signGD conversion", ("node",))
         self.watch = Watch(plan.sites)
-        self.graph = captured.module
+        self.operators = captured.module
         self.nodes = nn.ModuleDict()
         self.captured, self.plan = captured, plan
         for site in plan.sites:
@@ -87,7 +87,7 @@ class SignGDNetwork(nn.Module):
             else:
                 schedule, scale = schedules[site.name], scales[site.name]
                 self.nodes[site.name] = _Increments(site, schedule, scale, make, steps)
-        self._machine = Machine(self.graph, plan, over_time=True)
+        self._machine = Machine(self.operators, plan, over_time=True)
         # Max-pools that are tracked together with what they pool, by name; and where that leads.
         self.pools, self.pooled = nn.ModuleDict(), dict[str, str]()
         if make is None:
@@ -95,7 +95,7 @@ class SignGDNetwork(nn.Module):
 
     def _join_pools(self, trackers: dict[str, Any]) -> None:
         """Let one kernel track a max-pool and what only it reads."""
-        for node in self.graph.graph.nodes:
+        for node in self.operators.graph.nodes:
             tiles = tiles_of(node) if node.name in trackers else None
             if tiles is None or not 1 < count(tiles) <= MANY:
                 continue
@@ -126,7 +126,7 @@ class SignGDNetwork(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._machine = Machine(self.graph, self.plan, over_time=True)
+        self._machine = Machine(self.operators, self.plan, over_time=True)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SignGDNetwork:
         """Moves and conversions reach what is no parameter: scales, and what inputs look like."""
@@ -199,9 +199,11 @@ class SignGDNetwork(nn.Module):
         """
 
         def at_site(site: Site, operands: tuple[Any, ...], compute: Callable[[], Tensor]) -> Tensor:
-            if observe is None and site.name in self.pools:
-                return self.pools[site.name](operands[0])
             node: Any = self.nodes[site.name]
+            if observe is None and site.name in self.pools:
+                pool: Any = self.pools[site.name]
+                self.watch.see(site.name, pool.target(operands[0][-1]), node.reach)
+                return pool(operands[0])
             drive = operands[0] if node.reads_operand else compute()
             if not self._machine.reads_time(site.name):
                 drive = drive.expand(self.steps, *drive.shape)

@@ -45,12 +45,16 @@ def _is_written(node: fx.Node, plan: Plan) -> bool:
 
 
 def portions(inputs: Sequence[Any], size: int | None) -> list[list[Any]]:
-    """Flat inputs, cut along the batch into parts that are about equal; on a GPU, one part.
+    """Flat inputs, cut along the batch into parts that are about equal.
+
+    On a GPU, and in a graph that is compiled for any batch, there is one part.
 
     Args:
         inputs: Tensors with the batch in front, and other values.
         size: How many samples a part may have; None leaves the batch whole.
     """
+    if torch.compiler.is_compiling():
+        return [list(inputs)]
     lengths = {len(value) for value in inputs if _is_batched(value)}
     if size is None or len(lengths) != 1 or any(value.is_cuda for value in _tensors(inputs)):
         return [list(inputs)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -161,7 +160,8 @@ def _dense(operator: Callable[..., Any]) -> Callable[..., Any]:
 def _reader(arg: Any, slots: dict[fx.Node, int]) -> Callable[[list[Any]], Any]:
     """What finds an argument among the values of a run."""
     if isinstance(arg, fx.Node):
-        return itemgetter(slots[arg])
+        slot = slots[arg]
+        return lambda values: values[slot]
     found: list[fx.Node] = []
     fx.map_arg(arg, found.append)
     if not found:

@@ -7,9 +7,10 @@ from functools import reduce
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from spikeloom.convert.signgd.pooling import AxisWindow, count, elements
+from spikeloom.convert.signgd.pooling import AxisWindow, count, elements, maxima
 from spikeloom.kernel.call import run
 from spikeloom.kernel.choose import choose
 from spikeloom.kernel.neuron import Neuron, Parameter, PerStep
@@ -71,7 +72,7 @@ class Tracker(SpikingLayer):
     def forward(self, x: Any) -> Tensor:
         """The estimates after every step."""
         tensors = self.tensors()
-        if len(x) == self.steps and _has_kernel(self.neuron, self.implementation):
+        if len(x) == self.steps and _can_replay(self.neuron, self.implementation):
             replay = self._replays.find(x, tensors, lambda: Replay(self.neuron, x, tensors))
             if replay is not None:
                 return replay(x)
@@ -103,10 +104,15 @@ class MaxTracker(nn.Module):
         self.neuron = _Maximum(pooled.neuron, own.neuron, scales)
         self._replays = _Replays()
 
+    def target(self, x: Tensor) -> Tensor:
+        """The maxima of what the pooled values follow."""
+        found: Tensor = maxima(self.trackers[0].target(x), self.windows)
+        return found
+
     def forward(self, x: Tensor) -> Tensor:
         """The estimates of the maxima after every step."""
         pooled, own = self.trackers
-        if len(x) == own.steps and _has_kernel(self.neuron, own.implementation):
+        if len(x) == own.steps and _can_replay(self.neuron, own.implementation):
             held = [*own.tensors(), *pooled.tensors()]
             replay = self._replays.find(x, held, lambda: self._replay(x))
             if replay is not None:
@@ -194,5 +200,8 @@ class _Replays:
         return found
 
 
-def _has_kernel(neuron: Neuron, implementation: str) -> bool:
+def _can_replay(neuron: Neuron, implementation: str) -> bool:
+    """Whether calls run in a kernel that is called here, not by what torch compiles."""
+    if torch.compiler.is_compiling():
+        return False
     return choose(implementation, "cpu", neuron.reason)[0] == "llvm"
