@@ -65,7 +65,8 @@ def to_nir(
             ``[T, batch, *]``, or one step ``[batch, *]`` at each call. A converted network is
             written through its ``as_layers()``.
         sample: Input of shape ``[T, batch, *]``. For a model with few-spike neurons each step is
-            a complete value, and so is each step of the file.
+            a complete value, and so is each step of the file. For a converted network, what it
+            takes, ``[batch, *]``, which then stays the same at every step; or all steps.
         dt: Time step in seconds that one step of the model becomes; None: 1e-4, or that of an
             imported network.
         on_inexact: ``"raise"``; ``"subgraph"`` allows neurons that are exact as several nodes;
@@ -96,6 +97,7 @@ def to_nir(
         >>> sorted(graph.nodes), report.mismatch
         (['0', '1', 'input', 'output'], 0.0)
     """
+    sample = _over_time(model, sample)
     _check_arguments(model, sample, dt, on_inexact, target)
     if isinstance(model, Network):
         dt = model.dt if dt is None else float(dt)
@@ -148,6 +150,12 @@ def _check_arguments(model: Any, sample: Any, dt: Any, on_inexact: str, target: 
         raise ValueError(f"on_inexact: must be one of {', '.join(ALLOWED)}, got {on_inexact!r}")
     if target not in PROFILES:
         raise ValueError(f"target: must be one of {', '.join(PROFILES)}, got {target!r}")
+
+
+def _over_time(model: nn.Module, sample: Any) -> Any:
+    """The input of the layers, of what a converted network takes."""
+    over_time = getattr(model, "over_time", None)
+    return over_time(sample) if callable(over_time) else sample
 
 
 def _layers(model: nn.Module) -> nn.Module:

@@ -170,13 +170,14 @@ six nodes for each change of the step size. The file holds as many steps as the 
 the estimate rests. Between neurons that send increments a bias would be added at every step, in the
 model and in the file alike. A converted network (`convert.SignGD`) is written through
 `network.as_layers()`, whose neurons send their estimates, so that its biases are right; its sample
-is the input repeated `steps` times, and the last step of the output is what the network returns.
+is what the network takes. The file takes it at every step, and the last step of its output is what
+the network returns.
 
 ```python
 from spikeloom import convert, export
 
 snn = convert.SignGD(steps=16).apply(model, calibration)
-graph, report = export.to_nir(snn, x.expand(16, *x.shape), on_inexact="subgraph")
+graph, report = export.to_nir(snn, x, on_inexact="subgraph")
 y = export.run_nir(graph, x.expand(16, *x.shape))[-1]           # snn(x)
 ```
 

@@ -170,6 +170,17 @@ def test_a_converted_network_with_biases_is_exact_as_a_file(build, arguments, tm
 
 
 @pytest.mark.parametrize("build", [perceptron, convolutional])
+def test_a_converted_network_takes_the_sample_that_it_takes_itself(build):
+    snn, x = converted(build)
+    graph, report = to_nir(snn, x, on_inexact="subgraph")
+    steps = x.expand(T, *x.shape)
+    expected, _ = to_nir(snn, steps, on_inexact="subgraph")
+    assert report.mismatch == 0
+    assert torch.equal(run_nir(graph, steps), run_nir(expected, steps))
+    torch.testing.assert_close(run_nir(graph, steps)[-1], snn(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("build", [perceptron, convolutional])
 def test_nirtorch_runs_a_converted_network(build):
     snn, x = converted(build)
     steps = x.expand(T, *x.shape)

@@ -256,6 +256,18 @@ class SignGDNetwork(nn.Module):
 
         return layers_of(self.captured, self.plan, tracker)
 
+    def over_time(self, x: Any) -> Any:
+        """What :meth:`as_layers` takes, of what the network takes: ``x`` at every step.
+
+        Args:
+            x: ``[batch, *]``; anything else is returned as it is.
+        """
+        tensors = [value for value in self.captured.example if isinstance(value, Tensor)]
+        is_one = isinstance(x, Tensor) and len(tensors) == 1
+        if not is_one or x.shape[1:] != tensors[0].shape[1:]:
+            return x
+        return x.expand(self.steps, *x.shape)
+
     def timed_outputs(self) -> list[bool]:
         """For each flat output, whether it changes with time."""
         return self._machine.timed_outputs()
