@@ -155,7 +155,7 @@ def test_deeper_nodes_keep_more_of_their_path_for_late_steps():
     model, x = built("cnn gelu")
     snn = SignGD(16).apply(model, x)
     early = [sum(schedule.values[:4]) / sum(schedule.values) for schedule in snn.schedules.values()]
-    assert early[0] > 0.8 and early[-1] < 0.6
+    assert early[-1] < early[0] - 0.2
 
 
 def test_anytime_outputs_are_those_of_the_steps():

@@ -28,7 +28,7 @@ from spikeloom.convert.signgd.portions import (
     portions,
 )
 from spikeloom.convert.signgd.pursuit import pursuit_steps, unrest
-from spikeloom.convert.signgd.reach import reaches
+from spikeloom.convert.signgd.reach import parts, reaches
 from spikeloom.convert.signgd.search import Setting, best_setting, usual_settings
 from spikeloom.convert.signgd.time import Machine
 from spikeloom.kernel.call import run
@@ -226,5 +226,9 @@ class Fit:
         return portion_size(self.captured.module.graph, self.plan, self.recipe.steps)
 
     def _reaches(self, calls: list[list[Any]]) -> dict[str, Tensor]:
-        samples = max(1, sum(map(length, calls)))
-        return reaches(self.ann, calls, samples, self.recipe.quantile, self.recipe.per)
+        per = parts(self.recipe.per, _samples(self.calls))
+        return reaches(self.ann, calls, _samples(calls), self.recipe.quantile, per)
+
+
+def _samples(calls: list[list[Any]]) -> int:
+    return max(1, sum(map(length, calls)))

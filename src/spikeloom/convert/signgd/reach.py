@@ -1,9 +1,10 @@
 """How far each node has to reach: the largest magnitudes that calibration showed, and their floor.
 
 A convolution's channels and a linear layer's features have magnitudes of their own, so each has a
-reach of its own. One sample shows little of a feature, though: with n samples, a reach is at least
-``3 / sqrt(n)`` of the node's largest, so few samples give the reach of the whole node, and many
-give each channel its own.
+reach of its own; with many samples each neuron has, such as each pixel of a channel. One sample
+shows little of a feature, though: with n samples, a reach is at least ``3 / sqrt(n)`` of the
+largest among its likes, those of a neuron's channel, and of a channel's node. So few samples give
+the reach of the whole node, and many give each part its own.
 """
 
 from __future__ import annotations
@@ -19,10 +20,24 @@ from spikeloom.calibrate import batch_quantile
 from spikeloom.convert.signgd.operators import Site
 from spikeloom.convert.signgd.time import Machine
 
-__all__ = ["PER", "reaches", "with_floor"]
+__all__ = ["PER", "parts", "reaches", "with_floor"]
 
 # What has a reach of its own.
-PER = ("channel", "neuron", "node")
+PER = ("auto", "channel", "neuron", "node")
+# Samples from which each neuron does by itself.
+SUFFICIENT = 256
+
+
+def parts(per: str, samples: int) -> str:
+    """What has a reach of its own.
+
+    Args:
+        per: One of ``PER``.
+        samples: How many samples calibration has.
+    """
+    if per != "auto":
+        return per
+    return "neuron" if samples >= SUFFICIENT else "channel"
 
 
 def reaches(
@@ -35,12 +50,13 @@ def reaches(
         calls: Flat arguments of calls.
         samples: How many samples they have together.
         quantile: The share of values that must lie within reach.
-        per: One of ``PER``.
+        per: One of ``PER`` but ``"auto"``.
 
     Raises:
         ValueError: If a value is NaN or infinite.
     """
     found: dict[str, Tensor] = {}
+    channels = {site.name: site.channel for site in ann.sites.values()}
 
     def note(site: Site, operands: Any, compute: Any) -> Tensor:
         value: Tensor = compute()
@@ -50,15 +66,16 @@ def reaches(
 
     for flat in calls:
         ann(flat, note)
-    return {name: with_floor(reach, samples) for name, reach in found.items()}
+    return {name: with_floor(reach, samples, channels[name]) for name, reach in found.items()}
 
 
-def with_floor(reach: Tensor, samples: int) -> Tensor:
-    """Reach that is at least a share of the largest; 1 for a node that was silent.
+def with_floor(reach: Tensor, samples: int, channel: int | None = None) -> Tensor:
+    """Reach that is at least a share of the largest among its likes; 1 for a node that was silent.
 
     Args:
         reach: The largest magnitudes seen.
         samples: In how many samples.
+        channel: The axis of channels, each of which has a floor of its own.
 
     Example:
         >>> import torch
@@ -67,7 +84,14 @@ def with_floor(reach: Tensor, samples: int) -> Tensor:
         tensor([2., 3., 4.])
     """
     most = float(reach.max()) if reach.numel() else 0.0
-    return reach.clamp_min(min(1.0, 3.0 / math.sqrt(samples)) * most if most else 1.0)
+    if not most:
+        return torch.ones_like(reach)
+    share = min(1.0, 3.0 / math.sqrt(samples))
+    likes = reach
+    if channel is not None:
+        others = [axis for axis in range(reach.dim()) if axis != channel]
+        likes = reach.amax(others, keepdim=True) if others else reach
+    return torch.maximum(reach, share * torch.maximum(likes, torch.as_tensor(share * most)))
 
 
 def _joined_axes(site: Site, value: Tensor, per: str) -> Sequence[int]:

@@ -53,8 +53,9 @@ class SignGD:
         margin: A node's whole path as a multiple of that share; None fits it too. At few steps a
             finer resolution is worth some saturation; at many, more reach costs nothing.
         per: What has a reach of its own: ``"channel"``, each channel of a convolution and each
-            feature of a linear layer; ``"neuron"``, which takes many samples; or ``"node"``, the
-            whole operator. Of few samples each reach is drawn to that of the node.
+            feature of a linear layer; ``"neuron"``; or ``"node"``, the whole operator. ``"auto"``
+            takes each neuron from 256 samples on, and each channel below. The fewer samples, the
+            more a reach is drawn to those of its channel and its node.
         scale: Every neuron's scale, instead of a fit. ``"published"`` is that of the published
             code: the largest calibration value for each ReLU neuron, 1 for all others.
         samples: How many of the first calibration batch steps and margin are chosen on, and the
@@ -94,9 +95,9 @@ class SignGD:
         *,
         quantile: float = 1.0,
         margin: float | None = None,
-        per: str = "channel",
+        per: str = "auto",
         scale: float | str | None = None,
-        samples: int = 64,
+        samples: int = 256,
         search: bool = True,
         progress: bool = True,
     ) -> None:

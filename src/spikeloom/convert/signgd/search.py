@@ -48,6 +48,7 @@ STARTS: dict[float, tuple[Setting, ...]] = {
         Setting(0.8, 0.6, 0.9),
         Setting(1.5, 0.5, 0.9),
         Setting(1.0, 0.6, 0.99),
+        Setting(2.5, 0.8, 0.9),
     ),
     24: (
         Setting(2.5, 0.5, 1.0),
