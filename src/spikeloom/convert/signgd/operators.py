@@ -30,7 +30,8 @@ LINEAR = names(
     adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_bilinear2d
     upsample_linear1d pixel_shuffle pixel_unshuffle unfold fold im2col col2im tril triu
     diagonal reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d positive view_as
-    reshape_as
+    reshape_as upsample_nearest3d upsample_trilinear3d upsample_bicubic2d channel_shuffle
+    _pad_circular swapdims ravel
     """
 )
 # Affine in the operands at these positions, if what stands elsewhere is constant.
@@ -39,6 +40,8 @@ LINEAR_IN = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), (0,)),
     **dict.fromkeys(("gather", "index", "index_select", "masked_fill", "take_along_dim"), (0,)),
     "where": (1, 2),
+    "lerp": (0, 1),
+    "addcdiv": (0, 1),
     "addmm": (0, 1),
     "baddbmm": (0, 1),
 }
@@ -67,11 +70,18 @@ TRACKED = names(
     max_pool3d
     layer_norm group_norm rms_norm instance_norm softmax log_softmax amax amin logsumexp var
     std norm linalg_vector_norm scaled_dot_product_attention einsum addmm baddbmm
+    addcmul addcdiv lerp softshrink hardshrink threshold atan sinh cosh tan logaddexp hypot
+    cosine_similarity
     """
 )
 # Nodes whose value may be undefined or infinite until the estimates that they read have settled:
 # a negative variance, a sum of zero below a fraction.
-PARTIAL = names("div truediv pow sqrt rsqrt reciprocal mul_inverse_sqrt log log1p exp expm1")
+PARTIAL = names(
+    """
+    div truediv pow sqrt rsqrt reciprocal mul_inverse_sqrt log log1p exp expm1 addcdiv tan sinh
+    cosh
+    """
+)
 # On a tie these send 1, as their published nodes do.
 LOOSE = frozenset({"relu", "square", "exp", "mul", "multiply", "matmul", "bmm", "mm"})
 
@@ -217,6 +227,8 @@ def is_affine(node: fx.Node, carries: set[fx.Node]) -> bool:
         return False
     if name in LINEAR_IN:
         return set(at) <= set(LINEAR_IN[name])
+    if name == "addcmul":
+        return not {1, 2} <= set(at)
     if name == "einsum":
         operands: Any = node.args[1]
         return sum(_carried(operand, carries) for operand in operands) == 1

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product, starmap
 
 from tqdm import tqdm
 
@@ -43,12 +44,9 @@ class Setting:
 # Where a search begins, by the most steps it is for; the first is what is usually near the best.
 STARTS: dict[float, tuple[Setting, ...]] = {
     8: (
-        Setting(1.0, 0.7, 0.5),
-        Setting(0.8, 0.7, 0.0),
-        Setting(0.8, 0.6, 0.9),
-        Setting(1.5, 0.5, 0.9),
-        Setting(1.0, 0.6, 0.99),
-        Setting(2.5, 0.8, 0.9),
+        Setting(1.0, 0.7, 0.9),
+        # Little can be repaired in so few steps, and errors have many local minima.
+        *starmap(Setting, product((0.8, 1.0, 1.5, 2.5), (0.6, 0.7, 0.8), (0.0, 0.9))),
     ),
     24: (
         Setting(2.5, 0.5, 1.0),

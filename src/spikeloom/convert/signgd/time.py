@@ -45,6 +45,15 @@ BATCHED = {
     "avg_pool2d": 4,
     "adaptive_avg_pool1d": 3,
     "adaptive_avg_pool2d": 4,
+    "conv_transpose1d": 3,
+    "conv_transpose2d": 4,
+    "conv_transpose3d": 5,
+    "group_norm": 4,
+    "instance_norm": 4,
+    "upsample_nearest2d": 4,
+    "upsample_bilinear2d": 4,
+    "pixel_shuffle": 4,
+    "channel_shuffle": 4,
 }
 # Where they are told axes: with time in front, those that count from the front are one further.
 AXES_AT = {

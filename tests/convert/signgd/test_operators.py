@@ -1,0 +1,108 @@
+"""Operators of the networks that people convert: each is affine, or a node that follows it."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from spikeloom.convert import SignGD
+
+C = torch.linspace(0.5, 1.5, 8)[:, None, None]
+
+
+class Between(nn.Module):
+    """A function of an activation, [8, 4, 4] a sample, and an activation of it."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.stem, self.function = nn.Conv2d(3, 8, 3, padding=1), function
+        self.inner = function if isinstance(function, nn.Module) else None
+
+    def forward(self, x):
+        return torch.tanh(self.function(torch.sigmoid(self.stem(x))))
+
+
+class SqueezeAndExcite(nn.Module):
+    """A gate for each channel, as MobileNetV3 and EfficientNet have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+
+    def forward(self, x):
+        pooled = F.adaptive_avg_pool2d(x, 1)
+        return x * F.hardsigmoid(self.up(F.relu(self.down(pooled))))
+
+
+class Attention(nn.Module):
+    """Over pixels, some of which may not be seen."""
+
+    def forward(self, x):
+        tokens = x.flatten(2).transpose(1, 2).unflatten(-1, (2, 4)).transpose(1, 2)
+        mask = torch.ones(16, 16, dtype=torch.bool).tril()
+        return F.scaled_dot_product_attention(tokens, tokens, tokens, mask)
+
+
+def drop_path(x, rate=0.2, training=False):
+    if not training:
+        return x
+    return x * torch.rand(len(x), 1, 1, 1).ge(rate) / (1 - rate)
+
+
+FUNCTIONS = {
+    "addcmul with constants": lambda x: torch.addcmul(C, C, x, value=0.5),
+    "addcmul of streams": lambda x: torch.addcmul(x, x, 1 - x),
+    "addcdiv by a constant": lambda x: torch.addcdiv(x, x, C),
+    "addcdiv by a stream": lambda x: torch.addcdiv(x, x, 1 + x),
+    "lerp by a number": lambda x: torch.lerp(x, C.expand_as(x), 0.3),
+    "lerp by a stream": lambda x: torch.lerp(x, x.flip(1), x),
+    "relu6": nn.ReLU6(),
+    "hardswish": nn.Hardswish(),
+    "hardsigmoid": nn.Hardsigmoid(),
+    "hardtanh": nn.Hardtanh(0.2, 0.6),
+    "softshrink": nn.Softshrink(0.3),
+    "squeeze and excite": SqueezeAndExcite(),
+    "group norm": nn.GroupNorm(2, 8),
+    "instance norm": nn.InstanceNorm2d(8),
+    "layer norm of channels": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (8,)),
+    "layer scale": lambda x: x + C * F.gelu(x),
+    "stochastic depth": lambda x: x + drop_path(F.relu(x - 0.5)),
+    "transposed convolution": nn.ConvTranspose2d(8, 4, 2, stride=2),
+    "dilated convolution": nn.Conv2d(8, 4, 3, padding=2, dilation=2),
+    "grouped convolution": nn.Conv2d(8, 8, 3, padding=1, groups=4),
+    "circular padding": nn.Conv2d(8, 4, 3, padding=1, padding_mode="circular"),
+    "nearest": lambda x: F.interpolate(x, scale_factor=2.0),
+    "bilinear": lambda x: F.interpolate(x, size=(6, 7), mode="bilinear", align_corners=True),
+    "bicubic": lambda x: F.interpolate(x, size=(6, 7), mode="bicubic"),
+    "adaptive average pool": nn.AdaptiveAvgPool2d(3),
+    "adaptive max pool": nn.AdaptiveMaxPool2d(2),
+    "pixel shuffle": nn.PixelShuffle(2),
+    "channel shuffle": nn.ChannelShuffle(2),
+    "channel shuffle by hand": lambda x: (
+        x.view(x.shape[0], 2, 4, 4, 4).transpose(1, 2).reshape(x.shape)
+    ),
+    "einsum with weights": lambda x: torch.einsum("bchw,co->bohw", x, torch.eye(8)[:, :5]),
+    "einsum of streams": lambda x: torch.einsum("bchw,bcvw->bhv", x, x),
+    "masked attention": Attention(),
+    "cosine similarity": lambda x: F.cosine_similarity(x, x.flip(1), dim=1),
+    "normalized": lambda x: F.normalize(x, dim=1),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_operator_converts(name):
+    torch.manual_seed(0)
+    model, x = Between(FUNCTIONS[name]).eval(), torch.randn(16, 3, 4, 4)
+    snn = SignGD(32, search=False).apply(model, x)
+    exact = model(x)
+    assert (snn(x) - exact).norm() < 5e-3 * exact.norm()
+
+
+@torch.no_grad()
+def test_products_with_constants_are_no_nodes():
+    x = torch.randn(16, 3, 4, 4)
+    for name in ("addcmul with constants", "addcdiv by a constant", "lerp by a number"):
+        model = Between(FUNCTIONS[name]).eval()
+        snn = SignGD(4, search=False).apply(model, x)
+        assert snn.report.column("operator") == ["sigmoid", "tanh"]
