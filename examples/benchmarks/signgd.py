@@ -5,9 +5,8 @@ writes by hand: at each step every operator of the graph is called once, and eve
 estimate by the eager step. Nothing is interpreted between two operators; torch.fx writes the loop's
 Python code. Candidates take turns of equal length; the best call of each counts, in CPU time.
 
-The last columns are the time of the convolutions and linear layers alone, which both have to do:
-no fast path can be faster; and of a whole conversion (capture, fit, report), beside one whose every
-run of the spiking network is the loop.
+The last column but one is the time of the convolutions and linear layers alone, which both have to
+do: no fast path can be faster.
 
     python examples/benchmarks/signgd.py            # prints, and writes results/signgd.{json,md}
     python examples/benchmarks/signgd.py --quick    # fewer rounds, weights as they come
@@ -20,12 +19,10 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
@@ -58,7 +55,7 @@ class Tracking(nn.Module):
         self.start()
 
     def start(self) -> None:
-        self.t, self.y, self.sent = 0, torch.zeros(()), list[Tensor]()
+        self.t, self.y = 0, torch.zeros(())
 
     def forward(self, target: Tensor) -> Tensor:
         step, y = self.sizes[self.t], self.y
@@ -85,37 +82,17 @@ class Loop:
             _replace(node, tracked)
         self.module.recompile()
 
-    def __call__(self, *inputs: Any, keep: bool = False) -> list[Any]:
-        """The outputs of the last step; with ``keep`` the estimates of all steps are kept."""
+    def __call__(self, *inputs: Any) -> list[Any]:
+        """The outputs of the last step."""
         for node in self.nodes.values():
             node.start()
         for _ in range(self.steps):
             outputs = self.module(*inputs)
-            for node in self.nodes.values() if keep else ():
-                node.sent.append(node.y)
         return list(outputs)
 
 
 def _replace(node: fx.Node, tracked: fx.Node) -> None:
     node.replace_all_uses_with(tracked, delete_user_cb=lambda user: user is not tracked)
-
-
-@contextmanager
-def looping() -> Iterator[None]:
-    """Conversions run the spiking network as a loop."""
-
-    def decode(self: SignGDNetwork, inputs: Any, at: Any) -> list[list[Any]]:
-        return [Loop(self)(*inputs)]
-
-    def run(self: SignGDNetwork, inputs: Any, observe: Any = None) -> list[Any]:
-        loop = Loop(self)
-        outputs = loop(*inputs, keep=True)
-        for site in self.plan.sites:
-            observe(site, torch.stack(loop.nodes[site.name].sent))
-        return outputs
-
-    with mock.patch.multiple(SignGDNetwork, decode=decode, run=run):
-        yield
 
 
 # --- What both have to do ---
@@ -171,16 +148,6 @@ def turn(function: Callable[[], object]) -> float:
     return best
 
 
-def conversions(model: nn.Module, images: Tensor, rounds: int) -> dict[str, float]:
-    method = convert.SignGD(STEPS)
-
-    def by_loop() -> None:
-        with looping():
-            method.apply(model, images)
-
-    return interleaved({"fast": lambda: method.apply(model, images), "loop": by_loop}, rounds, 0.0)
-
-
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     data = load(0)
     model = train(name, data, 0, 0 if options.quick else 40)
@@ -197,16 +164,15 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
                 "arithmetic": arithmetic(network, x),
             }
             found[str(batch)] = interleaved(candidates, rounds, 0.0 if options.quick else 2.0)
-    found["convert"] = conversions(model, data[0], 1 if options.quick else 3)
     return found
 
 
 def table(result: dict[str, Any]) -> list[str]:
     columns = [f"{batch} images" for batch in BATCHES]
-    head = ("network", *columns, "convert", "arithmetic alone, 450", "difference")
+    head = ("network", *columns, "arithmetic alone, 450", "difference")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, found in result["networks"].items():
-        cells = [_ratio(found[str(batch)]) for batch in BATCHES] + [_ratio(found["convert"])]
+        cells = [_ratio(found[str(batch)]) for batch in BATCHES]
         most = found[str(BATCHES[-1])]
         cells += [f"{most['arithmetic']:.3g} ms", f"{found['difference']:.1e}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
