@@ -62,5 +62,11 @@ def test_few_samples_draw_each_reach_to_the_largest_of_its_channel_and_of_the_no
     torch.testing.assert_close(found, torch.tensor([[[2.0, 8.0], [0.5, 0.5]]]))
 
 
+def test_a_channel_is_drawn_to_its_node_once():
+    found = with_floor(torch.tensor([[0.1, 8.0, 3.0]]), 144, channel=1)
+    torch.testing.assert_close(found, torch.tensor([[2.0, 8.0, 3.0]]))
+    assert torch.equal(with_floor(torch.tensor([0.0, 4.0]), 144), torch.tensor([1.0, 4.0]))
+
+
 def test_a_node_that_was_silent_reaches_1():
     assert torch.equal(with_floor(torch.zeros(3), 10), torch.ones(3))

@@ -87,11 +87,11 @@ def with_floor(reach: Tensor, samples: int, channel: int | None = None) -> Tenso
     if not most:
         return torch.ones_like(reach)
     share = min(1.0, 3.0 / math.sqrt(samples))
-    likes = reach
-    if channel is not None:
-        others = [axis for axis in range(reach.dim()) if axis != channel]
-        likes = reach.amax(others, keepdim=True) if others else reach
-    return torch.maximum(reach, share * torch.maximum(likes, torch.as_tensor(share * most)))
+    if channel is None:
+        return reach.clamp_min(share * most)
+    within = [axis for axis in range(reach.dim()) if axis != channel]
+    likes = reach.amax(within, keepdim=True).clamp_min(share * most)
+    return likes if likes.shape == reach.shape else torch.maximum(reach, share * likes)
 
 
 def _joined_axes(site: Site, value: Tensor, per: str) -> Sequence[int]:
