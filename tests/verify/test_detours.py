@@ -336,3 +336,25 @@ def test_numpy_works_again_after_a_proof():
     with torch.no_grad():
         y = model(sample())
     assert y.shape == (6, 3, 3)
+
+
+@pytest.mark.parametrize("check", [check_mfi, lambda *args: count_energy(*args, steps=6, batch=3)])
+def test_a_parameter_may_be_set_from_constants(check):
+    def masked(self, y):
+        self.weight.data.masked_fill_(self.memory[0, 0] == 0, 0.25)
+        return y
+
+    assert str(check(net(masked), sample())) == str(check(net(lambda self, y: y), sample()))
+
+
+@pytest.mark.parametrize("read", [torch.sum, lambda z: z[0, 0]], ids=["values", "a view"])
+def test_a_parameter_may_not_be_set_from_the_sample_through_a_buffer(read):
+    def hidden(self, y):
+        self.memory.copy_(y)
+        self.weight.data.add_(read(self.memory))
+        return y * torch.from_numpy(self.weight.detach().numpy() * 0.3)
+
+    found = check_mfi(net(hidden), sample())
+    assert not found.ok and "then" in found.violations
+    with pytest.raises(ValueError, match="'then' takes values out of torch by writing them"):
+        count_energy(net(hidden), sample())

@@ -1,5 +1,6 @@
 """Operation counts against counts by hand, SpikingJelly's counters and the gathering run."""
 
+import copy
 import json
 import math
 from collections import UserDict
@@ -10,7 +11,7 @@ from spikingjelly.activation_based.neuron import LIFNode
 from torch import nn
 
 import spikeloom
-from spikeloom import neurons
+from spikeloom import compress, neurons
 from spikeloom.calibrate import Batch
 from spikeloom.plugins.snntorch import Leaky
 from spikeloom.verify import EnergyCosts, check_mfi, count_energy, fold_norms
@@ -343,3 +344,19 @@ def test_labels_behind_a_sample_are_left_out():
 def test_a_model_in_training_mode_is_refused():
     with pytest.raises(ValueError, match="training mode"):
         count_energy(small(), image(1, 1, 8, 8))
+
+
+def test_a_pruned_network_is_counted_and_proved_as_one_with_its_weights():
+    torch.manual_seed(0)
+    lif = spikeloom.SpikingLayer(neurons.LIF(v_threshold=0.3))
+    net = nn.Sequential(
+        nn.Linear(6, 16), lif, nn.Linear(16, 4), spikeloom.SpikingLayer(neurons.IF())
+    )
+    x = 3 * torch.rand(5, 8, 6)
+    compress.prune(net.eval(), compress.calibrate(net, [x]), sparsity=0.5)
+    plain = copy.deepcopy(net)
+    for layer in (plain[0], plain[2]):
+        layer._forward_pre_hooks.clear()
+    assert str(count_energy(net, x)) == str(count_energy(plain, x))
+    found = check_mfi(net, x)
+    assert found.ok and str(found) == str(check_mfi(plain, x))

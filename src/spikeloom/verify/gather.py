@@ -22,7 +22,9 @@ from spikeloom.verify.watch import WEIGHTED, Watch, weight_call
 __all__ = ["Gathering"]
 
 ADDING = frozenset(("add", "sub", "rsub", "sum", "neg", "abs", "index_add"))
-CHOOSING = frozenset(("where", "nonzero", "full", "zeros", "ones", "arange", "eye", "empty"))
+CHOOSING = frozenset(
+    ("where", "masked_fill", "nonzero", "full", "zeros", "ones", "arange", "eye", "empty")
+)
 # The same rearrangements under the names they have before torch takes them apart.
 COMPOSITE = frozenset(("movedim", "flatten", "unflatten", "pad", "to", "split"))
 ALLOWED = ADDING | CHOOSING | ARRANGING | COMPARING | FRESH | COMPOSITE
@@ -52,7 +54,7 @@ class Gathering(Watch):
     def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Rewrite weight layers and neurons; check everything else against the list."""
         if self.module in self.exempt:
-            return self.seal.compute(func, args, kwargs)
+            return self._computed(func, args, kwargs)
         if name == "scan":
             text, steps, numbers, xs, vs, ps = args
             neuron = _Neuron(text, steps, numbers, ps)
@@ -66,7 +68,11 @@ class Gathering(Watch):
         elif not self._is_allowed(name, args):
             self.findings.append(Finding(self.module, f"{name} is no addition or selection"))
         self.operations[name] += 1
-        return self.seal.compute(func, args, kwargs)
+        return self._computed(func, args, kwargs)
+
+    def _computed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # The first proof, which ran before, has let nothing else be written to open tensors.
+        return self.seal.compute(func, args, kwargs, constant=True)
 
     def _is_allowed(self, name: str, args: tuple[Any, ...]) -> bool:
         if name in ("mul", "div"):

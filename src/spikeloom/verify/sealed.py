@@ -4,8 +4,8 @@ A proof follows values through torch's operations. What NumPy or Python compute 
 it cannot follow, and the tensor that comes back would pass for a constant. So every tensor that is
 made while a model is watched is sealed: torch's operations take it like any other, and an attempt
 to reach its memory is refused, and so is an operation that the watch does not see. Parameters,
-arrays of NumPy and other tensors from before stay open, as nothing that is computed in the run may
-be written to them. A tensor of unknown origin is therefore a constant.
+arrays of NumPy and other tensors from before stay open, as nothing may be written to them but
+constants. A tensor of unknown origin is therefore a constant.
 
 The seal guards against what models do, not against code that looks for the sealed values.
 """
@@ -192,21 +192,24 @@ class Seal:
                 if buffer is not None:
                     module._buffers[name] = known.setdefault(id(buffer), self.close(buffer))
 
-    def compute(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def compute(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], constant: bool = False
+    ) -> Any:
         """Run an operation on the values within the seals, and seal what it makes.
 
         Args:
             func: One of torch's operations.
             args: Its arguments, sealed or not.
             kwargs: Likewise.
+            constant: Whether what it writes is known not to depend on the sample.
 
         Raises:
-            Unfollowed: If it writes to memory that is not sealed, resizes a tensor in place, or
-                makes a sparse tensor.
+            Unfollowed: If it writes what may depend on the sample to memory that is not sealed,
+                resizes a tensor in place, or makes a sparse tensor.
         """
         arguments = _named(func, args, kwargs)
         targets = written(func, args, kwargs)
-        if targets:
+        if targets and not constant:
             self._check_written(targets, arguments)
         y = func(*map(_value_of, args), **{key: _value_of(kwargs[key]) for key in kwargs})
         if targets:

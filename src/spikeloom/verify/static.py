@@ -140,7 +140,7 @@ class KindTrace(Watch):
         """Compute as usual; derive the result's kind."""
         leaves = tree_leaves((args, kwargs))
         if name in FRESH or not any(isinstance(self.operand(leaf), Kind) for leaf in leaves):
-            y = self.seal.compute(func, args, kwargs)
+            y = self.seal.compute(func, args, kwargs, constant=True)
             # What memory held before must not be taken for values of the model.
             return y.zero_() if name in EMPTY else y
         targets = written(func, args, kwargs)
