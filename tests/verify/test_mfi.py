@@ -11,6 +11,7 @@ import spikeloom
 from spikeloom import neurons
 from spikeloom.calibrate import Batch
 from spikeloom.models import SpikingMLP
+from spikeloom.plugins.spikingjelly import LIFNode
 from spikeloom.verify import check_mfi, fold_norms
 from tests.models.spiking_mlp.cases import image, small, wake
 
@@ -481,3 +482,15 @@ def test_one_string_of_exemptions_is_refused():
 def test_an_unknown_exemption_is_refused():
     with pytest.raises(ValueError, match="exempt: the model has no module 'stem'"):
         check_mfi(small().eval(), sample(), exempt=["stem"])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+@pytest.mark.parametrize("layer", [spikeloom.SpikingLayer, LIFNode])
+def test_events_counted_in_integers_are_proved_like_their_values(layer, dtype):
+    torch.manual_seed(0)
+    own = {"step_mode": "m", "v_threshold": 0.3}
+    lif = LIFNode(**own) if layer is LIFNode else layer(neurons.LIF(v_threshold=0.3))
+    net = nn.Sequential(lif, nn.Linear(6, 8), spikeloom.SpikingLayer(neurons.IF())).eval()
+    events = torch.randint(0, 2, (4, 3, 6)).to(dtype)
+    found = check_mfi(net, events, exempt=())
+    assert found.ok and str(found) == str(check_mfi(net, events.float(), exempt=()))

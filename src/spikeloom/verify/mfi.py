@@ -81,9 +81,9 @@ def check_mfi(model: nn.Module, sample: Any, *, exempt: Collection[str] | None =
     and quotients by powers of two are shifts, products with spikes are selections.
 
     What the forward computes outside of torch would escape a proof, so it may not: a module that
-    takes values out by ``numpy()``, ``tolist()``, DLPack, a storage or an address, or writes them
-    to a tensor that is neither made in the forward nor a buffer of the model, is a violation, and
-    the proofs end there. A tensor that comes from elsewhere, such as an array of numbers, can then
+    takes values out by ``numpy()``, ``tolist()``, DLPack, a storage or an address, or writes what
+    depends on the sample to a tensor that is neither made in the forward nor a buffer of the model,
+    is a violation, and the proofs end there. A tensor that comes from elsewhere, such as an array of numbers, can then
     only be a constant. Two things are taken on trust: that the forward reads the sample from its
     arguments alone, and that it does not search the watched tensors for their hidden values.
 
@@ -124,9 +124,9 @@ def check_mfi(model: nn.Module, sample: Any, *, exempt: Collection[str] | None =
     trace = KindTrace(None if exempt is None else frozenset(exempt))
     gathering, difference = Gathering(frozenset()), float("inf")
     try:
-        dense = trace.run(exact_copy(model), batch)
+        dense = trace.run(_promoting(exact_copy(model)), batch)
         gathering = Gathering(trace.exempt or frozenset())
-        difference = _difference(dense, gathering.run(exact_copy(model), batch))
+        difference = _difference(dense, gathering.run(_promoting(exact_copy(model)), batch))
     except Unfollowed as problem:
         for proof in (trace, gathering):
             proof.findings.append(Finding(problem.module, problem.why))
@@ -179,6 +179,24 @@ def exact_copy(model: nn.Module) -> nn.Module:
             module.implementation = "auto"  # type: ignore[assignment]  # no tensor or module
     to_rest(model)
     return model
+
+
+def _promoting(model: nn.Module) -> nn.Module:
+    """Let the neurons of a copy in float64 promote counts and events to float64 too."""
+
+    def promote(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return tree_map(_counts_to_double, (args, kwargs))
+
+    for module in model.modules():
+        if isinstance(getattr(module, "neuron", None), Neuron):
+            module.register_forward_pre_hook(promote, with_kwargs=True)
+    return model
+
+
+def _counts_to_double(leaf: Any) -> Any:
+    if not isinstance(leaf, Tensor) or leaf.is_floating_point() or leaf.is_complex():
+        return leaf
+    return leaf.double()
 
 
 def _double(leaf: Any) -> Any:
