@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 from spikeloom.compress.network import prune, quantize
 from spikeloom.compress.statistics import Statistics
 from spikeloom.files import whole_file
+from spikeloom.hosted import copied
 from spikeloom.report import Report
 
 __all__ = ["Sweep", "sweep_bits", "sweep_sparsity"]
@@ -81,7 +81,7 @@ def sweep_sparsity(
     report = Sweep("Pruned copies", ("method", "sparsity", "score"))
     pairs = [(method, sparsity) for method in methods for sparsity in sparsities]
     for method, sparsity in tqdm(pairs, desc="sweep", disable=None):
-        candidate = copy.deepcopy(model)
+        candidate = copied("model", model)
         prune(candidate, stats, sparsity, method, **options)
         with torch.no_grad():
             report.add(method, sparsity, evaluate(candidate))
@@ -109,7 +109,7 @@ def sweep_bits(
     """
     report = Sweep("Quantised copies", ("method", "bits", "score"))
     for method, width in tqdm([(m, b) for m in methods for b in bits], desc="sweep", disable=None):
-        candidate = copy.deepcopy(model)
+        candidate = copied("model", model)
         quantize(candidate, stats, width, method)
         with torch.no_grad():
             report.add(method, width, evaluate(candidate))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.convert.spikelm.amplitude import BiSpikes
+from spikeloom.hosted import copied
 from spikeloom.kernel.neuron import kind, tensor_of
 from spikeloom.neurons.elastic import FLOOR, ElasticBiSpike
 
@@ -87,7 +87,7 @@ def merge_amplitude(model: nn.Module) -> Any:
         >>> torch.equal(merged[1].weight, net[1].weight * 0.5)
         True
     """
-    merged = copy.deepcopy(model)
+    merged = copied("model", model)
     sites = _sites(merged)
     if not sites:
         raise ValueError(

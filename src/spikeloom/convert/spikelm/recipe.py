@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 from dataclasses import dataclass, fields
@@ -23,7 +22,7 @@ from spikeloom.convert.spikelm.blocks import (
     spike_stack,
 )
 from spikeloom.convert.spikelm.merge import merge_amplitude
-from spikeloom.hosted import Make
+from spikeloom.hosted import Make, copied
 from spikeloom.layer import SpikingLayer
 from spikeloom.neurons.elastic import ElasticBiSpike
 from spikeloom.report import Report
@@ -153,7 +152,7 @@ class SpikeLM:
                 padding or all zero.
         """
         stacks = _stacks(model)
-        snn: Any = copy.deepcopy(model)
+        snn: Any = copied("model", model)
         own = set(snn.modules())
         base = getattr(snn, "base_model", snn)
         report = Report(f"SpikeLM, {self.steps} steps", ("module", "spikes on", "neuron"))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from spikeloom.hosted import Make, to_rest
+from spikeloom.hosted import Make, copied, to_rest
 from spikeloom.layer import SpikingLayer
 from spikeloom.names import check_names
 from spikeloom.verify.fold.draft import Draft
@@ -80,7 +79,7 @@ def fold_norms(
     if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
         raise ValueError("model: is in training mode, norms still change; call model.eval()")
     check_names("keep", keep, model)
-    draft = Draft(copy.deepcopy(model), make)
+    draft = Draft(copied("model", model), make)
     to_rest(draft.model)
     if gains:
         fold_gains(draft)
