@@ -11,7 +11,14 @@ from torch import Tensor
 
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.trace import recording, summing, trace
-from spikeloom.kernel.values import FINITE, Rule, as_float, checked_number, checked_value
+from spikeloom.kernel.values import (
+    FINITE,
+    Rule,
+    as_float,
+    checked_count,
+    checked_number,
+    checked_value,
+)
 
 __all__ = ["Gated", "Neuron", "PerStep"]
 
@@ -115,11 +122,11 @@ class Neuron:
             raise TypeError(f"step: must be a function, got {type(step).__name__}")
         self.step = step
         self.begin = begin
-        self.inputs = _count("inputs", inputs)
+        self.inputs = checked_count("inputs", inputs)
         self.name = str(name or getattr(step, "__name__", type(step).__name__))
         self.rest = Fixed(_rest(state))
         self.params: Mapping[str, Parameter] = Fixed(_named(params))
-        self.steps = None if steps is None else _count("steps", steps)
+        self.steps = None if steps is None else checked_count("steps", steps)
         if (begin is None) != (steps is None):
             raise ValueError("begin and steps: give both, or neither")
         for parameter, value in self.params.items():
@@ -277,14 +284,6 @@ def tensor_of(value: Parameter) -> Tensor | None:
     if isinstance(value, (PerStep, Gated)):
         return value.values
     return value if isinstance(value, Tensor) else None
-
-
-def _count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: must be an int, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}: must be at least 1, got {value}")
-    return value
 
 
 def check_form(where: str, value: Any) -> None:

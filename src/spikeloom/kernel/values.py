@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["FINITE", "POSITIVE", "Rule", "as_float", "checked_number", "checked_value", "span"]
+__all__ = [
+    "FINITE",
+    "POSITIVE",
+    "Rule",
+    "as_float",
+    "checked_count",
+    "checked_number",
+    "checked_value",
+    "span",
+]
 
 Condition = Callable[[Any], Any]
 
@@ -77,6 +86,15 @@ def checked_number(
     if not (-math.inf < number < math.inf and holds(number)):
         raise ValueError(f"{name} {words}, got {value}")
     return number
+
+
+def checked_count(name: str, value: Any) -> int:
+    """The value, if it is an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: must be an int, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}: must be at least 1, got {value}")
+    return value
 
 
 def span(values: Tensor) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spikeloom.hosted import Make
 from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.values import checked_count
 from spikeloom.layer import SpikingLayer
 from spikeloom.models.spiking_mlp.blocks import Block, Stage
 from spikeloom.models.spiking_mlp.parts import Parts, each_step
@@ -17,7 +18,6 @@ from spikeloom.models.spiking_mlp.patches import PatchEmbedding, PatchEncoding, 
 from spikeloom.models.spiking_mlp.published import infer, load
 from spikeloom.models.spiking_mlp.sizes import (
     Size,
-    check_count,
     check_depths,
     check_option,
     pair,
@@ -97,7 +97,7 @@ class SpikingMLP(nn.Module):
         counts |= {"steps": steps, "expansion": expansion}
         counts |= {f"depths[{i}]": depth for i, depth in enumerate(depths)}
         for name, value in counts.items():
-            check_count(name, value)
+            checked_count(name, value)
         check_option("patch_encoding", patch_encoding, ("spiking", "conv"))
         self.image_size = pair("image_size", image_size)
         self.patch_size = pair("patch_size", patch_size)

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["Size", "check_count", "check_depths", "check_option", "pair", "stage_sizes"]
+from spikeloom.kernel.values import checked_count
+
+__all__ = ["Size", "check_depths", "check_option", "pair", "stage_sizes"]
 
 Size = tuple[int, int]
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise unless an argument is an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name}: must be an int, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}: must be at least 1, got {value}")
 
 
 def check_depths(depths: Any) -> None:
@@ -40,7 +34,7 @@ def pair(name: str, value: int | Size) -> Size:
     if not isinstance(sides, Sequence) or len(sides) != 2:
         raise ValueError(f"{name}: must be an int or (height, width), got {value!r}")
     for side in sides:
-        check_count(name, side)
+        checked_count(name, side)
     return sides[0], sides[1]
 
 
