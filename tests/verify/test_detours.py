@@ -358,3 +358,22 @@ def test_a_parameter_may_not_be_set_from_the_sample_through_a_buffer(read):
     assert not found.ok and "then" in found.violations
     with pytest.raises(ValueError, match="'then' takes values out of torch by writing them"):
         count_energy(net(hidden), sample())
+
+
+@pytest.mark.parametrize("text", ["{:.2f}", "{}"])
+def test_a_value_that_is_written_as_text_is_read(text):
+    def logging(self, y):
+        assert text.format(y.sum()) == text.format(float(y.sum()))
+        return y
+
+    found = check_mfi(net(logging), sample())
+    assert found.violations == ["then"] and "reads a value" in str(found)
+
+
+@pytest.mark.parametrize("check", [check_mfi, count_energy])
+def test_inference_mode_changes_no_verdict_and_no_count(check):
+    model = net(lambda self, y: y)
+    with torch.inference_mode():
+        found = str(check(model, sample()))
+        made_inside = str(check(net(lambda self, y: y), sample() + 0))
+    assert found == made_inside == str(check(model, sample()))

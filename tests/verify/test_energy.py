@@ -9,6 +9,7 @@ import pytest
 import torch
 from spikingjelly.activation_based.neuron import LIFNode
 from torch import nn
+from torch.nn.utils import prune
 
 import spikeloom
 from spikeloom import compress, neurons
@@ -360,3 +361,25 @@ def test_a_pruned_network_is_counted_and_proved_as_one_with_its_weights():
     assert str(count_energy(net, x)) == str(count_energy(plain, x))
     found = check_mfi(net, x)
     assert found.ok and str(found) == str(check_mfi(plain, x))
+
+
+@pytest.mark.parametrize("name", ["steps", "batch"])
+@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
+def test_steps_and_samples_are_at_least_one(name, value, error):
+    net = nn.Sequential(nn.Linear(6, 4), spikeloom.SpikingLayer(neurons.IF())).eval()
+    with pytest.raises(error, match=rf"{name}: must be .*, got {value}"):
+        count_energy(net, torch.rand(5, 2, 6), **{name: value})
+
+
+def test_a_sample_of_another_precision_is_named():
+    net = nn.Sequential(nn.Linear(6, 4), spikeloom.SpikingLayer(neurons.IF())).eval()
+    with pytest.raises(ValueError, match=r"'0' meets float32 and float64; .* sample\.to\("):
+        count_energy(net, torch.rand(5, 2, 6).double())
+
+
+@pytest.mark.parametrize("verified", [check_mfi, count_energy, lambda net, x: fold_norms(net)])
+def test_a_model_that_cannot_be_copied_is_refused_with_the_remedy(verified):
+    net = nn.Sequential(nn.Linear(6, 4), spikeloom.SpikingLayer(neurons.IF())).eval()
+    prune.l1_unstructured(net[0], "weight", 0.5)
+    with pytest.raises(ValueError, match=r"model: cannot be copied; .*prune\.remove"):
+        verified(net, torch.rand(5, 2, 6))

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from spikeloom.kernel.values import checked_count
 from spikeloom.report import Report
 from spikeloom.verify.counting import Counting, Layer, steps_and_batch
 from spikeloom.verify.mfi import checked_sample, exact_copy
@@ -116,6 +117,7 @@ class EnergyReport(Report):
         return Report(self.title, self.columns, shown).plot(column, path)
 
 
+@torch.inference_mode(False)  # tensors made there hide what operations are made of
 def count_energy(
     model: nn.Module,
     sample: Any,
@@ -153,9 +155,10 @@ def count_energy(
         The report: a row for every neuron and weight layer, totals as attributes.
 
     Raises:
-        TypeError: If the model is no module, or the sample holds no tensor or too few arguments.
+        TypeError: If the model is no module, the sample holds no tensor or too few arguments, or
+            steps or batch are no int.
         ValueError: If the model is in training mode or takes values out of torch, the sample is on
-            another device or has no axis for its samples, or steps or batch are unknown.
+            another device or has no axis for its samples, or steps or batch are unknown or below 1.
 
     Example:
         >>> import torch, spikeloom
@@ -168,6 +171,9 @@ def count_energy(
         (160.0, 80.0, True)
     """
     found = checked_sample(model, sample)
+    for name, count in (("steps", steps), ("batch", batch)):
+        if count is not None:
+            checked_count(name, count)
     counting = Counting()
     y = counting.run(exact_copy(model).to(_dtype(model)), found)
     steps, batch = steps_and_batch(counting.layers.values(), y, steps, batch)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from spikeloom.calibrate import Batch, arguments_of
-from spikeloom.hosted import to_rest
+from spikeloom.hosted import copied, to_rest
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.names import check_names
 from spikeloom.report import Report
@@ -74,6 +73,7 @@ class MFIReport(Report):
         return {**super().as_dict(), "ok": self.ok, **numbers}
 
 
+@torch.inference_mode(False)  # tensors made there hide what operations are made of
 def check_mfi(model: nn.Module, sample: Any, *, exempt: Collection[str] | None = None) -> MFIReport:
     """Prove that a network needs no multiplication at inference, or say which modules do.
 
@@ -83,9 +83,10 @@ def check_mfi(model: nn.Module, sample: Any, *, exempt: Collection[str] | None =
     What the forward computes outside of torch would escape a proof, so it may not: a module that
     takes values out by ``numpy()``, ``tolist()``, DLPack, a storage or an address, or writes what
     depends on the sample to a tensor that is neither made in the forward nor a buffer of the model,
-    is a violation, and the proofs end there. A tensor that comes from elsewhere, such as an array of numbers, can then
-    only be a constant. Two things are taken on trust: that the forward reads the sample from its
-    arguments alone, and that it does not search the watched tensors for their hidden values.
+    is a violation, and the proofs end there. A tensor that comes from elsewhere, such as an array
+    of numbers, can then only be a constant. Two things are taken on trust: that the forward reads
+    the sample from its arguments alone, and that it does not search the watched tensors for their
+    hidden values.
 
     Args:
         model: In eval mode, made of torch layers (or a host's, derived from them) and spikeloom
@@ -102,9 +103,9 @@ def check_mfi(model: nn.Module, sample: Any, *, exempt: Collection[str] | None =
     Raises:
         TypeError: If the model is no module, the sample holds no tensor or too few arguments, or
             ``exempt`` is one string.
-        ValueError: If the model is in training mode, the sample is on another device or has no axis
-            for its samples, an exempt module does not exist, or a forward changes the dtype, so
-            that the model cannot run in float64.
+        ValueError: If the model is in training mode, cannot be copied, the sample is on another
+            device or has no axis for its samples, an exempt module does not exist, or a forward
+            changes the dtype, so that the model cannot run in float64.
 
     Example:
         >>> import torch, spikeloom
@@ -171,8 +172,11 @@ def exact_copy(model: nn.Module) -> nn.Module:
 
     Args:
         model: Is not changed.
+
+    Raises:
+        ValueError: If it cannot be copied.
     """
-    model = copy.deepcopy(model).double()
+    model = copied("model", model).double()
     for module in model.modules():
         neuron = getattr(module, "neuron", None)
         if isinstance(neuron, Neuron) and neuron.program is not None:

@@ -94,6 +94,10 @@ class Sealed(Tensor):
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]  # torch's has an option
         return f"Sealed(shape={tuple(self.shape)}, dtype={self.dtype})"
 
+    def __format__(self, spec: str) -> str:
+        # torch's own reads single values of plain tensors only.
+        return format(self.item(), spec) if self.dim() == 0 else super().__format__(spec)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         return memo.setdefault(id(self), self.clone())
 

@@ -43,7 +43,7 @@ class Watch(TorchDispatchMode):
         stack: The names of the modules being called, the innermost last.
         seal: Seals the tensors of the run.
         raised: The error that passes, and the innermost module that raised it.
-        casting: The module that last changed the dtype of a tensor.
+        casting: The module that last changed the dtype of a tensor; None if none has.
         met: The module last called, and the floating-point dtypes that meet there.
     """
 
@@ -52,7 +52,7 @@ class Watch(TorchDispatchMode):
         self.stack: list[str] = []
         self.seal = Seal(lambda: self.module)
         self.raised: tuple[BaseException | None, str] = (None, "")
-        self.casting = ""
+        self.casting: str | None = None
         self.met: tuple[str, list[str]] = ("", [])
 
     def __torch_dispatch__(
@@ -135,10 +135,16 @@ class Watch(TorchDispatchMode):
             raise Unfollowed(OUT_OF_TORCH.format("their address"), where) from error
         module, dtypes = self.met
         if len(dtypes) > 1:
+            found = f"{_called(module)} meets {' and '.join(dtypes)}"
+            if self.casting is None:
+                raise ValueError(
+                    f"model, sample: {found}; give the sample the model's dtype, such as "
+                    f"sample.to(layer.weight.dtype), and new tensors in the forward x.dtype"
+                ) from error
             raise ValueError(
-                f"model: {_called(module)} meets {' and '.join(dtypes)}, because the forward of "
-                f"{_called(self.casting)} changes the dtype; proofs run in float64, so cast to the "
-                f"dtype of a parameter, such as x.to(layer.weight.dtype), or not at all"
+                f"model: {found}, because the forward of {_called(self.casting)} changes the "
+                f"dtype; proofs run in float64, so cast to the dtype of a parameter, such as "
+                f"x.to(layer.weight.dtype), or not at all"
             ) from error
 
     def _entering(self, name: str) -> Any:
