@@ -383,3 +383,37 @@ def test_a_model_that_cannot_be_copied_is_refused_with_the_remedy(verified):
     prune.l1_unstructured(net[0], "weight", 0.5)
     with pytest.raises(ValueError, match=r"model: cannot be copied; .*prune\.remove"):
         verified(net, torch.rand(5, 2, 6))
+
+
+@torch.library.custom_op("energy_test::product", mutates_args=())
+def product(x: torch.Tensor) -> torch.Tensor:
+    return x @ x.mT
+
+
+class Apply(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: product(x).abs(), "energy_test::product"),
+        (lambda x: torch.fft.fft(x).abs(), "_fft_r2c"),
+        (lambda x: torch.linalg.inv(x @ x.mT + torch.eye(2)), "linalg_inv_ex"),
+        (
+            lambda x: torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist"),
+            "_cdist_forward",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_products_inside_of_an_operation_that_is_not_known_are_said_to_be_missing(function, name):
+    spikes, x = spikeloom.SpikingLayer(neurons.IF()), torch.rand(5, 2, 6)
+    said = str(count_energy(nn.Sequential(Apply(function), spikes).eval(), x))
+    assert f"Products inside {name} of '0'" in said
+    assert "Products inside" not in str(count_energy(nn.Sequential(spikes).eval(), x))

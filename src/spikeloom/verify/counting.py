@@ -55,18 +55,24 @@ class Layer:
         return steps if in_calls or in_axes else 1
 
 
+# Operations of torch that multiply inside, how often is not known; so do those of other libraries.
+INNER = ("linalg", "fft", "cdist")
+
+
 class Counting(KindTrace):
     """A dense run that counts spikes and synapses beside following value kinds.
 
     Attributes:
         layers: Counts by module, in the order of their first call.
         weight_multiplications: Multiplications inside weight layers.
+        opaque: Operations, with their modules, whose inner products are not known.
     """
 
     def __init__(self) -> None:
         super().__init__(exempt=frozenset())
         self.layers: dict[str, Layer] = {}
         self.weight_multiplications = 0
+        self.opaque: dict[str, None] = {}
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
 
     @contextmanager
@@ -105,6 +111,8 @@ class Counting(KindTrace):
             if kind is not None:
                 self._count_synapses(name, args, factors.index(kind), kind)
                 self.weight_multiplications += self.multiplications - before
+        elif self.multiplications > before and _is_opaque(name):
+            self.opaque[f"{name} of {repr(self.module) if self.module else 'the model'}"] = None
         return y
 
     def _layer(self, *, is_neuron: bool) -> Layer:
@@ -151,6 +159,10 @@ def _uses(name: str, args: tuple[Any, ...], position: int, x: Tensor) -> int:
     # A unit on the left meets a row of the other factor, one on the right a column.
     outputs = other.shape[-1 if position == 0 else -2] if other.dim() > 1 else 1
     return int(x.sum()) * outputs
+
+
+def _is_opaque(name: str) -> bool:
+    return "::" in name or name.lstrip("_").startswith(INNER)
 
 
 def steps_and_batch(

@@ -218,12 +218,17 @@ def _report(
             f"Values are read in {_shown(list(counting.readers))}: what Python computes from them "
             f"is not counted, and what is made of it counts as constant."
         )
+    if counting.opaque:
+        report.notes.append(
+            f"Products inside {_shown(list(counting.opaque))} are not counted: only one for each "
+            f"value of the result is."
+        )
     return report
 
 
-def _shown(modules: list[str]) -> str:
-    names = [name or "the model" for name in modules[:3]]
-    return ", ".join(names) + (f" and {len(modules) - 3} more" if len(modules) > 3 else "")
+def _shown(found: list[str]) -> str:
+    names = [name or "the model" for name in found[:3]]
+    return ", ".join(names) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def _row(layer: Layer, batch: int) -> tuple[Any, ...]:
