@@ -12,7 +12,7 @@ from spikeloom import neurons
 from spikeloom.calibrate import Batch
 from spikeloom.models import SpikingMLP
 from spikeloom.plugins.spikingjelly import LIFNode
-from spikeloom.verify import check_mfi, fold_norms
+from spikeloom.verify import check_mfi, count_energy, fold_norms
 from tests.models.spiking_mlp.cases import image, small, wake
 
 
@@ -494,3 +494,11 @@ def test_events_counted_in_integers_are_proved_like_their_values(layer, dtype):
     events = torch.randint(0, 2, (4, 3, 6)).to(dtype)
     found = check_mfi(net, events, exempt=())
     assert found.ok and str(found) == str(check_mfi(net, events.float(), exempt=()))
+
+
+@pytest.mark.parametrize("check", [check_mfi, count_energy])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_scripted_module_is_refused_by_its_name(check):
+    model = dense(torch.jit.script(nn.Linear(4, 8)), lif()).eval()
+    with pytest.raises(TypeError, match=r"model: '0' is a ScriptModule, .* before torch\.jit"):
+        check(model, currents(5, 2, 4))

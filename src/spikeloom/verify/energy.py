@@ -155,8 +155,8 @@ def count_energy(
         The report: a row for every neuron and weight layer, totals as attributes.
 
     Raises:
-        TypeError: If the model is no module, the sample holds no tensor or too few arguments, or
-            steps or batch are no int.
+        TypeError: If the model is no module or one of torch.jit, the sample holds no tensor or too
+            few arguments, or steps or batch are no int.
         ValueError: If the model is in training mode or takes values out of torch, the sample is on
             another device or has no axis for its samples, or steps or batch are unknown or below 1.
 

@@ -101,8 +101,8 @@ def check_mfi(model: nn.Module, sample: Any, *, exempt: Collection[str] | None =
         The report; ``ok`` and ``violations`` are the verdict.
 
     Raises:
-        TypeError: If the model is no module, the sample holds no tensor or too few arguments, or
-            ``exempt`` is one string.
+        TypeError: If the model is no module or one of torch.jit, the sample holds no tensor or too
+            few arguments, or ``exempt`` is one string.
         ValueError: If the model is in training mode, cannot be copied, the sample is on another
             device or has no axis for its samples, an exempt module does not exist, or a forward
             changes the dtype, so that the model cannot run in float64.
@@ -147,6 +147,12 @@ def checked_sample(model: nn.Module, sample: Any) -> Batch:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: must be an nn.Module, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TypeError(
+                f"model: {repr(name) if name else 'it'} is a ScriptModule, which cannot be "
+                f"watched; give the model as it was before torch.jit"
+            )
     batch = arguments_of(model, sample, name="sample")
     tensors = _tensors(batch)
     if not tensors:
