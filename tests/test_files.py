@@ -200,6 +200,24 @@ def test_a_folder_in_the_place_of_the_file_is_named(tmp_path):
         write(tmp_path)
 
 
+def test_a_name_that_ends_like_a_folder_is_refused_and_nothing_made(tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"new/ names a folder; name the file in it"):
+        write(f"{tmp_path}/new/")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_path_is_named_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="path: is empty; name a file"):
+        write("")
+
+
+@pytest.mark.parametrize("path", [None, 1, b"bytes"])
+def test_what_is_no_path_is_named(path):
+    with pytest.raises(TypeError, match=f"path: must be a string or a Path, got {path!r}"):
+        write(path)
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         write(tmp_path / "nowhere" / "a.txt")

@@ -36,7 +36,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         FileNotFoundError: If the folder of ``path`` does not exist.
-        IsADirectoryError: If ``path`` is a folder.
+        TypeError: If ``path`` is neither a string nor a Path.
+        ValueError: If ``path`` is empty.
+        IsADirectoryError: If ``path`` is a folder, or ends like the name of one.
         FileExistsError: If ``path`` is no regular file but a device, a FIFO or a socket.
         PermissionError: If the file is read-only, for root too, if its owner cannot be kept, or if
             the folder takes no new file.
@@ -82,6 +84,13 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def _checked(path: str | os.PathLike[str]) -> os.stat_result | None:
     """What is known of the file that is there, links followed; None if there is none."""
+    name = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(name, str):
+        raise TypeError(f"path: must be a string or a Path, got {path!r}")
+    if not name:
+        raise ValueError("path: is empty; name a file")
+    if name.endswith(os.sep):
+        raise IsADirectoryError(f"path: {name} names a folder; name the file in it")
     try:
         old = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
