@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import safetensors.torch
 import torch
 from spikingjelly.activation_based import layer as sjl
 from spikingjelly.activation_based import neuron as sjn
@@ -122,6 +123,18 @@ def test_weights_on_a_grid_are_codes_times_the_scale_of_their_row(name):
     loaded, _ = case(name)
     compress.load_compressed(loaded, model.state_dict())
     assert torch.equal(loaded(x), model(x))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_is_kept_beside_a_weight_is_contiguous_as_file_formats_ask(name):
+    net, x = case(name)
+    compress.prune(net, compress.calibrate(net, [x]), sparsity=0.5)
+    compress.quantize(net, compress.calibrate(net, [x]), bits=4)
+    loaded = safetensors.torch.load(safetensors.torch.save(net.state_dict()))
+    again = case(name)[0]
+    compress.load_compressed(again, loaded)
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in loaded.items())
+    assert torch.equal(again(x), net(x))
 
 
 @pytest.mark.parametrize("name", LAYERS)

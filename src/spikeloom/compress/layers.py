@@ -101,6 +101,8 @@ def outputs_first(layer: WeightLayer, values: Tensor) -> Tensor:
 def in_weight_shape(layer: WeightLayer, rows: Tensor) -> Tensor:
     """The way back from rows ``[rows, d]`` to the shape of a layer's weight.
 
+    The result is contiguous, as safetensors asks of what it saves.
+
     Args:
         layer: The layer.
         rows: A value for each weight.
@@ -110,7 +112,7 @@ def in_weight_shape(layer: WeightLayer, rows: Tensor) -> Tensor:
         return rows.T.contiguous()
     if is_transposed(layer):
         grouped = rows.reshape(layer.groups, shape[1], -1, *shape[2:])
-        return grouped.transpose(1, 2).reshape(shape)
+        return grouped.transpose(1, 2).reshape(shape).contiguous()
     return rows.reshape(shape)
 
 
