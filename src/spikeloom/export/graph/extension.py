@@ -83,8 +83,10 @@ def neuron_in(graph: nir.NIRGraph) -> Neuron:
     cls = OWN[name]
     try:
         settings = json.loads(str(graph.metadata["settings"]))
+        if not isinstance(settings, dict):
+            raise TypeError(f"they are a {type(settings).__name__}, no object")
         return cls(**{key: _rebuilt(value) for key, value in settings.items()})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"extension: the settings of {name} do not fit: {error}") from error
 
 
