@@ -74,7 +74,8 @@ def example_of(net: nn.Module, given: Any, takes_steps: TakesSteps, steps: int) 
     """
     if not isinstance(given, Tensor) or not given.is_floating_point():
         found = given.dtype if isinstance(given, Tensor) else type(given).__name__
-        raise TypeError(f"example: must be a floating-point tensor, got {found}")
+        remedy = "; example.float() makes one" if isinstance(given, Tensor) else ""
+        raise TypeError(f"example: must be a floating-point tensor, got {found}{remedy}")
     if isinstance(steps, bool) or not isinstance(steps, int):
         raise TypeError(f"steps: must be an int, got {steps!r}")
     if steps < 1:

@@ -120,6 +120,7 @@ def test_the_network_is_left_as_it_was():
     ("given", "error", "message"),
     [
         ([1.0], TypeError, "example: must be a floating-point tensor, got list"),
+        (torch.ones(2, 6).int(), TypeError, r"got torch.int32; example.float\(\) makes one"),
         (torch.ones(2, 3, dtype=torch.int64), TypeError, "got torch.int64"),
         (torch.rand(5, 4), ValueError, r"does not run on \[5, 4\]"),
     ],

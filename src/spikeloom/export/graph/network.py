@@ -139,7 +139,9 @@ class Network(nn.Module):
             expected = ", ".join(map(str, ("T", "batch", *self.plan.shape)))
             raise ValueError(f"x: the graph takes [{expected}], got {list(x.shape)}")
         if not x.is_floating_point():
-            raise TypeError(f"x: must be a floating-point tensor, got {x.dtype}")
+            raise TypeError(
+                f"x: must be a floating-point tensor, got {x.dtype}; x.float() makes one"
+            )
         signals = {self.plan.input: x}
         for group in self.plan.groups:
             if group.delayed:
@@ -223,12 +225,13 @@ def _precision(dtype: Any) -> torch.dtype:
 
 def _time_step(graph: nir.NIRGraph, dt: Any) -> float:
     """The caller's time step, the one in the metadata, or the default."""
-    given, name = dt, "dt"
+    given, name, remedy = dt, "dt", ""
     if dt is None:
-        given, name = (graph.metadata or {}).get("dt", DT), "graph: metadata['dt']"
+        given = (graph.metadata or {}).get("dt", DT)
+        name, remedy = "graph: metadata['dt']", "; pass dt to run it with another"
     number = isinstance(given, (int, float, np.integer, np.floating))
     if isinstance(given, bool) or not number or not 0 < given < math.inf:
-        raise ValueError(f"{name}: must be a positive number of seconds, got {given!r}; pass dt")
+        raise ValueError(f"{name}: must be a positive number of seconds, got {given!r}{remedy}")
     return float(given)
 
 
