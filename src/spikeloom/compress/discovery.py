@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from spikeloom.compress.coverage import by_reason, why_left_out
 from spikeloom.compress.layers import KINDS, is_weight_layer
 from spikeloom.compress.neuron_calls import watched_calls
 from spikeloom.compress.response import (
@@ -92,9 +93,16 @@ def discover(
     with torch.no_grad(), _watched(modules, neurons, wanted, seen), _Exits(seen), _Flow(seen):
         forward()
     called = [name for name in wanted if name in seen.inputs]
-    if not called:
-        raise ValueError(f"model: no {KINDS} module was called")
     uncalled = [name for name in wanted if name not in seen.inputs]
+    reasons = {
+        **dict.fromkeys(uncalled, "not called in the forward pass"),
+        **dict.fromkeys(neurons, "part of a neuron"),
+    }
+    if not called:
+        left = by_reason(why_left_out(model, (), reasons)).items()
+        named = ", ".join(f"{', '.join(names)} ({reason})" for reason, names in left)
+        end = f"; left out are {named}" if named else ""
+        raise ValueError(f"model: no {KINDS} module was called{end}")
     _mind_uncalled(uncalled, layers is not None)
     inputs = {
         name: Inputs(shapes, _is_sequence(name, modules, seen))
@@ -108,11 +116,7 @@ def discover(
         for name, module in modules.items()
         if layers is not None and name not in layers and is_weight_layer(module)
     ]
-    return sites, {
-        **dict.fromkeys(unasked, "not among the layers asked for"),
-        **dict.fromkeys(uncalled, "not called in the forward pass"),
-        **dict.fromkeys(neurons, "part of a neuron"),
-    }
+    return sites, {**dict.fromkeys(unasked, "not among the layers asked for"), **reasons}
 
 
 def _mind_uncalled(names: list[str], asked_for: bool) -> None:
