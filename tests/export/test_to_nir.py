@@ -632,7 +632,7 @@ NET = drawn(dense(HARD["LIF"]), grid=False)
     [
         ({"model": "net"}, TypeError, "model: must be a torch.nn.Module, got str"),
         ({"sample": [1.0]}, TypeError, "sample: must be a floating-point tensor"),
-        ({"sample": torch.ones(5, 2, 6).int()}, TypeError, "got torch.int32"),
+        ({"sample": torch.ones(5, 2, 6).int()}, TypeError, r"got torch.int32; sample.float\(\)"),
         ({"sample": torch.ones(5, 6)}, ValueError, r"\[T, batch, features...\]"),
         ({"sample": torch.ones(0, 2, 6)}, ValueError, r"got \[0, 2, 6\]"),
         ({"sample": torch.full((2, 2, 6), torch.nan)}, ValueError, "NaN or infinity"),

@@ -134,8 +134,12 @@ def _check_arguments(model: Any, sample: Any, dt: Any, on_inexact: str, target: 
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(sample, Tensor) or not sample.is_floating_point():
-        given = sample.dtype if isinstance(sample, Tensor) else type(sample).__name__
-        raise TypeError(f"sample: must be a floating-point tensor [T, batch, *], got {given}")
+        given, remedy = type(sample).__name__, ""
+        if isinstance(sample, Tensor):
+            given, remedy = str(sample.dtype), "; sample.float() makes one"
+        raise TypeError(
+            f"sample: must be a floating-point tensor [T, batch, *], got {given}{remedy}"
+        )
     if sample.dim() < 3 or not sample.numel():
         raise ValueError(
             f"sample: must have shape [T, batch, features...] and hold something, "
