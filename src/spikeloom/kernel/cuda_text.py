@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from ctypes import c_float
 
 from spikeloom.kernel.trace import CONDITIONS, LEAVES, Node, operands, resolve, schedule
 
@@ -60,10 +60,7 @@ def literal(value: float, real: str) -> str:
 
 
 def _float32(value: float) -> float:
-    try:
-        return float(struct.unpack("<f", struct.pack("<f", value))[0])
-    except OverflowError:
-        return math.copysign(math.inf, value)
+    return c_float(value).value  # beyond its range infinite
 
 
 class Names:

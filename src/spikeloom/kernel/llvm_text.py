@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ctypes import c_float
 
 # How many neurons one vector instruction works on.
 LANES = {"float": 16, "double": 8}
@@ -139,8 +140,8 @@ class Lanes:
 
     def number(self, value: float) -> str:
         """A real constant, rounded to the type that is computed in."""
-        if self.real == "float" and abs(value) <= 3.4028235677973366e38:
-            value = struct.unpack("<f", struct.pack("<f", value))[0]
+        if self.real == "float":
+            value = c_float(value).value  # beyond its range infinite
         return self.literal(self.real, f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}")
 
     def integer(self, value: int) -> str:
