@@ -7,7 +7,7 @@ from torch import nn
 import spikeloom
 from spikeloom import Neuron
 from spikeloom.kernel.source import source
-from spikeloom.kernel.vocabulary import fire, where
+from spikeloom.kernel.vocabulary import fire, floor, rint, where
 from spikeloom.plugins import norse, snntorch, spikingjelly
 from tests.kernel import cuda_shim
 
@@ -165,3 +165,63 @@ def test_two_conditions_are_not_added_because_tensors_would_join_them():
     neuron = Neuron(lambda x, state, p: ((x > 0) + (x > 1), state))
     assert neuron.program is None
     assert "join them with & and |" in neuron.reason
+
+
+def beyond_float32(x, state, p):
+    (v,) = state
+    return where(x > 1e300, 1.0, v), (x + 1e39,)
+
+
+def test_constants_beyond_float32_are_infinite_as_in_torch(runner):
+    y, (v,) = spikeloom.run(Neuron(beyond_float32), X, implementation=runner)
+    assert torch.equal(y[1:], torch.full_like(X[1:], torch.inf)) and not y[0].any()
+    assert torch.equal(v, X[-1] + 1e39)
+    y, (v,) = spikeloom.run(Neuron(beyond_float32), X.double(), implementation=runner)
+    assert torch.equal(y[1:], X[:-1].double() + 1e39)
+
+
+# What a newcomer's step may return by mistake, and what the error says.
+SLIPS = {
+    "a bare state": (lambda x, s, p: (x, s[0]), "1 states as a tuple, got Tensor"),
+    "too many states": (lambda x, s, p: (x, (*s, *s)), "1 states as a tuple, got 2 of them"),
+    "no state": (lambda x, s, p: x, r"must return \(y, new_state\), got Tensor"),
+    "nothing": (lambda x, s, p: None, r"must return \(y, new_state\), got NoneType"),
+    "three parts": (lambda x, s, p: (x, x, s), r"must return \(y, new_state\), got a tuple of 3"),
+    "None": (lambda x, s, p: (None, s), "tensors and plain numbers, got NoneType"),
+    "text as state": (lambda x, s, p: (x, ("v",)), "tensors and plain numbers, got str"),
+    "complex": (lambda x, s, p: (1j, s), "tensors and plain numbers, got complex"),
+}
+
+
+@pytest.mark.parametrize("implementation", ["auto", "eager"])
+@pytest.mark.parametrize("name", SLIPS)
+def test_what_a_step_must_return_is_said(name, implementation):
+    step, message = SLIPS[name]
+    # Of one neuron, or two: a tensor that has as many rows would unpack.
+    for x in (torch.ones(3, 1), torch.ones(3, 2)):
+        with pytest.raises((TypeError, ValueError), match="step: .*" + message):
+            spikeloom.run(Neuron(step), x, implementation=implementation)
+
+
+def test_what_a_beginning_must_return_is_said():
+    neuron = Neuron(lambda x, s, p: (s[0], s), begin=lambda x, s, p: x, steps=2)
+    with pytest.raises(ValueError, match=r"begin: .*1 states as a tuple, got Tensor"):
+        spikeloom.run(neuron, X)
+
+
+def test_states_may_be_returned_as_a_list_in_every_implementation(runner):
+    neuron = Neuron(lambda x, s, p: (s[0], [s[0] + x]))
+    assert neuron.program is not None, neuron.reason
+    _, (v,) = spikeloom.run(neuron, X, implementation=runner)
+    assert torch.equal(v, X.sum(0))
+
+
+@pytest.mark.parametrize(
+    "word", [lambda a: -a, abs, floor, rint], ids=["-", "abs", "floor", "rint"]
+)
+def test_words_that_torch_has_for_no_condition_have_no_kernel(word):
+    neuron = Neuron(lambda x, s, p: (word(x > 0.5), s))
+    assert "where(condition, 1.0, 0.0)" in neuron.reason
+    with pytest.raises(RuntimeError) as caught:
+        spikeloom.run(neuron, X)
+    assert neuron.reason in caught.value.__notes__

@@ -69,6 +69,13 @@ def test_an_untraceable_step_runs_eagerly_and_says_why_it_cannot_do_more():
         spikeloom.run(neuron, x, implementation="llvm")
 
 
+def test_an_error_of_a_step_without_a_kernel_says_why_it_has_none():
+    neuron = spikeloom.Neuron(lambda x, s, p: (1.0 if x > 0 else 0.0, s))
+    with pytest.raises(RuntimeError, match="ambiguous") as caught:
+        spikeloom.run(neuron, torch.ones(3, 2))
+    assert "use where(condition, a, b), not `if`" in "".join(caught.value.__notes__)
+
+
 def test_summing_leaves_no_output_and_recording_adds_one():
     neuron = LIF()
     program = Program.parse(neuron.program)

@@ -6,7 +6,7 @@ no kernel can run, and it differentiates through torch's own autograd.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.trace import checked_results, checked_states
 
 
 def scan(
@@ -40,7 +41,12 @@ def scan(
     device = xs[0].device
     # Tensors throughout, because torch divides by a Python number inexactly on some devices.
     values = {name: torch.as_tensor(v, dtype=dtype, device=device) for name, v in params.items()}
-    return loop(neuron.step, neuron.begin, neuron.kinds, values, xs, state, steps, dtype)
+    try:
+        return loop(neuron.step, neuron.begin, neuron.kinds, values, xs, state, steps, dtype)
+    except Exception as error:
+        if neuron.reason:  # it often names the remedy that torch's error lacks
+            error.add_note(neuron.reason)
+        raise
 
 
 def loop(
@@ -80,22 +86,29 @@ def loop(
         now = tuple(x[t].to(dtype) for x in xs)
         return now if len(now) > 1 else now[0]
 
-    def full(values: tuple[Any, ...]) -> tuple[Tensor, ...]:
-        # A step may return plain numbers and conditions; the next one finds tensors.
-        made = (torch.as_tensor(value, dtype=dtype, device=device) for value in values)
-        return tuple(value.expand(shape) for value in made)
+    def full(who: str, values: Sequence[Any]) -> tuple[Tensor, ...]:
+        return tuple(_tensor(who, value, dtype, device).expand(shape) for value in values)
 
     if begin is not None and steps:
-        state = full(begin(drive(0), state, at(0)))
+        state = full("begin", checked_states(begin(drive(0), state, at(0)), len(state), "begin"))
     outputs: list[list[Tensor]] = []
     states: list[list[Tensor]] = [[] for _ in state]
     for t in range(steps):
-        y, state = step(None if begin else drive(t), state, at(t))
-        for i, value in enumerate(full(y if isinstance(y, tuple) else (y,))):
+        result = step(None if begin else drive(t), state, at(t))
+        ys, following = checked_results(result, len(state))
+        for i, value in enumerate(full("step", ys)):
             if i == len(outputs):
                 outputs.append([])
             outputs[i].append(value)
-        state = full(state)
+        state = full("step", following)
         for history, value in zip(states, state, strict=True):
             history.append(value)
     return tuple(outputs), tuple(states)
+
+
+def _tensor(who: str, value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A result of a step, which may be a plain number or a condition; the next finds tensors."""
+    if value is None or isinstance(value, (str, complex)):
+        kind = type(value).__name__
+        raise TypeError(f"{who}: must return tensors and plain numbers, got {kind}")
+    return torch.as_tensor(value, dtype=dtype, device=device)

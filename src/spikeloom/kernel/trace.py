@@ -17,6 +17,8 @@ Node = tuple[Any, ...]
 LEAVES = frozenset({"const", "x", "v", "p", "gy", "gw"})
 CONDITIONS = frozenset({"gt", "ge", "eq", "and", "or", "not"})
 ARITHMETIC = frozenset({"add", "sub", "mul", "div"})
+# Operations that torch has for numbers, but not for truth values alone.
+OF_NUMBERS = ARITHMETIC | {"neg", "abs", "floor", "rint"}
 
 
 def operands(node: Node) -> tuple[int, ...]:
@@ -76,10 +78,10 @@ class Expr:
 
     def _op(self, op: str, *others: Any) -> Expr:
         values = [self.graph.lift(value) for value in (self, *others)]
-        if op in ARITHMETIC and all(value._is_condition for value in values):
+        if op in OF_NUMBERS and all(value._is_condition for value in values):
             raise TypeError(
-                f"a step cannot '{op}' two conditions, which torch takes for truth values; join "
-                f"them with & and |, or make numbers of them with where(condition, 1.0, 0.0)"
+                f"a step cannot '{op}' conditions, which torch takes for truth values; join them "
+                f"with & and |, or make numbers of them with where(condition, 1.0, 0.0)"
             )
         return self.graph.add(op, *(value._real().number for value in values))
 
@@ -119,6 +121,9 @@ class Expr:
 
     def __neg__(self) -> Expr:
         return self._op("neg")
+
+    def __abs__(self) -> Expr:
+        return self._op("abs")
 
     def __gt__(self, other: Any) -> Expr:
         return self._op("gt", other)
@@ -309,12 +314,10 @@ def trace(
     p = SimpleNamespace(**{name: graph.add("p", name) for name in kinds})
     first = None
     if begin is not None:
-        first = _numbers(graph, begin(x, state, p), states, "begin")
+        first = _numbers(graph, checked_states(begin(x, state, p), states, "begin"))
         x = None
-    y, following = step(x, state, p)
-    outputs = y if isinstance(y, tuple) else (y,)
-    left = _numbers(graph, outputs, len(outputs), "step")
-    after = _numbers(graph, following, states, "step")
+    outputs, following = checked_results(step(x, state, p), states)
+    left, after = _numbers(graph, outputs), _numbers(graph, following)
     # The graph is read last: a plain number among the results has become a node of its own.
     nodes = tuple(graph.nodes)
     program = Program(nodes, inputs, states, tuple(kinds.items()), left, after, first)
@@ -322,10 +325,43 @@ def trace(
     return program
 
 
-def _numbers(graph: Graph, values: Any, count: int, who: str) -> tuple[int, ...]:
-    if not isinstance(values, tuple) or len(values) != count:
-        got = f"{len(values)} of them" if isinstance(values, tuple) else type(values).__name__
+def checked_results(result: Any, states: int) -> tuple[Sequence[Any], Sequence[Any]]:
+    """The outputs and the next states among what a step has returned.
+
+    Args:
+        result: What it has returned.
+        states: How many states it carries.
+
+    Raises:
+        ValueError: If these are not outputs and that many states.
+    """
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        many = isinstance(result, (tuple, list))
+        got = f"a {type(result).__name__} of {len(result)}" if many else type(result).__name__
+        raise ValueError(f"step: must return (y, new_state), got {got}")
+    y, following = result
+    return y if isinstance(y, tuple) else (y,), checked_states(following, states, "step")
+
+
+def checked_states(values: Any, count: int, who: str) -> Sequence[Any]:
+    """The states that a step or a beginning has returned.
+
+    Args:
+        values: What it has returned for them.
+        count: How many there are.
+        who: ``step`` or ``begin``, for errors.
+
+    Raises:
+        ValueError: If these are not that many states.
+    """
+    if not isinstance(values, (tuple, list)) or len(values) != count:
+        many = isinstance(values, (tuple, list))
+        got = f"{len(values)} of them" if many else type(values).__name__
         raise ValueError(f"{who}: must return its {count} states as a tuple, got {got}")
+    return values
+
+
+def _numbers(graph: Graph, values: Sequence[Any]) -> tuple[int, ...]:
     return tuple(graph.lift(value)._real().number for value in values)
 
 
