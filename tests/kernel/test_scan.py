@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import spikeloom
+from spikeloom.kernel.vocabulary import fire
 from spikeloom.neurons import LIF, Trace, surrogate
 from tests.kernel.families import CASES
 
@@ -455,6 +456,27 @@ def test_compiles_as_one_graph(backend):
     torch.compile(loss, fullgraph=True, backend=backend)(found).backward()
     loss(wanted).backward()
     torch.testing.assert_close(found.grad, wanted.grad)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("name", ["LIF", "per step", "no kernel"])
+def test_what_runs_eagerly_compiles_as_one_graph(name, learns):
+    def odd(x, state, p):
+        return fire(x.sinh() - p.a, surrogate.ATan()), (state[0] + x,)
+
+    neuron = {
+        "LIF": LIF(),
+        "per step": spikeloom.Neuron(odd, params={"a": spikeloom.PerStep(torch.rand(5))}),
+        "no kernel": spikeloom.Neuron(odd, params={"a": 0.5}),
+    }[name]
+    layer = spikeloom.SpikingLayer(neuron, implementation="eager")
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = (2 * torch.rand(5, 4)).requires_grad_(learns)
+    found, wanted = compiled(x), layer(x)
+    assert torch.equal(found, wanted)
+    if learns:
+        (expected,) = torch.autograd.grad(wanted.sum(), x)
+        torch.testing.assert_close(torch.autograd.grad(found.sum(), x)[0], expected)
 
 
 @pytest.mark.slow

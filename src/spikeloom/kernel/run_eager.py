@@ -7,7 +7,6 @@ no kernel can run, and it differentiates through torch's own autograd.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -76,10 +75,10 @@ def loop(
     """
     device, shape = xs[0].device, xs[0].shape[1:]
 
-    def at(t: int) -> SimpleNamespace:
+    def at(t: int) -> _Parameters:
         pick = {"step": lambda v: v[t], "gated": lambda v: v[:, t]}
-        return SimpleNamespace(
-            **{name: pick.get(kinds[name], lambda v: v)(value) for name, value in values.items()}
+        return _Parameters(
+            {name: pick.get(kinds[name], lambda v: v)(value) for name, value in values.items()}
         )
 
     def drive(t: int) -> Any:
@@ -104,6 +103,14 @@ def loop(
         for history, value in zip(states, state, strict=True):
             history.append(value)
     return tuple(outputs), tuple(states)
+
+
+class _Parameters:
+    """What a step reads ``p.name`` from; torch.compile traces no SimpleNamespace."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(self, name, value)
 
 
 def _tensor(who: str, value: Any, dtype: torch.dtype, device: torch.device) -> Tensor:

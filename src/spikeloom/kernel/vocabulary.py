@@ -163,6 +163,9 @@ def with_grad(value: Value, *pairs: tuple[Value, Value]) -> Any:
         pairs: ``(argument, partial)`` pairs, the partial of ``value`` with respect to it.
     """
     if isinstance(value, Tensor):
+        arguments = [argument for argument, _ in pairs if isinstance(argument, Tensor)]
+        if torch.compiler.is_compiling() and not any(a.requires_grad for a in arguments):
+            return value.detach()  # the compiler traces such a function only for a gradient
         return _WithGrad.apply(value.detach(), *(part for pair in pairs for part in pair))
     return value.with_grad(*pairs)
 
