@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from spikeloom.hosted import copied, to_rest
+from spikeloom.kernel.values import checked_count
 
 __all__ = ["Example", "TakesSteps", "copy_at_rest", "example_of", "spikes_over_time"]
 
@@ -76,10 +77,7 @@ def example_of(net: nn.Module, given: Any, takes_steps: TakesSteps, steps: int) 
         found = given.dtype if isinstance(given, Tensor) else type(given).__name__
         remedy = "; example.float() makes one" if isinstance(given, Tensor) else ""
         raise TypeError(f"example: must be a floating-point tensor, got {found}{remedy}")
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise TypeError(f"steps: must be an int, got {steps!r}")
-    if steps < 1:
-        raise ValueError(f"steps: must be at least 1, got {steps}")
+    checked_count("steps", steps)
     stepwise, batched = _calls(copy_at_rest(net).eval(), given, takes_steps)
     if stepwise:
         step = given if batched else given[None]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep
-from spikeloom.kernel.values import POSITIVE
+from spikeloom.kernel.values import POSITIVE, checked_count
 from spikeloom.kernel.vocabulary import detach, lookup, minimum, where, with_grad, with_nan
 from spikeloom.neurons.schedules import Exponential, Schedule, as_schedule
 from spikeloom.neurons.signgd_functions import Function, as_function
@@ -384,10 +384,7 @@ def step_sizes(schedule: Schedule, steps: int) -> Tensor:
         TypeError: If ``steps`` is not an int.
         ValueError: If it is not positive, or the schedule has fewer steps.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int):
-        raise TypeError(f"steps: must be an int, got {steps!r}")
-    if steps < 1:
-        raise ValueError(f"steps: must be at least 1, got {steps}")
+    checked_count("steps", steps)
     etas = schedule.steps(steps)
     if len(etas) < steps:
         raise ValueError(f"steps: the schedule has {len(etas)} steps, {steps} are asked for")

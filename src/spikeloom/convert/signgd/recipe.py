@@ -20,6 +20,7 @@ from spikeloom.convert.signgd.network import SignGDNetwork
 from spikeloom.convert.signgd.operators import classify
 from spikeloom.convert.signgd.reach import PER
 from spikeloom.hosted import Make
+from spikeloom.kernel.values import checked_count
 from spikeloom.neurons.schedules import Schedule, as_schedule
 
 __all__ = ["SignGD"]
@@ -101,11 +102,8 @@ class SignGD:
         search: bool = True,
         progress: bool = True,
     ) -> None:
-        for name, count in (("steps", steps), ("samples", samples)):
-            if isinstance(count, bool) or not isinstance(count, int):
-                raise TypeError(f"{name}: must be an int, got {count!r}")
-            if count < 1:
-                raise ValueError(f"{name}: must be at least 1, got {count}")
+        checked_count("steps", steps)
+        checked_count("samples", samples)
         if isinstance(schedule, str) and schedule != "auto":
             raise ValueError(f"schedule: must be 'auto' or a schedule, got {schedule!r}")
         if per not in PER:
