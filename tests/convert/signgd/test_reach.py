@@ -70,3 +70,16 @@ def test_a_channel_is_drawn_to_its_node_once():
 
 def test_a_node_that_was_silent_reaches_1():
     assert torch.equal(with_floor(torch.zeros(3), 10), torch.ones(3))
+
+
+@torch.no_grad()
+def test_the_pixels_of_a_channel_count_as_values_of_it():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(2, 3, 1), nn.GELU()), torch.randn(4, 2, 12, 12)
+    with torch.no_grad():
+        model[0].weight *= torch.tensor([1.0, 0.01, 0.5]).view(3, 1, 1, 1)
+        model[0].bias.zero_()
+    (reach,), _ = scales_of(model, x)
+    largest = model(x).abs().amax((0, 2, 3), keepdim=True)
+    # The largest of 4 samples of 144 pixels each, so at least an eighth of the node's largest.
+    torch.testing.assert_close(reach, largest.clamp_min(largest.max() / 8))

@@ -113,6 +113,19 @@ def test_eight_depthwise_blocks_settle_within_128_steps():
     assert unseen_error(model, 128, shown, unseen) < 0.01
 
 
+def test_a_chain_of_twelve_layers_with_batch_norms_settles():
+    torch.manual_seed(0)
+    layers = []
+    for _ in range(12):
+        layers += [nn.Linear(64, 64), nn.BatchNorm1d(64, momentum=None), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(64, 10))
+    with torch.no_grad():
+        for _ in range(20):
+            model(torch.randn(256, 64))
+    shown, unseen = torch.randn(32, 64), torch.randn(64, 64)
+    assert unseen_error(model, 64, shown, unseen) < 0.01
+
+
 @pytest.mark.parametrize("samples", [1, 2, 3])
 def test_very_few_samples_do(samples):
     torch.manual_seed(0)

@@ -1,13 +1,14 @@
 """Fitting a conversion to calibration data: what each node reaches, and the steps it takes there.
 
-The nodes are fitted in order, in one pass over the network: the estimates that the nodes before
-send are known when a node's turn comes, and with them how long its targets take to settle. Three
-numbers are left open for the whole network. Where there are samples enough, half of them are
-fitted to and the others, unseen, decide.
+One pass over the plain network tells each node's reach, and another one how much the steps of the
+nodes before a node disturb it, and so how much later its own have to shrink. Three numbers are left
+open for the whole network. Where there are two samples or more, half of them are fitted to and the
+others, unseen, decide.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from spikeloom.convert.signgd.data import Data, relative_error
+from spikeloom.convert.signgd.disturbance import amplifications
 from spikeloom.convert.signgd.entry import Entry
 from spikeloom.convert.signgd.graph import Captured
 from spikeloom.convert.signgd.network import SignGDNetwork
@@ -27,13 +29,12 @@ from spikeloom.convert.signgd.portions import (
     portion_size,
     portions,
 )
-from spikeloom.convert.signgd.pursuit import pursuit_steps, unrest
 from spikeloom.convert.signgd.reach import parts, reaches
 from spikeloom.convert.signgd.search import Setting, best_setting, usual_settings
 from spikeloom.convert.signgd.time import Machine
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Parameter, PerStep
-from spikeloom.neurons.schedules import Constant, Schedule, Table
+from spikeloom.neurons.schedules import Constant, Exponential, Schedule
 from spikeloom.neurons.signgd import SignTracker, step_sizes
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Fit"]
 
-# Portions of a batch that steps are fitted to at once: their values at all steps are in memory.
-AT_ONCE = 8
-# Samples that steps are fitted to at least, however large they are.
+# Portions of a batch that a setting is tried on.
+TRIED = 8
+# Samples that one is tried on at least, however large they are.
 FEWEST = 4
 # Samples of which either half is tried on; of more, only one.
 MANY = 32
@@ -75,7 +76,7 @@ class Fit:
 
     def network(self) -> SignGDNetwork:
         """The converted network."""
-        steps, _ = self._followed(self._to_fit(self.data), self.reaches, self._setting())
+        steps = self._schedules(self._few(self.data), self.reaches, self._setting())
         nodes = self.captured.module.graph.nodes
         names = [str(node.target) for node in nodes if node.op == "placeholder"]
         return SignGDNetwork(
@@ -117,12 +118,13 @@ class Fit:
         # Each half is unseen once; of many samples, one half tells enough.
         folds = [(one, other), (other, one)][: 2 if count <= MANY else 1]
         trials = [
-            (self._to_fit(shown), self._reaches([shown.inputs]), unseen) for shown, unseen in folds
+            (self._few(shown), self._reaches([shown.inputs]), self._few(unseen))
+            for shown, unseen in folds
         ]
 
         def error(setting: Setting) -> float:
             errors = [
-                self.error(self._followed(shown, reach, setting)[0], unseen)
+                self.error(self._schedules(shown, reach, setting), unseen)
                 for shown, reach, unseen in trials
             ]
             return sum(errors) / len(errors)
@@ -135,41 +137,34 @@ class Fit:
         every_other = [x[start::2] if isinstance(x, Tensor) and x.dim() else x for x in inputs]
         return self._data(every_other)
 
-    def _to_fit(self, data: Data) -> Data:
-        """As many samples as their values at all steps have room for."""
+    def _few(self, data: Data) -> Data:
+        """As many samples as a trial takes."""
         if self.portion is None:
             return data
-        count = max(FEWEST, AT_ONCE * self.portion)
+        count = max(FEWEST, TRIED * self.portion)
         return data if length(data.inputs) <= count else self._data(head(data.inputs, count))
 
-    def _followed(
+    def _schedules(
         self, data: Data, reach: dict[str, Tensor], setting: Setting
-    ) -> tuple[dict[str, Steps], list[Any]]:
-        """One pass that gives each node its steps when it comes to it; and the last outputs."""
-        steps: dict[str, Steps] = {}
-
-        def track(site: Site, target: Tensor) -> Tensor:
-            own = self._steps(site, target, data.exact[site.name], reach[site.name], setting)
-            steps[site.name] = own
-            return self._track(site, target, own)
-
-        return steps, self._last(data.inputs, track)
-
-    def _steps(
-        self, site: Site, target: Tensor, exact: Tensor, reach: Tensor, setting: Setting
-    ) -> Steps:
+    ) -> dict[str, Steps]:
+        """The steps of every node, and its scale."""
         recipe = self.recipe
-        scale: float | Tensor = reach
-        if recipe.scale == "published":
-            scale = reach if site.operator == "relu" else 1.0
-        elif recipe.scale is not None:
-            scale = float(recipe.scale)
-        if recipe.schedule is None:
-            nu = unrest(target, exact, torch.as_tensor(scale).to(exact), setting.caution)
-            return Table(tuple(pursuit_steps(nu, setting.margin, setting.decay))), scale
-        if recipe.scale is None:
-            scale = setting.margin * reach / recipe.schedule.reach(recipe.steps)
-        return recipe.schedule, scale
+        scales = {site.name: self._scale(site, reach[site.name]) for site in self.plan.sites}
+        if recipe.schedule is not None:
+            whole = recipe.schedule.reach(recipe.steps)
+            if recipe.scale is None:
+                scales = {name: setting.margin * scale / whole for name, scale in scales.items()}
+            return {name: (recipe.schedule, scale) for name, scale in scales.items()}
+        factors = amplifications(self.ann, data, reach, setting.caution)
+        return {
+            name: (settled_later(factors[name], setting, recipe.steps), scale)
+            for name, scale in scales.items()
+        }
+
+    def _scale(self, site: Site, reach: Tensor) -> float | Tensor:
+        if self.recipe.scale == "published":
+            return reach if site.operator == "relu" else 1.0
+        return reach if self.recipe.scale is None else float(self.recipe.scale)
 
     def _track(self, site: Site, target: Tensor, steps: Steps) -> Tensor:
         """The estimates ``[T, *]`` of a node."""
@@ -227,7 +222,19 @@ class Fit:
 
     def _reaches(self, calls: list[list[Any]]) -> dict[str, Tensor]:
         per = parts(self.recipe.per, _samples(self.calls))
-        return reaches(self.ann, calls, _samples(calls), self.recipe.quantile, per)
+        return reaches(self.ann, calls, self.recipe.quantile, per)
+
+
+def settled_later(factor: float, setting: Setting, steps: int) -> Exponential:
+    """Steps that are some factor larger than a first node's, once they shrink.
+
+    Args:
+        factor: How much larger.
+        setting: Of the whole network.
+        steps: T; no node keeps its first step for longer.
+    """
+    hold = round(math.log(factor) / -math.log(setting.decay))
+    return Exponential(setting.margin * (1.0 - setting.decay), setting.decay, min(hold, steps))
 
 
 def _samples(calls: list[list[Any]]) -> int:

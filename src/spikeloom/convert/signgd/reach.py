@@ -2,9 +2,10 @@
 
 A convolution's channels and a linear layer's features have magnitudes of their own, so each has a
 reach of its own; with many samples each neuron has, such as each pixel of a channel. One sample
-shows little of a feature, though: with n samples, a reach is at least ``3 / sqrt(n)`` of the
-largest among its likes, those of a neuron's channel, and of a channel's node. So few samples give
-the reach of the whole node, and many give each part its own.
+shows little of a feature, though: a reach that is the largest of n values is at least
+``3 / sqrt(n)`` of the largest among its likes, those of a neuron's channel, and of a channel's
+node. So few samples give each feature the reach of its node, and many give it one of its own. A
+convolution's channel has as many values in one sample as it has pixels.
 """
 
 from __future__ import annotations
@@ -41,14 +42,13 @@ def parts(per: str, samples: int) -> str:
 
 
 def reaches(
-    ann: Machine, calls: Sequence[Sequence[Any]], samples: int, quantile: float, per: str
+    ann: Machine, calls: Sequence[Sequence[Any]], quantile: float, per: str
 ) -> dict[str, Tensor]:
     """For every node the magnitude that it has to reach, by name.
 
     Args:
         ann: The plain network.
         calls: Flat arguments of calls.
-        samples: How many samples they have together.
         quantile: The share of values that must lie within reach.
         per: One of ``PER`` but ``"auto"``.
 
@@ -56,25 +56,27 @@ def reaches(
         ValueError: If a value is NaN or infinite.
     """
     found: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
     channels = {site.name: site.channel for site in ann.sites.values()}
 
     def note(site: Site, operands: Any, compute: Any) -> Tensor:
         value: Tensor = compute()
         seen = batch_quantile(value, quantile, _joined_axes(site, value, per))
         found[site.name] = torch.maximum(found.get(site.name, seen), seen)
+        counts[site.name] = counts.get(site.name, 0) + value.numel() // seen.numel()
         return value
 
     for flat in calls:
         ann(flat, note)
-    return {name: with_floor(reach, samples, channels[name]) for name, reach in found.items()}
+    return {name: with_floor(reach, counts[name], channels[name]) for name, reach in found.items()}
 
 
-def with_floor(reach: Tensor, samples: int, channel: int | None = None) -> Tensor:
+def with_floor(reach: Tensor, count: int, channel: int | None = None) -> Tensor:
     """Reach that is at least a share of the largest among its likes; 1 for a node that was silent.
 
     Args:
         reach: The largest magnitudes seen.
-        samples: In how many samples.
+        count: Of how many values each is the largest.
         channel: The axis of channels, each of which has a floor of its own.
 
     Example:
@@ -86,7 +88,7 @@ def with_floor(reach: Tensor, samples: int, channel: int | None = None) -> Tenso
     most = float(reach.max()) if reach.numel() else 0.0
     if not most:
         return torch.ones_like(reach)
-    share = min(1.0, 3.0 / math.sqrt(samples))
+    share = min(1.0, 3.0 / math.sqrt(count))
     if channel is None:
         return reach.clamp_min(share * most)
     within = [axis for axis in range(reach.dim()) if axis != channel]

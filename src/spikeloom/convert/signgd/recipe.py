@@ -37,9 +37,9 @@ class SignGD:
 
     Reach and steps are fitted to the calibration data, for the given number of steps. A value
     beyond a node's reach saturates, and path that a node walks while the nodes before it still move
-    is lost. With ``schedule="auto"`` each node's steps leave as much path as it takes to undo what
-    its own targets were seen to be off. How much more is kept for inputs that calibration did not
-    show is chosen on samples that were not fitted to.
+    is lost. With ``schedule="auto"`` the steps of all nodes shrink at one rate, each node's the later
+    the more the steps of the nodes before disturb it. The rate, the sum of the steps and how much
+    later are chosen on samples that were not fitted to.
 
     Args:
         steps: T. An output can be read after any of them.

@@ -15,14 +15,14 @@ __all__ = ["Setting", "best_setting", "usual_settings"]
 # What is tried, in order; a search moves from neighbour to neighbour.
 GRID: dict[str, tuple[float, ...]] = {
     "margin": (0.6, 0.8, 1.0, 1.5, 2.5, 4.0, 6.0),
-    "decay": (0.5, 0.6, 0.7, 0.8, 0.9),
-    "caution": (0.0, 0.5, 0.9, 0.99, 1.0, 1.5, 2.0, 3.0),
+    "decay": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9),
+    "caution": (0.0, 0.5, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0),
 }
 # The few samples at hand do not show the rare ones that need most. So a larger margin and more
 # caution are taken if they cost this factor of the least squared error,
 COST = 1.2
 # or leave a relative squared error that is no matter.
-NEGLIGIBLE = 1e-8
+NEGLIGIBLE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,8 @@ class Setting:
 
     Attributes:
         margin: The path of a node as a multiple of its reach.
-        decay: What is left of the path after a step.
-        caution: The share of targets whose unrest the steps make room for; above 1, a multiple of
-            the largest unrest.
+        decay: A step relative to the one before, once the steps shrink.
+        caution: How many times the disturbance of its inputs a node's steps are at least.
     """
 
     margin: float
@@ -44,18 +43,28 @@ class Setting:
 # Where a search begins, by the most steps it is for; the first is what is usually near the best.
 STARTS: dict[float, tuple[Setting, ...]] = {
     8: (
-        Setting(1.0, 0.7, 0.9),
+        Setting(1.0, 0.7, 1.0),
         # Little can be repaired in so few steps, and errors have many local minima.
-        *starmap(Setting, product((0.8, 1.0, 1.5, 2.5), (0.6, 0.7, 0.8), (0.0, 0.9))),
+        *starmap(Setting, product((0.8, 1.0, 1.5, 2.5), (0.6, 0.7, 0.8), (0.0, 1.0))),
     ),
     24: (
-        Setting(2.5, 0.5, 1.0),
-        Setting(1.5, 0.5, 0.99),
-        Setting(2.5, 0.6, 0.9),
-        Setting(1.5, 0.7, 0.9),
+        Setting(1.5, 0.7, 1.4),
+        Setting(1.5, 0.6, 2.0),
+        Setting(1.5, 0.6, 4.0),
+        Setting(2.5, 0.7, 2.8),
     ),
-    48: (Setting(2.5, 0.6, 1.5), Setting(2.5, 0.5, 1.0)),
-    math.inf: (Setting(4.0, 0.7, 2.0),),
+    48: (
+        Setting(2.5, 0.7, 4.0),
+        Setting(2.5, 0.7, 2.0),
+        Setting(2.5, 0.6, 16.0),
+        Setting(2.5, 0.8, 1.0),
+    ),
+    math.inf: (
+        Setting(2.5, 0.8, 2.0),
+        Setting(2.5, 0.7, 16.0),
+        Setting(2.5, 0.7, 4.0),
+        Setting(2.5, 0.85, 1.0),
+    ),
 }
 
 

@@ -1,0 +1,75 @@
+"""How much a node's inputs are disturbed by the steps of the nodes before it."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from spikeloom.convert import SignGD
+from spikeloom.convert.signgd.fit import settled_later
+from spikeloom.convert.signgd.search import Setting
+
+
+def holds(model, x, caution, monkeypatch):
+    """For how many steps each node keeps its first step."""
+    setting = Setting(2.0, 0.8, caution)
+    monkeypatch.setattr("spikeloom.convert.signgd.fit.Fit._setting", lambda fit: setting)
+    snn = SignGD(64).apply(model, x)
+    return [schedule.hold for schedule in snn.schedules.values()]
+
+
+def test_a_node_whose_inputs_settle_later_keeps_its_steps_as_long_as_a_float64_loop_says(
+    monkeypatch,
+):
+    torch.manual_seed(0)
+    layers = [layer for _ in range(6) for layer in (nn.Linear(64, 64), nn.Tanh())]
+    model, x = nn.Sequential(*layers), torch.randn(400, 64)
+    for layer in layers[::2]:
+        nn.init.normal_(layer.weight, std=0.25)
+    found = holds(model, x, 3.0, monkeypatch)
+
+    exact, disturbed, expected = x.double(), x.double(), []
+    small, draw = 1e-6, torch.Generator().manual_seed(1)
+    for layer in layers[::2]:
+        weight, bias = layer.weight.detach().double(), layer.bias.detach().double()
+        exact, disturbed = (torch.tanh(value @ weight.T + bias) for value in (exact, disturbed))
+        # Each feature reaches its largest magnitude, which 400 samples show well.
+        reach = exact.abs().amax(0)
+        apart = ((disturbed - exact) / reach).square().mean().sqrt().item() / small
+        factor = max(1.0, 3.0 * apart)
+        expected.append(math.log(factor) / -math.log(0.8))
+        noise = 2.0 * torch.rand(exact.shape, generator=draw, dtype=torch.float64) - 1.0
+        disturbed = disturbed + small * factor * reach * noise
+    assert expected[-1] > 12.0
+    assert all(abs(a - b) <= 1.0 for a, b in zip(found, expected, strict=True))
+
+
+def test_nodes_settle_at_once_without_caution(monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.GELU())
+    assert holds(model, torch.randn(16, 8), 0.0, monkeypatch) == [0, 0]
+
+
+class Roots(nn.Module):
+    """Some of its operands are 0, and below it when disturbed."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return torch.relu(torch.sqrt(torch.relu(self.layer(x))) - 0.5)
+
+
+def test_an_operand_that_is_disturbed_out_of_its_domain_counts_as_undisturbed(monkeypatch):
+    torch.manual_seed(0)
+    first, root, last = holds(Roots(), torch.randn(32, 8), 1.0, monkeypatch)
+    assert first == 0 <= root and last < 64
+
+
+@pytest.mark.parametrize(("factor", "hold"), [(1.0, 0), (2.0, 1), (8.0, 3), (1e30, 16)])
+def test_a_factor_is_that_many_steps_of_decay_and_no_more_than_there_are(factor, hold):
+    schedule = settled_later(factor, Setting(3.0, 0.5, 2.0), steps=16)
+    assert schedule.hold == hold
+    assert schedule.steps(1) == [1.5]
