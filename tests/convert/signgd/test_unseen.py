@@ -132,10 +132,21 @@ def test_very_few_samples_do(samples):
     assert unseen_error(cnn(), 48, images(samples, 1), images(32, 99)) < 0.05
 
 
-def test_samples_that_are_all_alike_do():
+@pytest.mark.parametrize("batches", [1, 2])
+def test_samples_that_are_all_alike_do_with_a_warning(batches):
     torch.manual_seed(0)
-    shown = images(1, 1).expand(16, -1, -1, -1)
-    assert unseen_error(cnn(), 48, shown, images(32, 99)) < 0.05
+    shown = [images(1, 1).expand(8, -1, -1, -1)] * batches
+    with pytest.warns(UserWarning, match="calibration: its samples are all alike"):
+        error = unseen_error(cnn(), 48, shown, images(32, 99))
+    assert error < 0.05
+
+
+def test_a_single_sample_and_samples_that_differ_in_one_value_are_not_warned_of():
+    torch.manual_seed(0)
+    shown = images(1, 1).repeat(2, 1, 1, 1)
+    shown[1, 2, 3, 4] += 1.0
+    for samples in (shown, shown[:1]):
+        SignGD(4, search=False).apply(cnn(), samples)  # a warning is an error
 
 
 def test_without_a_search_the_usual_settings_serve():

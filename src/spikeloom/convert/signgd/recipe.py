@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from spikeloom.calibrate import Batch, batches
+from spikeloom.convert.signgd.data import are_alike
 from spikeloom.convert.signgd.decompose import decompose_operators
 from spikeloom.convert.signgd.fit import Fit
 from spikeloom.convert.signgd.graph import capture
@@ -37,9 +39,9 @@ class SignGD:
 
     Reach and steps are fitted to the calibration data, for the given number of steps. A value
     beyond a node's reach saturates, and path that a node walks while the nodes before it still move
-    is lost. With ``schedule="auto"`` the steps of all nodes shrink at one rate, each node's the later
-    the more the steps of the nodes before disturb it. The rate, the sum of the steps and how much
-    later are chosen on samples that were not fitted to.
+    is lost. With ``schedule="auto"`` the steps of all nodes shrink at one rate. The more the steps
+    of the nodes before disturb a node, the later its own begin to shrink. The rate, the sum of the
+    steps and how much later are chosen on samples that were not fitted to.
 
     Args:
         steps: T. An output can be read after any of them.
@@ -155,7 +157,7 @@ class SignGD:
 
         Warns:
             UserWarning: If a given quantile, margin or scale leaves more than 1 % of a node's
-                calibration values beyond its reach.
+                calibration values beyond its reach; or if there are several samples, all alike.
         """
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -173,6 +175,12 @@ class SignGD:
                 decompose_operators(captured)
             plan = classify(captured.module.graph)
             inputs = [captured.flatten(call.args, call.kwargs) for call in calls]
+            if are_alike(inputs):
+                warnings.warn(
+                    "calibration: its samples are all alike, so they do not show what the network "
+                    "has to tell apart; give samples like the inputs that it will get",
+                    stacklevel=2,
+                )
             fit = Fit(self, captured, plan, inputs)
             network = fit.network()
             network.measured = measured(network, fit.data, warns=self.is_given)
