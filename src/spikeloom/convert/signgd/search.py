@@ -22,7 +22,7 @@ GRID: dict[str, tuple[float, ...]] = {
 # caution are taken if they cost this factor of the least squared error,
 COST = 1.2
 # or leave a relative squared error that is no matter.
-NEGLIGIBLE = 1e-12
+NEGLIGIBLE = 1e-8
 
 
 @dataclass(frozen=True)
