@@ -5,6 +5,9 @@ packages add hosts through the entry-point group ``spikeloom.hosts``::
 
     [project.entry-points."spikeloom.hosts"]
     brian = "spikeloom_brian"        # becomes spikeloom.plugins.brian
+
+It is also imported when a module of the package ``brian`` is first met, so that it can register how
+that package's own modules behave (:func:`spikeloom.modules.register`).
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ HOSTS = ("spikingjelly", "snntorch", "norse")
 
 
 def _third_party() -> dict[str, str]:
-    return {point.name: point.module for point in metadata.entry_points(group="spikeloom.hosts")}
+    points = metadata.entry_points(group="spikeloom.hosts")
+    return {point.name: point.module for point in points if point.name not in HOSTS}
 
 
 def hosts() -> tuple[str, ...]:

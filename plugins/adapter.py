@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from spikeloom.kernel.choose import choose
 from spikeloom.kernel.neuron import Neuron, tensor_of
 from spikeloom.layer import as_now, checked_neuron
+from spikeloom.modules import register, registered
 
 Class = TypeVar("Class", bound=type)
 
@@ -49,6 +50,10 @@ class Component:
 def component(method: str, paper: str, host: str = "") -> Callable[[Class], Class]:
     """Class decorator: list a host's class among the components.
 
+    Its modules behave as those of the host's base module, if their conventions are registered
+    (:func:`spikeloom.modules.register`). A subclass of the class with a ``forward`` of its own is
+    another neuron then.
+
     Args:
         method: What it computes, such as ``LIF``.
         paper: Where the method was published.
@@ -58,6 +63,8 @@ def component(method: str, paper: str, host: str = "") -> Callable[[Class], Clas
     def listed(cls: Class) -> Class:
         folder = cls.__module__.split(".plugins.", 1)[-1].split(".", 1)[0]
         _components.append(Component(host or folder, cls.__name__, cls, method, paper))
+        if conventions := registered(cls):
+            register(cls, conventions)
         return cls
 
     return listed

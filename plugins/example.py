@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +18,11 @@ from torch.utils._pytree import tree_leaves
 
 from spikeloom.hosted import copied, to_rest
 from spikeloom.kernel.values import checked_count
+from spikeloom.modules import is_neuron, takes_steps
 
-__all__ = ["Example", "TakesSteps", "copy_at_rest", "example_of", "spikes_over_time"]
+__all__ = ["Example", "copy_at_rest", "example_of", "spikes_over_time"]
 
 Weighted = (nn.Linear, nn.Conv1d, nn.Conv2d)
-
-
-# Of a module: True for a neuron that takes one step at each call, False for one that takes
-# sequences, None for everything else. Each host has its own.
-TakesSteps = Callable[[nn.Module], bool | None]
 
 
 @dataclass(frozen=True)
@@ -59,14 +54,13 @@ def copy_at_rest(net: nn.Module) -> nn.Module:
     return fresh
 
 
-def example_of(net: nn.Module, given: Any, takes_steps: TakesSteps, steps: int) -> Example:
+def example_of(net: nn.Module, given: Any, steps: int) -> Example:
     """Find the axes of an example by calling the network with it once.
 
     Args:
         net: The network; a copy is called.
         given: ``[batch, *]`` or ``[*]`` for a network that takes steps, ``[T, batch, *]`` for one
             that takes sequences.
-        takes_steps: The host's.
         steps: How often a single step is repeated.
 
     Raises:
@@ -78,7 +72,7 @@ def example_of(net: nn.Module, given: Any, takes_steps: TakesSteps, steps: int) 
         remedy = "; example.float() makes one" if isinstance(given, Tensor) else ""
         raise TypeError(f"example: must be a floating-point tensor, got {found}{remedy}")
     checked_count("steps", steps)
-    stepwise, batched = _calls(copy_at_rest(net).eval(), given, takes_steps)
+    stepwise, batched = _calls(copy_at_rest(net).eval(), given)
     if stepwise:
         step = given if batched else given[None]
         return Example(step.expand(steps, *step.shape), True, int(batched))
@@ -90,9 +84,9 @@ def example_of(net: nn.Module, given: Any, takes_steps: TakesSteps, steps: int) 
     return Example(given, False, 2)
 
 
-def _calls(net: nn.Module, given: Tensor, takes_steps: TakesSteps) -> tuple[bool, bool]:
+def _calls(net: nn.Module, given: Tensor) -> tuple[bool, bool]:
     """Whether an example is one step of the network, and whether it has a batch axis."""
-    neurons = {module: takes_steps(module) for module in net.modules()}
+    neurons = {module: takes_steps(module) for module in net.modules() if is_neuron(module)}
     called: Counter[nn.Module] = Counter()
     single = [given.dim() == 1]
     sequences: list[bool] = []
@@ -108,7 +102,7 @@ def _calls(net: nn.Module, given: Tensor, takes_steps: TakesSteps) -> tuple[bool
         sequences.append(more == 1)
 
     for module in net.modules():
-        if neurons[module]:
+        if neurons.get(module):
             module.register_forward_hook(count)
         if isinstance(module, Weighted):
             module.register_forward_pre_hook(compare)
@@ -119,7 +113,7 @@ def _calls(net: nn.Module, given: Tensor, takes_steps: TakesSteps) -> tuple[bool
         raise ValueError(
             f"example: the network does not run on {list(given.shape)}: {error}"
         ) from error
-    if set(neurons.values()) == {None}:
+    if not neurons:
         return sequences[:1] != [True], not any(single)
     # In a time loop of the user's own a neuron is called in every step.
     return 1 in called.values(), not any(single)

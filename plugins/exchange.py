@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .example import TakesSteps, example_of
+from .example import example_of
 
 __all__ = ["exported", "named"]
 
@@ -33,7 +33,6 @@ def named(net: nn.Module, name: str) -> nn.Module:
 def exported(
     net: nn.Module,
     example: Any,
-    takes_steps: TakesSteps,
     dt: float,
     steps: int,
     on_inexact: str,
@@ -45,7 +44,6 @@ def exported(
     Args:
         net: The network.
         example: As for :func:`spikeloom.plugins.example.example_of`.
-        takes_steps: The host's.
         dt: As for :func:`spikeloom.export.to_nir`, like the arguments below.
         steps: How often a single step is repeated.
         on_inexact: What is allowed beyond exact nodes.
@@ -59,7 +57,7 @@ def exported(
     # Here, because a plugin that only computes needs no nir.
     from spikeloom import export
 
-    found = example_of(net, example, takes_steps, steps)
+    found = example_of(net, example, steps)
     try:
         graph, report = export.to_nir(net, found.sequence, dt, on_inexact, target, path)
     except ValueError as error:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.kernel.neuron import Neuron, Parameter, tensor_of
-from spikeloom.layer import current_parameters
+from spikeloom.kernel.neuron import Parameter, tensor_of
+from spikeloom.modules import carried, values_of
 
-from .example import TakesSteps, copy_at_rest, example_of, spikes_over_time
+from .example import copy_at_rest, example_of, spikes_over_time
 
-__all__ = ["Differs", "NativeNeurons", "NoCounterpart", "Unmatched", "replaced", "values_of"]
+__all__ = ["Differs", "NativeNeurons", "NoCounterpart", "Unmatched", "replaced"]
 
 # What potentials are measured against, under the names of the neurons.
 UNITS = ("v_threshold", "threshold", "v_th", "normal", "theta", "alpha")
@@ -70,14 +70,12 @@ class NativeNeurons:
         base: The classes of our modules in that host.
         build: From a module of ours to the host's own; raises :class:`Differs`.
         run: From a neuron, ours or the host's, and ``[T, batch, *]`` to its spikes from rest.
-        takes_steps: Which of the host's modules take one step at each call.
     """
 
     host: str
     base: tuple[type, ...]
     build: Callable[[Any], nn.Module]
     run: Callable[[Any, Tensor], Tensor]
-    takes_steps: TakesSteps
 
 
 def replaced(
@@ -111,7 +109,7 @@ def replaced(
         raise NoCounterpart(natives.host, missing)
     native = _with(fresh, found)
     if sample is not None:
-        example = example_of(net, sample, natives.takes_steps, STEPS)
+        example = example_of(net, sample, STEPS)
         ours, theirs = (
             spikes_over_time(copy_at_rest(one).eval(), example.sequence, by_steps)
             for one, by_steps in ((net, example.stepwise), (native, example.stepwise or stepwise))
@@ -123,7 +121,7 @@ def replaced(
 
 def _neurons(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, module in net.named_modules():
-        if isinstance(getattr(module, "neuron", None), Neuron):
+        if carried(module) is not None:
             yield name, module
 
 
@@ -157,11 +155,6 @@ def _with(net: nn.Module, found: dict[nn.Module, nn.Module]) -> nn.Module:
             if child in found:
                 parent._modules[name] = found[child]
     return net
-
-
-def values_of(module: Any) -> dict[str, Parameter]:
-    """The parameters of a module's neuron with the values that it holds now."""
-    return {**module.neuron.params, **current_parameters(module, module.neuron)}
 
 
 def _drives(module: Any) -> Iterator[tuple[str, Tensor]]:

@@ -1,9 +1,13 @@
 """Imports run one way: plugins -> convert, compress, verify, export -> neurons -> kernel."""
 
 import ast
+import importlib
 from pathlib import Path
 
 import pytest
+
+from spikeloom import neurons
+from spikeloom.modules import registry
 
 ROOT = Path(__file__).parents[1]
 SOURCE, PLUGINS = ROOT / "src" / "spikeloom", ROOT / "plugins"
@@ -14,6 +18,7 @@ SHARED = {
     "kernel",
     "neurons",
     "layer",
+    "modules",
     "hosted",
     "names",
     "outside",
@@ -25,12 +30,13 @@ MAY_IMPORT = {
     "kernel": {"kernel"},
     "neurons": {"kernel", "neurons", "files"},
     "layer": {"kernel"},
-    "hosted": {"kernel"},
+    "modules": {"kernel", "neurons", "layer", "modules"},
+    "hosted": {"kernel", "modules"},
     "names": set(),
     "outside": set(),
     "files": set(),
     "report": {"files"},
-    "calibrate": {"kernel", "neurons", "layer", "hosted", "report", "files"},
+    "calibrate": {"kernel", "neurons", "layer", "modules", "hosted", "report", "files"},
     "diagnosis": {"kernel", "neurons", "report"},
     "cli": {"diagnosis", "kernel", "neurons"},
     "models": SHARED | {"models"},
@@ -89,6 +95,27 @@ def test_what_makes_text_does_without_torch(name):
 def test_only_the_runner_sees_the_compiler(package, home):
     users = {path.stem for path in FILES if package in {m.split(".")[0] for m in imports(path)}}
     assert users == {home}
+
+
+def words(path):
+    """The strings of a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def classes_of(host):
+    """The names of a framework's own neurons."""
+    importlib.import_module(f"spikeloom.plugins.{host}")
+    return {cls.__name__ for cls in registry._conventions if cls.__module__.startswith(f"{host}.")}
+
+
+def test_no_class_of_a_host_is_known_by_its_name():
+    ours = {name for name in vars(neurons) if not name.startswith("_")}
+    known = set().union(*map(classes_of, HOSTS)) - ours
+    assert {"LIFNode", "Synaptic", "LIFBoxCell"} <= known
+    for path in FILES:
+        assert not known & set(words(path)), f"{path.name} spells a host's class"
 
 
 def test_a_host_plugin_imports_no_other_host():

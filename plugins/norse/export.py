@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..exchange import exported, named
-from .network import takes_steps
 
 __all__ = ["to_nir"]
 
@@ -60,4 +59,4 @@ def to_nir(
     """
     if isinstance(module, nn.Module):
         module = named(module, model_name)
-    return exported(module, sample_data, takes_steps, dt, steps, on_inexact, target)
+    return exported(module, sample_data, dt, steps, on_inexact, target)

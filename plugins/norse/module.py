@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +12,10 @@ from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.neuron import Gated, Neuron, PerStep, tensor_of
 from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
+from spikeloom.modules import register, values_of
 
 from ..adapter import Describing, tensor_names
+from .conventions import OUR_CELLS, OUR_SEQUENCES
 from .named import named_tuple
 
 __all__ = ["SpikeloomCell", "SpikeloomSequence", "make", "make_cell"]
@@ -35,7 +37,7 @@ class _SpikeloomModule(Describing, nn.Module):
     @property
     def p(self) -> Any:
         """The parameters as they are now, a named tuple of tensors; read only."""
-        values = {**self.neuron.params, **current_parameters(self, self.neuron)}
+        values = values_of(self)
         tensors = [
             torch.as_tensor(value) if (own := tensor_of(value)) is None else own
             for value in values.values()
@@ -129,11 +131,6 @@ class SpikeloomCell(_SpikeloomModule):
         tensor([1., 1.])
     """
 
-    @property
-    def time_first(self) -> bool:
-        """False, and cannot be set: a cell has no sequences."""
-        return False
-
     def __init__(self, *args: Any, implementation: str = "auto", **settings: Any) -> None:
         super().__init__(*args, implementation=implementation, **settings)
         for name, value in self.neuron.params.items():
@@ -189,8 +186,6 @@ class SpikeloomSequence(_SpikeloomModule):
         (tensor([0., 1., 0., 1.]), tensor([0.7500, 0.0000, 0.7500, 0.0000]))
     """
 
-    time_first: ClassVar[bool] = True
-
     def __init__(
         self,
         *args: Any,
@@ -220,6 +215,10 @@ class SpikeloomSequence(_SpikeloomModule):
             recorded = [self._scan(input_tensor, state, record=name) for name in names]
             y, states = recorded[0][0], (sequence for _, _, sequence in recorded)
         return y, self.state_type(*states)
+
+
+register(SpikeloomCell, OUR_CELLS)
+register(SpikeloomSequence, OUR_SEQUENCES)
 
 
 def _each(change: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -11,11 +11,11 @@ from norse.torch.functional.reset import reset_subtract, reset_value
 from torch import Tensor, nn
 
 from spikeloom import neurons
+from spikeloom.modules import values_of
 
-from ..native import Differs, NativeNeurons, replaced, values_of
+from ..native import Differs, NativeNeurons, replaced
 from .lif_box import _LIFBox
 from .module import SpikeloomCell, SpikeloomSequence
-from .network import takes_steps
 from .threshold import host_form
 
 __all__ = ["to_host"]
@@ -93,5 +93,5 @@ def _run(module: Any, x: Tensor) -> Tensor:
 
 
 BASE = (SpikeloomCell, SpikeloomSequence)
-NATIVE = NativeNeurons("Norse", BASE, _build, _run, takes_steps)
-CELLS = NativeNeurons("Norse", BASE, _cell, _run, takes_steps)
+NATIVE = NativeNeurons("Norse", BASE, _build, _run)
+CELLS = NativeNeurons("Norse", BASE, _cell, _run)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ..example import example_of
 from ..exchange import exported, named
-from .network import takes_steps
 
 __all__ = ["export_to_nir"]
 
@@ -74,7 +73,7 @@ def export_to_nir(
     if isinstance(module, nn.Module):
         module = named(_called_with(module, model_fwd_args), model_name)
     _check_dims(module, sample_data, ignore_dims, steps)
-    return exported(module, sample_data, takes_steps, DT, steps, on_inexact, target)
+    return exported(module, sample_data, DT, steps, on_inexact, target)
 
 
 def _called_with(net: nn.Module, arguments: Sequence[Any]) -> nn.Module:
@@ -95,7 +94,7 @@ def _check_dims(net: nn.Module, sample: Tensor, dims: Sequence[int], steps: int)
     """Raise if an axis of a signal itself is to be left out."""
     if not dims:
         return
-    leading = example_of(net, sample, takes_steps, steps).leading
+    leading = example_of(net, sample, steps).leading
     if not {dim % sample.dim() for dim in dims} <= set(range(leading)):
         raise ValueError(
             f"ignore_dims: NIR leaves out time and batch, the first {leading} axes of a sample "

@@ -224,6 +224,10 @@ class CalledLeaky(LeakyNeuron):
     def _charge(self, x: Any, mem: Any, reset: Any, p: Any) -> Any:
         return self._quantised(super()._charge(x, mem, reset, p))
 
+    def response(self, values: Any) -> Any:
+        """The filter below the threshold, of a state that is not quantised."""
+        return super().response(values)
+
     def _quantised(self, mem: Any) -> Any:
         return mem if self.state_quant is None else self.state_quant(mem)
 

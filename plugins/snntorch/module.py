@@ -13,8 +13,10 @@ from spikeloom import Neuron, run
 from spikeloom.kernel.call import COMPUTED
 from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
+from spikeloom.modules import register
 
 from ..adapter import Describing, tensor_names
+from .conventions import OURS
 from .state import KeepsStates, State, is_rest
 
 __all__ = ["SpikingModule", "make"]
@@ -269,6 +271,9 @@ class SpikingModule(Describing, KeepsStates):
         flags = [name for name in ("init_hidden", "output", "time_first") if getattr(self, name)]
         shown = [self._shown_neuron(), *(f"{name}=True" for name in flags)]
         return ", ".join(filter(None, (*shown, self._shown_implementation())))
+
+
+register(SpikingModule, OURS)
 
 
 def make(neuron: Neuron, **kw: Any) -> SpikingModule:

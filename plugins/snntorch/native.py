@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom import neurons
+from spikeloom.modules import values_of
 
-from ..native import Differs, NativeNeurons, replaced, values_of
+from ..native import Differs, NativeNeurons, replaced
 from .leaky import CalledLeaky
 from .module import SpikingModule
-from .network import takes_steps
 from .surrogate import NoGradient, host_form
 
 __all__ = ["to_host"]
@@ -115,4 +115,4 @@ def _run(neuron: Any, x: Tensor) -> Tensor:
     return torch.stack(spikes)
 
 
-NATIVE = NativeNeurons("snnTorch", (SpikingModule,), _build, _run, takes_steps)
+NATIVE = NativeNeurons("snnTorch", (SpikingModule,), _build, _run)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import snntorch
 from torch import nn
 
-from .module import SpikingModule
+from spikeloom.hosted import to_rest
 
-__all__ = ["reset", "takes_steps"]
+__all__ = ["reset"]
 
 
 def reset(net: nn.Module) -> None:
@@ -31,14 +30,4 @@ def reset(net: nn.Module) -> None:
         >>> net[1].mem.shape
         torch.Size([0])
     """
-    for module in net.modules():
-        if isinstance(module, (SpikingModule, snntorch.SpikingNeuron)):
-            # snnTorch's StateLeaky and AssociativeLeaky carry no state between calls.
-            getattr(module, "reset_mem", lambda: None)()
-
-
-def takes_steps(module: nn.Module) -> bool | None:
-    """True for a neuron that takes one step at each call, False for sequences, else None."""
-    if isinstance(module, SpikingModule):
-        return not module.time_first
-    return True if isinstance(module, snntorch.SpikingNeuron) else None
+    to_rest(net)

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..exchange import exported
-from .network import takes_steps
 
 __all__ = ["export_to_nir"]
 
@@ -58,4 +57,4 @@ def export_to_nir(
         >>> sorted(graph.nodes), graph.report.mismatch
         (['0', '1', 'input', 'output'], 0.0)
     """
-    return exported(net, example_input, takes_steps, dt, steps, on_inexact, target, save_path)
+    return exported(net, example_input, dt, steps, on_inexact, target, save_path)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from spikeloom import neurons
 from spikeloom.hosted import to_rest
+from spikeloom.modules import values_of
 
-from ..native import Differs, NativeNeurons, replaced, values_of
+from ..native import Differs, NativeNeurons, replaced
 from .few_spike import few_spike_tables
 from .lif import HostFiredIF, HostFiredLIF, HostFiredParametricLIF, HostFires
-from .network import takes_steps
 from .node import SpikeloomNode
 from .surrogate import host_form, kernel_form
 
@@ -259,4 +259,4 @@ NODES = {
     neurons.HG: _hg,
     neurons.FewSpike: _few_spike,
 }
-NATIVE = NativeNeurons("SpikingJelly", (SpikeloomNode,), _build, _run, takes_steps)
+NATIVE = NativeNeurons("SpikingJelly", (SpikeloomNode,), _build, _run)

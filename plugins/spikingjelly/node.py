@@ -15,9 +15,11 @@ from spikeloom.kernel.counted import counting_modes, uncounted
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
+from spikeloom.modules import register
 
 from ..adapter import Describing, tensor_names
 from ..recomputation import Restarting
+from .conventions import OURS
 from .steps_counted import complete_rules
 from .surrogate import translated
 from .twin import Twin
@@ -262,6 +264,9 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
 
     def _shown(self) -> str:
         return repr(self._now())
+
+
+register(SpikeloomNode, OURS)
 
 
 def _fitted(state: Any, rest: float, x: Tensor, shape: torch.Size) -> Tensor:

@@ -2,7 +2,8 @@
 
 A recipe, a model or an imported graph takes ``make=``, a function from a neuron to a module, such
 as ``plugins.<host>.make``. The modules differ in their manners: some take one step unless told
-otherwise, some keep their state, some return it beside the spikes. All of that is settled here.
+otherwise, some keep their state, some return it beside the spikes. Their classes' conventions
+(:mod:`spikeloom.modules`) state them, and what a ``make`` returns is run once beside its neuron.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from spikeloom.kernel.neuron import Neuron
+from spikeloom.modules import Conventions, conventions_of, why_unlike
+from spikeloom.modules.rest import output_of, to_rest
 
 __all__ = ["Make", "copied", "made", "output_of", "spikes_from_rest", "to_rest"]
 
@@ -49,7 +52,7 @@ def made(make: Make, neuron: Neuron) -> Any:
 
     Raises:
         TypeError: If ``make`` is no function, or returns something else than a module that takes
-            sequences.
+            sequences, or one that does not compute what the neuron does when it is run beside it.
 
     Example:
         >>> import spikeloom
@@ -62,22 +65,23 @@ def made(make: Make, neuron: Neuron) -> Any:
     kind = type(module).__name__
     if not issubclass(type(module), nn.Module):
         raise TypeError(f"make: must return a torch.nn.Module, got {kind}; use plugins.<host>.make")
-    if getattr(module, "step_mode", None) == "s":
-        module.step_mode = "m"
-    if getattr(module, "time_first", None) is False:
-        try:
-            module.time_first = True
-        except AttributeError:
-            raise TypeError(
-                f"make: returns a {kind}, which takes one step at each call, where whole "
-                f"sequences are needed; use plugins.<host>.make"
-            ) from None
+    conventions = conventions_of(module) or Conventions()
+    conventions.take_sequences(module)
+    if takes := _unfit(conventions, module):
+        raise TypeError(
+            f"make: returns a {kind}, which takes {takes} at each call, where whole sequences "
+            f"[T, batch, *] are needed; use plugins.<host>.make"
+        )
+    if unlike := why_unlike(module, neuron):
+        raise TypeError(f"make: returns a {kind}, which {unlike}")
     return module
 
 
-def output_of(result: Any) -> Any:
-    """What a neuron module emits; some hosts return its state beside it."""
-    return result[0] if isinstance(result, tuple) else result
+def _unfit(conventions: Conventions, module: nn.Module) -> str:
+    """What a module takes in the place of whole sequences, time first; empty if it takes them."""
+    if conventions.takes_steps(module):
+        return "one step"
+    return "a sequence [batch, T, *]" if conventions.batch_first(module) else ""
 
 
 def spikes_from_rest(module: nn.Module, x: Tensor) -> Tensor:
@@ -89,20 +93,3 @@ def spikes_from_rest(module: nn.Module, x: Tensor) -> Tensor:
     """
     to_rest(module)
     return output_of(module(x))
-
-
-def to_rest(model: nn.Module) -> None:
-    """Put every neuron that keeps its state back to rest.
-
-    snnTorch's modules have ``reset_mem()``; SpikingJelly's have ``reset()`` and a ``step_mode``;
-    Norse's and our own layer keep no state.
-
-    Args:
-        model: A neuron, or a model with neurons of any framework.
-    """
-    for module in model.modules():
-        forget: Any = getattr(module, "reset_mem", None)
-        if forget is None and hasattr(module, "step_mode"):
-            forget = getattr(module, "reset", None)
-        if callable(forget):
-            forget()

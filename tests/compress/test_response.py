@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import spikeloom
 from spikeloom import compress, neurons
-from spikeloom.compress.response import is_neuron, reads_sequences
+from spikeloom.modules import is_neuron, takes_steps
 from tests.compress.cases import golden
 
 FILE = golden("osbc_filter")
@@ -177,8 +177,8 @@ def test_neurons_are_told_from_other_modules():
 
 
 def test_sequences_and_single_steps_are_told_apart():
-    assert reads_sequences(spikingjelly.LIFNode(step_mode="m"))
-    assert reads_sequences(norse.LIF()) and not reads_sequences(norse.LIFCell())
-    assert not reads_sequences(spikingjelly.LIFNode()) and not reads_sequences(snntorch.Leaky(0.9))
-    assert reads_sequences(spikeloom.SpikingLayer(neurons.LIF()))
-    assert reads_sequences(nn.ReLU()) is None
+    assert takes_steps(spikingjelly.LIFNode(step_mode="m")) is False
+    assert takes_steps(norse.LIF()) is False and takes_steps(norse.LIFCell())
+    assert takes_steps(spikingjelly.LIFNode()) and takes_steps(snntorch.Leaky(0.9))
+    assert takes_steps(spikeloom.SpikingLayer(neurons.LIF())) is False
+    assert takes_steps(nn.ReLU()) is None

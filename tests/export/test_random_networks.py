@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spikeloom import Neuron, SpikingLayer, neurons
 from spikeloom.export import NotExpressible, Verdict, read, run_nir, to_nir
-from spikeloom.export.observation.modules import describes
+from spikeloom.modules import neuron_of
 
 T = 12
 
@@ -147,7 +147,7 @@ def test_a_random_network_is_written_exactly_or_refused(tmp_path_factory, drawn,
     assert torch.equal(run_nir(graph, x), expected)
     assert torch.equal(run_nir(read(path), x), expected)
     # Nothing is lost: each neuron fires somewhere in the graph, each weight is there.
-    spiking = [neuron for m in net.modules() if (neuron := describes(m)) is not None]
+    spiking = [neuron for m in net.modules() if (neuron := neuron_of(m)) is not None]
     signs = sum(2 if isinstance(n, neurons.ElasticBiSpike) else 1 for n in spiking)
     assert counted(graph, nir.LIF, nir.IF, nir.Threshold) == signs
     layers = [m for m in net.modules() if isinstance(m, nn.Linear)]
@@ -168,7 +168,7 @@ def test_the_random_networks_are_of_both_kinds():
         try:
             graph, _ = to_nir(net, x, on_inexact="subgraph")
             kinds.update(type(node) for node in graph.nodes.values())
-            kinds.update(type(describes(m)) for m in net.modules())
+            kinds.update(type(neuron_of(m)) for m in net.modules())
             outcomes.append(bool(net(x).any()))
         except NotExpressible:
             outcomes.append(None)

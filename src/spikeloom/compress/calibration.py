@@ -19,13 +19,13 @@ from spikeloom.compress.coverage import why_left_out
 from spikeloom.compress.discovery import discover
 from spikeloom.compress.hessian import SecondMoment, as_float, check_finite
 from spikeloom.compress.layers import is_linear, outputs_of
-from spikeloom.compress.neuron_calls import watched_calls
 from spikeloom.compress.response import Response
 from spikeloom.compress.site import Site
 from spikeloom.compress.statistics import Facts, LayerStatistics, Statistics, fingerprint
-from spikeloom.compress.steps import by_step
+from spikeloom.compress.steps import by_step, signal_of
 from spikeloom.hosted import to_rest
 from spikeloom.kernel.call import run
+from spikeloom.modules import watched_calls
 from spikeloom.names import names_of
 from spikeloom.neurons import Trace
 
@@ -196,7 +196,8 @@ class _Recorder:
         try:
             if site.neuron is not None and site.time in ("folded", "once"):
                 # How many steps there are can only be seen behind the layer.
-                with watched_calls(model.get_submodule(site.neuron), self._count_steps):
+                neuron = model.get_submodule(site.neuron)
+                with watched_calls(neuron, functools.partial(self._count_steps, neuron)):
                     yield
             else:
                 yield
@@ -220,8 +221,8 @@ class _Recorder:
                 "steps), every batch must have the T of the first"
             )
 
-    def _count_steps(self, args: Any, kwargs: Any, is_sequence: bool) -> None:
-        x, *_ = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    def _count_steps(self, neuron: nn.Module, args: Any, kwargs: Any, whole: bool) -> None:
+        x = signal_of(neuron, args, kwargs, whole)
         self.neuron_steps += len(x) if x.dim() > len(self.site.shape) + 1 else 1
 
     def __call__(self, layer: nn.Module, args: Any, kwargs: Any) -> None:

@@ -26,17 +26,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from spikeloom.compress.coverage import by_reason, why_left_out
 from spikeloom.compress.layers import KINDS, is_weight_layer
-from spikeloom.compress.neuron_calls import watched_calls
-from spikeloom.compress.response import (
-    Response,
-    UnknownNeuron,
-    is_neuron,
-    linear_response,
-    reads_sequences,
-)
+from spikeloom.compress.response import Response, UnknownNeuron, linear_response
 from spikeloom.compress.site import Site
-from spikeloom.compress.steps import Inputs, confirm_steps, place_steps, see_steps
+from spikeloom.compress.steps import Inputs, confirm_steps, place_steps, see_steps, signal_of
 from spikeloom.compress.weights import check_layer, check_weights
+from spikeloom.modules import is_neuron, takes_steps, watched_calls, why_unregistered
 from spikeloom.neurons import Trace
 from spikeloom.outside import LEAVING
 
@@ -104,6 +98,9 @@ def discover(
         end = f"; left out are {named}" if named else ""
         raise ValueError(f"model: no {KINDS} module was called{end}")
     _mind_uncalled(uncalled, layers is not None)
+    for name in seen.potentials.keys() - traces.keys():
+        if why := why_unregistered(modules[name]):
+            raise UnknownNeuron(f"{name!r} ({type(modules[name]).__name__}) {why}")
     inputs = {
         name: Inputs(shapes, _is_sequence(name, modules, seen))
         for name, shapes in seen.potentials.items()
@@ -166,7 +163,7 @@ class _Seen:
         inputs: Weight layer -> shape of its input in each call.
         reached: Weight layer -> neurons it reaches, each with the normalisations passed.
         potentials: Neuron -> shape of its input in each call.
-        sequences: Neurons that were handed a sequence by their method ``sequence``.
+        sequences: Neurons that were handed a whole sequence.
         thresholds: Weight layer -> the operation that thresholds it, or takes it out of torch,
             outside of any known neuron.
         inside: Neurons that are running now.
@@ -268,11 +265,11 @@ def _after_norm(name: str, seen: _Seen, norm: Any, args: Any, kwargs: Any, outpu
 
 
 def _neuron_calls(name: str, module: nn.Module, seen: _Seen) -> AbstractContextManager[None]:
-    def enter(args: Any, kwargs: Any, is_sequence: bool) -> None:
+    def enter(args: Any, kwargs: Any, whole: bool) -> None:
         if not seen.inside:
-            (x, *_) = _tensors((args, kwargs))
+            x = signal_of(module, args, kwargs, whole)
             seen.potentials.setdefault(name, []).append(tuple(x.shape))
-            if is_sequence:
+            if whole and is_neuron(module):
                 seen.sequences.add(name)
             for layer, norms in seen.of((args, kwargs)):
                 seen.reached.setdefault(layer, {})[name, norms] = None
@@ -351,8 +348,7 @@ def _stated(trace: Trace) -> Response:
 
 
 def _is_sequence(neuron: str, modules: Mapping[str, nn.Module], seen: _Seen) -> bool:
-    if neuron in seen.sequences:
-        return True
-    known = reads_sequences(modules[neuron])
-    # A neuron of the user that is called once a pass must have been handed all steps at once.
-    return len(seen.potentials[neuron]) == 1 if known is None else known
+    if takes_steps(modules[neuron]) is None:
+        # A neuron of the user that is called once a pass must have been handed all steps at once.
+        return len(seen.potentials[neuron]) == 1
+    return neuron in seen.sequences

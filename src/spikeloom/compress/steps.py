@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from spikeloom.compress.neuron_calls import watched_calls
 from spikeloom.compress.site import Site
+from spikeloom.modules import conventions_of, watched_calls
 
-__all__ = ["Inputs", "by_step", "confirm_steps", "place_steps", "see_steps"]
+__all__ = ["Inputs", "by_step", "confirm_steps", "place_steps", "see_steps", "signal_of"]
 
 Shape = tuple[int, ...]
 
@@ -48,6 +48,21 @@ class Inputs:
     def batch(self) -> int:
         """How many samples."""
         return self.shapes[0][1 if self.whole else 0]
+
+
+def signal_of(neuron: nn.Module, args: Any, kwargs: Any, whole: bool) -> Tensor:
+    """What a neuron is called with, time first if that is a whole sequence.
+
+    Args:
+        neuron: The neuron's module.
+        args: The arguments of the call.
+        kwargs: Those by name.
+        whole: Whether they hold a whole sequence.
+    """
+    x: Tensor = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+    conventions = conventions_of(neuron)
+    turned = whole and conventions is not None and conventions.batch_first(neuron)
+    return x.transpose(0, 1) if turned else x
 
 
 def see_steps(site: Site, shapes: Sequence[Shape]) -> None:
@@ -226,7 +241,7 @@ def _arrivals(
             hook = site.layer.register_forward_hook(_marking(site))
             stack.callback(hook.remove)
         for name, places in found.items():
-            before = _watching(places, inputs[name].whole)
+            before = _watching(modules[name], places, inputs[name].whole)
             stack.enter_context(watched_calls(modules[name], before))
         forward()
     return found
@@ -245,13 +260,13 @@ def _marking(site: Site) -> Callable[..., Any]:
     return mark
 
 
-def _watching(places: set[Position], whole: bool) -> Callable[..., Any]:
+def _watching(neuron: nn.Module, places: set[Position], whole: bool) -> Callable[..., Any]:
     """Note where marks arrive, and take them away."""
     calls = 0
 
     def before(args: Any, kwargs: Any, is_sequence: bool) -> tuple[Any, Any]:
         nonlocal calls
-        x = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        x = signal_of(neuron, args, kwargs, whole)
         steps = x.isnan() if whole else x.isnan()[None]
         marked = steps.reshape(*steps.shape[:2], -1).any(2).nonzero().tolist()
         places.update((t if whole else calls, b) for t, b in marked)

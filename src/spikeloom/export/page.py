@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from spikeloom import neurons
 from spikeloom.export.exporter import to_nir
-from spikeloom.export.forms.foreign import FRAMEWORKS
 from spikeloom.export.graph import dynamics
 from spikeloom.export.refuse import NotExpressible
 from spikeloom.export.report import ExportReport
@@ -24,6 +23,7 @@ from spikeloom.export.targets.profiles import PROFILES
 from spikeloom.files import write_text
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import SpikingLayer
+from spikeloom.modules import described_classes, hosts
 
 __all__ = ["export_page", "write_export_page"]
 
@@ -223,8 +223,8 @@ present weights.
 
 HOSTS = """## The frameworks' own neurons
 
-A framework's own neuron is written like spikeloom's if it is of one of these classes, and not of a
-subclass:
+A framework's own neuron is written like spikeloom's if it is of one of these classes, or of a
+subclass that overrides none of their methods:
 
 {table}
 Every other class of a framework that computes over time is refused by its name, recurrent
@@ -314,14 +314,14 @@ def _quarters(values: Tensor) -> Tensor:
 def _hosts() -> str:
     """Which of the frameworks' own classes are written here, and which by their own calls."""
     rows, followed = [], []
-    for framework in FRAMEWORKS.values():
+    for host in hosts():
         taken = [
             f"`{name}`" + (f" with {settings}" if settings else "")
-            for name, settings in framework.taken.items()
+            for name, settings in described_classes(host).items()
         ]
-        writes = ", ".join(f"`{name}`" for name in sorted(framework.writes))
-        rows.append([framework.title, ", ".join(taken), f"{writes}, by `{framework.call}`"])
-        followed += [f"`{name}`" for name in sorted(framework.followed)]
+        writes = ", ".join(sorted(f"`{cls.__name__}`" for cls in host.writes))
+        rows.append([host.title, ", ".join(taken), f"{writes}, by `{host.export_call}`"])
+        followed += sorted(f"`{cls.__name__}`" for cls in host.followed)
     table = _table(["Framework", "Written", "Written by the framework's own call only"], rows)
     containers = textwrap.fill(
         f"The exporter looks into containers: `nn.Sequential` and what derives from it, "

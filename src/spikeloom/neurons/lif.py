@@ -6,6 +6,7 @@ and of reset and output, so each framework's spikes are met bit for bit by its o
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +22,7 @@ from spikeloom.neurons.arguments import (
 )
 from spikeloom.neurons.described import Described
 from spikeloom.neurons.surrogate import ATan, Sigmoid, SuperSpike
+from spikeloom.neurons.trace import Response
 
 __all__ = ["IF", "LIF", "LIFBox", "Leaky", "ParametricLIF"]
 
@@ -174,6 +176,13 @@ class LIF(_IntegrateAndFire):
     def _share(self, difference: Any, p: Any) -> Any:
         return difference / p.tau
 
+    def response(self, values: Mapping[str, Any]) -> Response:
+        """The filter below the threshold; an integrator without ``tau``."""
+        if "tau" not in self.params:
+            return Response(1.0)
+        share = 1 / values["tau"]
+        return Response(1 - share, gain=share if self.decay_input else 1.0)
+
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
         return {"tau": self.params.get("tau"), **super().settings()}
@@ -256,6 +265,11 @@ class ParametricLIF(_IntegrateAndFire):
 
     def _share(self, difference: Any, p: Any) -> Any:
         return difference * p.rate
+
+    def response(self, values: Mapping[str, Any]) -> Response:
+        """The filter below the threshold."""
+        share = values["rate"]
+        return Response(1 - share, gain=share if self.decay_input else 1.0)
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
@@ -386,6 +400,10 @@ class Leaky(Described):
                 mem = mem - due * mem
         return s * p.graded_spikes_factor, (mem,)
 
+    def response(self, values: Mapping[str, Any]) -> Response:
+        """The filter below the threshold."""
+        return Response.clamped(values["beta"])
+
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
         return {
@@ -474,6 +492,10 @@ class LIFBox(Described):
         h, s = self.charge_and_fire(x, state, p)
         after = p.v_reset if self.reset_method == "value" else h - p.v_th
         return s, ((1.0 - s) * h + s * after,)
+
+    def response(self, values: Mapping[str, Any]) -> Response:
+        """The filter below the threshold."""
+        return Response.euler(values["dt"], values["tau_mem_inv"])
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""

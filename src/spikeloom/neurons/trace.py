@@ -2,17 +2,79 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.values import Rule
 from spikeloom.neurons.described import Described
 
-__all__ = ["Trace"]
+__all__ = ["Response", "Trace"]
 
 SHARE = Rule("must lie in [0, 1]", lambda d: (d >= 0.0) & (d <= 1.0))
+
+Value = float | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Response:
+    r"""What a membrane does with its input while it neither fires nor resets.
+
+    .. math:: i[t] = \alpha\, i[t-1] + x[t],\qquad v[t] = \lambda\, v[t-1] + g\, i[t]
+
+    A tensor of one value becomes a number.
+
+    Attributes:
+        decay: :math:`\lambda`; a tensor has a value for each neuron.
+        synaptic_decay: :math:`\alpha`; None: there is no synaptic stage, i = x.
+        gain: g.
+    """
+
+    decay: Value
+    synaptic_decay: Value | None = None
+    gain: Value = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            object.__setattr__(self, name, None if value is None else _plain(value))
+
+    @classmethod
+    def euler(cls, dt: Any, inverse: Any, synaptic_inverse: Any = None) -> Response:
+        """One Euler step of a leaky membrane, behind an exponential synapse if one is given.
+
+        Args:
+            dt: Step.
+            inverse: Inverse of the membrane's time constant.
+            synaptic_inverse: Inverse of the synapse's.
+        """
+        share = dt * _double(inverse)
+        synaptic = None if synaptic_inverse is None else 1 - dt * _double(synaptic_inverse)
+        return cls(1 - share, synaptic, share)
+
+    @classmethod
+    def clamped(cls, decay: Any, synaptic_decay: Any = None) -> Response:
+        """Decays that are clamped to [0, 1], and no gain."""
+        synaptic = None if synaptic_decay is None else _double(synaptic_decay).clamp(0, 1)
+        return cls(_double(decay).clamp(0, 1), synaptic)
+
+    def trace(self) -> Trace:
+        """The filter without its gain."""
+        return Trace(self.decay, self.synaptic_decay)
+
+
+def _double(value: Any) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64).detach()
+
+
+def _plain(value: Any) -> Value:
+    if not isinstance(value, Tensor):
+        return float(value)
+    value = value.detach().double()
+    return float(value) if value.numel() == 1 else value
 
 
 class Trace(Described):
@@ -62,6 +124,10 @@ class Trace(Described):
         i = p.synaptic_decay * state[1] + x
         z = p.decay * state[0] + i
         return z, (z, i)
+
+    def response(self, values: Mapping[str, Any]) -> Response | None:
+        """The filter itself."""
+        return Response(values["decay"], values.get("synaptic_decay"))
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""

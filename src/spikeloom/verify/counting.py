@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from spikeloom.kernel.trace import Program
+from spikeloom.modules.calls import Before
 from spikeloom.verify.kinds import Kind
 from spikeloom.verify.static import KindTrace
 from spikeloom.verify.watch import WEIGHTED, weight_call
@@ -89,13 +90,13 @@ class Counting(KindTrace):
             stack.enter_context(super().over(model))
             yield
 
-    def _entering(self, name: str) -> Any:
-        entering = super()._entering(name)
+    def _entering(self, name: str, module: nn.Module) -> Before:
+        entering = super()._entering(name, module)
 
-        def noting(module: nn.Module, args: Any) -> None:
+        def noting(args: Any, kwargs: Any, whole: bool) -> None:
             first = next((leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), None)
             self.shapes.setdefault(name, []).append(() if first is None else tuple(first.shape))
-            entering(module, args)
+            entering(args, kwargs, whole)
 
         return noting
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from spikeloom.calibrate import Batch
+from spikeloom.modules import watched_calls
+from spikeloom.modules.calls import After, Before
 from spikeloom.verify.sealed import OUT_OF_TORCH, Seal, Unfollowed, opened
 
 __all__ = ["WEIGHTED", "Watch", "weight_call"]
@@ -112,20 +114,18 @@ class Watch(TorchDispatchMode):
     @contextmanager
     def over(self, model: nn.Module) -> Iterator[None]:
         """Watch a model while the block runs."""
-        handles = []
-        for name, module in model.named_modules():
-            handles.append(module.register_forward_pre_hook(self._entering(name)))
-            handles.append(module.register_forward_hook(self._leaving(name), always_call=True))
-        try:
-            with self, torch.no_grad():
-                yield
-        except RuntimeError as error:
-            self._explain(error)
-            raise
-        finally:
-            self.raised = (None, "")
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as stack:
+            for name, module in model.named_modules():
+                before, after = self._entering(name, module), self._leaving(name)
+                stack.enter_context(watched_calls(module, before, after))
+            try:
+                with self, torch.no_grad():
+                    yield
+            except RuntimeError as error:
+                self._explain(error)
+                raise
+            finally:
+                self.raised = (None, "")
 
     def _explain(self, error: RuntimeError) -> None:
         """Raise what lies behind an error of torch's, if that is known."""
@@ -147,15 +147,15 @@ class Watch(TorchDispatchMode):
                 f"x.to(layer.weight.dtype), or not at all"
             ) from error
 
-    def _entering(self, name: str) -> Any:
-        def entering(module: nn.Module, args: Any) -> None:
+    def _entering(self, name: str, module: nn.Module) -> Before:
+        def entering(args: Any, kwargs: Any, whole: bool) -> None:
             self.stack.append(name)
             self.met = (name, _float_dtypes((args, list(module.parameters(recurse=False)))))
 
         return entering
 
-    def _leaving(self, name: str) -> Any:
-        def leaving(module: nn.Module, args: Any, output: Any) -> None:
+    def _leaving(self, name: str) -> After:
+        def leaving(output: Any) -> None:
             self.stack.pop()
             # torch calls the hook while it handles the error, innermost module first.
             error = sys.exception()

@@ -8,7 +8,7 @@ from norse.torch.functional.reset import reset_subtract, reset_value
 from torch import nn
 
 from spikeloom import neurons
-from spikeloom.export.observation.native import native_neuron
+from spikeloom.modules import neuron_of
 from spikeloom.neurons.surrogate import Erf, SuperSpike
 from spikeloom.plugins import NoCounterpart
 from spikeloom.plugins import norse as loom
@@ -81,7 +81,7 @@ def test_a_plain_description_is_replaced_too(reset):
 
 def test_the_exporter_describes_the_native_cell_as_the_one_replaced():
     cell = loom.LIFBoxCell(p_of(reset_method=reset_subtract), dt=0.002)
-    found, expected = native_neuron(loom.to_host(cell)).settings(), cell.neuron.settings()
+    found, expected = neuron_of(loom.to_host(cell)).settings(), cell.neuron.settings()
     for settings in (found, expected):
         settings.pop("surrogate")
     assert {k: v if isinstance(v, str) else float(v) for k, v in found.items()} == expected

@@ -12,7 +12,7 @@ from snntorch.functional import quant
 from torch import nn
 
 from spikeloom import neurons
-from spikeloom.export.observation.native import native_neuron
+from spikeloom.modules import neuron_of
 from spikeloom.neurons.surrogate import Erf, FastSigmoid
 from spikeloom.plugins import NoCounterpart
 from spikeloom.plugins import snntorch as loom
@@ -114,7 +114,7 @@ def test_a_plain_description_is_replaced_too():
 
 def test_the_exporter_describes_the_native_neuron_as_the_one_replaced():
     neuron = loom.Leaky(0.9, 0.8, reset_mechanism="none", reset_delay=False)
-    found, expected = native_neuron(loom.to_host(neuron)).settings(), neuron.neuron.settings()
+    found, expected = neuron_of(loom.to_host(neuron)).settings(), neuron.neuron.settings()
     assert found.pop("surrogate") == expected.pop("surrogate")
     assert found == expected
 

@@ -19,7 +19,7 @@ from spikingjelly.activation_based.nir_exchange import export_to_nir
 from torch import nn
 
 from spikeloom import neurons
-from spikeloom.export.observation.native import native_neuron
+from spikeloom.modules import neuron_of
 from spikeloom.neurons import surrogate as ours
 from spikeloom.plugins import NoCounterpart
 from spikeloom.plugins import spikingjelly as loom
@@ -103,7 +103,7 @@ def test_few_spike_neurons_send_the_same_spikes(node, cls):
     ids=lambda node: type(node).__name__,
 )
 def test_the_exporter_describes_the_native_neuron_as_the_one_replaced(node):
-    found, expected = native_neuron(loom.to_host(node)).settings(), node.neuron.settings()
+    found, expected = neuron_of(loom.to_host(node)).settings(), node.neuron.settings()
     assert set(found) <= set(expected)
     for name in set(found) - {"surrogate", "detach_reset"}:
         assert found[name] == expected[name], name

@@ -26,10 +26,11 @@ from spikeloom.export.forms.table import candidates
 from spikeloom.export.graph.grids import tell_of_grid
 from spikeloom.export.graph.structure import delayed_edges
 from spikeloom.export.observation.flow import CONSEQUENCE, INPUT, Observation, Site
-from spikeloom.export.observation.modules import at_rest, current, describes
+from spikeloom.export.observation.modules import begins
 from spikeloom.export.refuse import NotExpressible, Offence, Refused, Verdict
 from spikeloom.export.targets.judgement import fires_at_threshold, judged, needs_one_threshold
 from spikeloom.kernel.neuron import Parameter
+from spikeloom.modules import neuron_of, values_of
 
 __all__ = [
     "ALLOWED",
@@ -121,7 +122,7 @@ class Composer:
         for site in self.observation.sites.values():
             with self._refusing(site):
                 # A class that NIR cannot state says more than what became of its calls.
-                if site.module is not None and describes(site.module) is None:
+                if site.module is not None and neuron_of(site.module) is None:
                     require_counterpart(site.module)
                 if site.obstacle == CONSEQUENCE:
                     continue
@@ -133,7 +134,7 @@ class Composer:
                 self.entries[site.name] = entry
 
     def _piece(self, site: Site) -> Piece:
-        neuron = None if site.module is None else describes(site.module)
+        neuron = None if site.module is None else neuron_of(site.module)
         # That a neuron sums its input first says more than that its output has another length.
         if site.obstacle and (neuron is None or neuron.begin is None):
             raise Refused(site.obstacle, site.remedy)
@@ -143,7 +144,7 @@ class Composer:
             return _single(flatten_node(site.shape_in))
         if neuron is None:
             return _single(translate_layer(site.module, site.shape_in, site.shape_out))
-        parameters, rest = current(site.module, neuron), at_rest(site.module, neuron)
+        parameters, rest = values_of(site.module), begins(site.module, neuron)
         if site.map:
             parameters = {key: _flat(value, site.map) for key, value in parameters.items()}
             rest = None if rest is None else _flat(rest, site.map)
@@ -265,7 +266,7 @@ class Composer:
         elif name == entry.node("height") and not self._draft.fold_height(name):
             self._draft.nodes[name] = _gain(entry.site.shape_out, entry.piece.height)
         elif self._has_many_thresholds(node) and needs_one_threshold(self.target):
-            neuron = describes(entry.site.module or nn.Identity())
+            neuron = neuron_of(entry.site.module or nn.Identity())
             at_threshold = getattr(neuron, "fires_at_threshold", False)
             self._draft.unify_threshold(name, at_threshold, fires_at_threshold(self.target))
             entry.note = "its thresholds are in the weights before it"

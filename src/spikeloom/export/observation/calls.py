@@ -15,13 +15,13 @@ from spikeloom.export.observation.labels import Moved, Term, move
 from spikeloom.export.observation.ledger import REMEDY, STATE, Ledger, tensors_in
 from spikeloom.export.observation.modules import (
     altered,
-    describes,
     is_leaf,
     keeps_its_state,
     passes_on,
-    takes_steps,
+    resets_of,
 )
 from spikeloom.export.observation.rows import labels_after, row_axes, rows_of
+from spikeloom.modules import methods_of, named_as, neuron_of, takes_steps
 
 __all__ = ["Calls", "StepByStep"]
 
@@ -40,7 +40,7 @@ class Calls:
 
     def __init__(self, ledger: Ledger, stepwise: bool) -> None:
         self.ledger, self.stepwise = ledger, stepwise
-        self._altered: dict[str, str] = {}
+        self._altered: dict[str, tuple[str, str]] = {}
 
     def attach(self, model: nn.Module) -> None:
         """Wrap the methods of a model's modules."""
@@ -57,17 +57,16 @@ class Calls:
             known.update(map(id, module.modules()))
             self._altered[name] = altered(module)
             leaf = functools.partial(self._leaf, name, module)
-            self._wrap(module, "forward", functools.partial(leaf, takes_steps(module)))
-            if callable(getattr(module, "sequence", None)):
-                self._wrap(module, "sequence", functools.partial(leaf, False))
-            for method in ("reset", "reset_mem"):
-                if describes(module) is not None and callable(getattr(module, method, None)):
-                    self._wrap(module, method, functools.partial(self._reset, name))
+            for method, whole in methods_of(module).items():
+                steps = takes_steps(module) if method == "forward" else not whole
+                self._wrap(module, method, functools.partial(leaf, steps))
+            if reset := resets_of(module):
+                self._wrap(module, reset, functools.partial(self._reset, name))
 
     def _wrap(self, module: nn.Module, method: str, report: Callable[..., Any]) -> None:
         original = getattr(module, method)
 
-        @functools.wraps(original)
+        @named_as(original)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             if self.ledger.quiet:
                 return original(*args, **kwargs)
@@ -147,9 +146,8 @@ class Calls:
         if name not in self.ledger.sites:
             kind = type(module).__name__
             self.ledger.sites[name] = site = Site(name, kind, module, (name, kind), (), ())
-            if self._altered[name]:
-                remedy = "put what it does beside the layer into a module around it"
-                site.block(self._altered[name], remedy, derived=False)
+            if self._altered[name][0]:
+                site.block(*self._altered[name], derived=False)
         return self.ledger.sites[name]
 
     def _check_time(
@@ -159,7 +157,7 @@ class Calls:
         if site.steps >= self.ledger.T and not passes_on(module):
             reason = f"is called again after all {site.steps} steps, so at several places"
             site.block(reason, OWN_MODULE, derived=False)
-        neuron = describes(module)
+        neuron = neuron_of(module)
         if neuron is None or not neuron.rest:
             return
         if any(bool(state.any()) for state in numbers):
@@ -223,7 +221,7 @@ class Calls:
             return
         if site.steps and not site.wires:
             site.block("sees inputs of different order", "use one module for each")
-        if describes(module) is not None:
+        if neuron_of(module) is not None:
             rows = rows_of(moved, (), ledger.B)
             ledger.receive(site, moved, rows, tuple(x.shape[1 if steps else 2 :]))
             start = site.hear(rows.starts, rows.steps)
@@ -256,7 +254,7 @@ class Calls:
     @staticmethod
     def _keep(site: Site, module: nn.Module, x: Tensor, y: Tensor) -> None:
         """Remember what a neuron received and fired, to compare the graph with it."""
-        if describes(module) is not None:
+        if neuron_of(module) is not None:
             site.inputs.append(x.detach())
             site.outputs.append(y.detach())
 

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from spikeloom.export.forms.layers import layer_key
 from spikeloom.export.observation.flow import CONSEQUENCE, FOLD, Observation, Site
-from spikeloom.export.observation.modules import describes, passes_on
+from spikeloom.export.observation.modules import passes_on
 from spikeloom.export.observation.rows import Wire, row_axes
+from spikeloom.modules import neuron_of
 
 __all__ = ["MAX_BYTES", "matrices_for_moves", "shown_bytes"]
 
@@ -235,7 +236,7 @@ class _Rewriting:
         module = site.module
         if module is None or passes_on(module):
             module = nn.Identity()
-        elif describes(module) is None and layer_key(module) is not None:
+        elif neuron_of(module) is None and layer_key(module) is not None:
             site = replace(site)
             site.block("follows features that are no map any more", FOLD)
         return replace(site, module=module, shape_in=size, shape_out=size, map=site.shape_out)

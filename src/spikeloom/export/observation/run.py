@@ -29,7 +29,7 @@ from spikeloom.export.observation.flow import (
 )
 from spikeloom.export.observation.functions import Functions
 from spikeloom.export.observation.ledger import Ledger, tensors_in
-from spikeloom.export.observation.modules import takes_steps
+from spikeloom.modules import takes_steps
 
 __all__ = ["observe"]
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from spikeloom.export.observation.modules import describes, takes_steps
 from spikeloom.export.refuse import NotExpressible, Offence, Verdict
+from spikeloom.modules import methods_of, neuron_of, takes_steps
 
 __all__ = ["BY_VALUE", "by_value", "decoded", "has_few_spikes"]
 
@@ -88,14 +88,14 @@ def by_value(fresh: Callable[[], nn.Module], sample: Tensor) -> nn.Module:
 
 
 def _sums_first(module: nn.Module) -> bool:
-    neuron = describes(module)
+    neuron = neuron_of(module)
     return neuron is not None and neuron.begin is not None
 
 
 def _require_no_memory(model: nn.Module) -> None:
     offences = []
     for name, module in model.named_modules():
-        neuron, kind = describes(module), type(module).__name__
+        neuron, kind = neuron_of(module), type(module).__name__
         name = name or kind
         if neuron is None:
             continue
@@ -117,7 +117,7 @@ def _patched(model: nn.Module) -> nn.Module:
     """Let every few-spike neuron give the sum of its spikes, for each step of its input."""
     for module in model.modules():
         if _sums_first(module):
-            for method in {"forward", "sequence"} & set(dir(module)):
+            for method in methods_of(module):
                 setattr(module, method, _summed(getattr(module, method)))
     return model
 

@@ -1,0 +1,84 @@
+"""How Norse's modules behave, and which of its neurons have a description."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import norse.torch as host
+from norse.torch.functional.reset import reset_subtract, reset_value
+from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
+
+from spikeloom import neurons
+from spikeloom.kernel.neuron import Neuron, Parameter
+from spikeloom.modules import Conventions, Host, register, register_host, undescribed
+from spikeloom.neurons.trace import Response
+
+__all__ = ["OUR_CELLS", "OUR_SEQUENCES"]
+
+RESETS = {reset_value: "value", reset_subtract: "subtract"}
+
+
+def _lif_box(cell: Any) -> Neuron | None:
+    p = cell.p
+    method = RESETS.get(p.reset_method)
+    if method is None:
+        return None
+    return neurons.LIFBox(p.tau_mem_inv, p.v_leak, p.v_th, p.v_reset, method, dt=float(cell.dt))
+
+
+def _begins(cell: Any, neuron: Neuron) -> Parameter | None:
+    return neuron.params["v_leak"]
+
+
+def _our_begins(module: Any, neuron: Neuron) -> Parameter | None:
+    """The leak potential, for example, which may be learned."""
+    return module._at_rest()[0] if neuron.rest else None
+
+
+def _membrane(cell: Any) -> Response:
+    return Response.euler(cell.dt, cell.p.tau_mem_inv, getattr(cell.p, "tau_syn_inv", None))
+
+
+def _integrator(cell: Any) -> Response:
+    return Response(1.0)
+
+
+OUR_SEQUENCES = Conventions(begins=_our_begins)
+OUR_CELLS = replace(OUR_SEQUENCES, takes_steps=lambda cell: True)
+SEQUENCES = Conventions(describe=undescribed, decisive=None)
+CELLS = replace(SEQUENCES, takes_steps=lambda cell: True)
+DESCRIBED: dict[Any, dict[str, Any]] = {
+    host.LIFBoxCell: {
+        "describe": _lif_box,
+        "response": _membrane,
+        "begins": _begins,
+        "settings": "reset_value or reset_subtract as its reset method",
+    },
+    host.LIBoxCell: {"response": _membrane},
+    host.LIFCell: {"response": _membrane},
+    host.LIF: {"response": _membrane},
+    host.LICell: {"response": _membrane},
+    host.LI: {"response": _membrane},
+    host.IAFCell: {"response": _integrator},
+    host.IAF: {"response": _integrator},
+}
+NEURONS = (SNN, SNNCell, SNNRecurrent, SNNRecurrentCell, host.LILinearCell)
+CONTAINERS = (host.Lift, host.RecurrentSequential, host.RegularizationCell, host.SequentialState)
+
+for cls in (*NEURONS, *vars(host).values()):
+    home = getattr(cls, "__module__", "")
+    if isinstance(cls, type) and home.startswith("norse.torch.module.") and cls not in CONTAINERS:
+        conventions = CELLS if cls.__name__.endswith("Cell") else SEQUENCES
+        described = DESCRIBED.get(cls, {"is_neuron": issubclass(cls, NEURONS)})
+        register(cls, replace(conventions, **described))
+register_host(
+    "norse",
+    Host(
+        "Norse",
+        homes=("norse.torch.module.",),
+        followed=CONTAINERS[:3],
+        export_call="norse.torch.to_nir",
+        writes=(host.LIBoxCell, host.IAFCell, host.LIFCell),
+    ),
+)

@@ -1,0 +1,86 @@
+"""How snnTorch's modules behave, and which of its neurons have a description."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import snntorch
+
+from spikeloom import neurons
+from spikeloom.kernel.fixed import Fixed
+from spikeloom.kernel.neuron import Neuron
+from spikeloom.modules import Conventions, Host, register, register_host, undescribed
+from spikeloom.modules.conventions import carried
+from spikeloom.neurons.trace import Response
+
+__all__ = ["OURS"]
+
+
+def _take_sequences(module: Any) -> None:
+    module.time_first = True
+
+
+def _keeps_state(module: Any) -> bool:
+    return bool(getattr(module, "init_hidden", False))
+
+
+def _leaky(module: Any) -> Neuron | None:
+    if module.inhibition or module.state_quant:
+        return None
+    return neurons.Leaky(
+        module.beta.detach(),
+        module.threshold.detach(),
+        module.reset_mechanism,
+        module.reset_delay,
+        graded_spikes_factor=module.graded_spikes_factor.detach(),
+    )
+
+
+STEPPED = Conventions(
+    describe=undescribed,
+    takes_steps=lambda module: True,
+    keeps_state=_keeps_state,
+    decisive=None,
+)
+SEQUENCE = replace(STEPPED, takes_steps=lambda module: False)
+OURS = Conventions(
+    describe=carried,
+    takes_steps=lambda module: not module.time_first,
+    take_sequences=_take_sequences,
+    methods=Fixed({"sequence": True}),
+    reset="reset_mem",
+    keeps_state=_keeps_state,
+    decisive=frozenset({"forward", "sequence"}),
+)
+DESCRIBED: dict[Any, dict[str, Any]] = {
+    snntorch.Leaky: {
+        "describe": _leaky,
+        "response": lambda module: Response.clamped(module.beta),
+        "settings": "inhibition=False and state_quant=False",
+    },
+    snntorch.Synaptic: {"response": lambda module: Response.clamped(module.beta, module.alpha)},
+}
+SEQUENCES = (
+    snntorch.AssociativeLeaky,
+    snntorch.LeakyParallel,
+    snntorch.LinearLeaky,
+    snntorch.StateLeaky,
+)
+
+for cls in vars(snntorch).values():
+    if isinstance(cls, type) and cls.__module__.startswith("snntorch._neurons."):
+        conventions = SEQUENCE if cls in SEQUENCES else STEPPED
+        # Those over time carry no state between calls.
+        reset = "reset_mem" if hasattr(cls, "reset_mem") else ""
+        register(cls, replace(conventions, reset=reset, **DESCRIBED.get(cls, {})))
+register_host(
+    "snntorch",
+    Host(
+        "snnTorch",
+        homes=("snntorch._neurons.",),
+        followed=(),
+        export_call="snntorch.export_nir.export_to_nir",
+        writes=(snntorch.Synaptic, snntorch.RLeaky, snntorch.RSynaptic),
+    ),
+)

@@ -1,0 +1,59 @@
+"""What a module is, whatever framework it belongs to: its neuron, and how it takes time and state.
+
+A framework's classes are described once, beside the framework's plugin; everything else asks here.
+"""
+
+from spikeloom.layer import SpikingLayer
+from spikeloom.modules.calls import named_as, watched_calls
+from spikeloom.modules.conventions import Conventions, Host, carried
+from spikeloom.modules.identity import (
+    is_neuron,
+    methods_of,
+    neuron_of,
+    override_of,
+    response_of,
+    takes_steps,
+    values_of,
+)
+from spikeloom.modules.proof import why_unlike, why_unregistered
+from spikeloom.modules.registry import (
+    base_of,
+    conventions_of,
+    described_classes,
+    host_of,
+    hosts,
+    is_describable,
+    register,
+    register_host,
+    registered,
+    undescribed,
+)
+
+__all__ = [
+    "Conventions",
+    "Host",
+    "base_of",
+    "carried",
+    "conventions_of",
+    "described_classes",
+    "host_of",
+    "hosts",
+    "is_describable",
+    "is_neuron",
+    "methods_of",
+    "named_as",
+    "neuron_of",
+    "override_of",
+    "register",
+    "register_host",
+    "registered",
+    "response_of",
+    "takes_steps",
+    "undescribed",
+    "values_of",
+    "watched_calls",
+    "why_unlike",
+    "why_unregistered",
+]
+
+register(SpikingLayer, Conventions())
