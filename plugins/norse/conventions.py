@@ -11,7 +11,7 @@ from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 
 from spikeloom import neurons
 from spikeloom.kernel.neuron import Neuron, Parameter
-from spikeloom.modules import Conventions, Host, register, register_host, undescribed
+from spikeloom.modules import Conventions, Framework, register, register_framework, undescribed
 from spikeloom.neurons.trace import Response
 
 __all__ = ["OUR_CELLS", "OUR_SEQUENCES"]
@@ -72,9 +72,9 @@ for cls in (*NEURONS, *vars(host).values()):
         conventions = CELLS if cls.__name__.endswith("Cell") else SEQUENCES
         described = DESCRIBED.get(cls, {"is_neuron": issubclass(cls, NEURONS)})
         register(cls, replace(conventions, **described))
-register_host(
+register_framework(
     "norse",
-    Host(
+    Framework(
         "Norse",
         homes=("norse.torch.module.",),
         followed=CONTAINERS[:3],

@@ -10,7 +10,7 @@ import snntorch
 from spikeloom import neurons
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.neuron import Neuron
-from spikeloom.modules import Conventions, Host, register, register_host, undescribed
+from spikeloom.modules import Conventions, Framework, register, register_framework, undescribed
 from spikeloom.modules.conventions import carried
 from spikeloom.neurons.trace import Response
 
@@ -74,9 +74,9 @@ for cls in vars(snntorch).values():
         # Those over time carry no state between calls.
         reset = "reset_mem" if hasattr(cls, "reset_mem") else ""
         register(cls, replace(conventions, reset=reset, **DESCRIBED.get(cls, {})))
-register_host(
+register_framework(
     "snntorch",
-    Host(
+    Framework(
         "snnTorch",
         homes=("snntorch._neurons.",),
         followed=(),

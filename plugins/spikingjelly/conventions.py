@@ -10,7 +10,7 @@ from spikingjelly.activation_based import base, layer, neuron
 from spikeloom import neurons
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.neuron import Neuron, Parameter
-from spikeloom.modules import Conventions, Host, register, register_host, undescribed
+from spikeloom.modules import Conventions, Framework, register, register_framework, undescribed
 from spikeloom.modules.conventions import carried, first_at_rest
 from spikeloom.neurons.trace import Response
 
@@ -98,9 +98,9 @@ _register(base.MemoryModule, STEPPED)
 for cls in [*DESCRIBED, *(cls for cls in vars(neuron).values() if isinstance(cls, type))]:
     if issubclass(cls, base.StepModule):
         _register(cls, replace(NODE, **DESCRIBED.get(cls, {})))
-register_host(
+register_framework(
     "spikingjelly",
-    Host(
+    Framework(
         "SpikingJelly",
         homes=(
             "spikingjelly.activation_based.encoding",

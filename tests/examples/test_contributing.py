@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from spikeloom import neurons, plugins
-from spikeloom.plugins import adapter
+from spikeloom import compress, neurons, plugins
+from spikeloom.hosted import made
+from spikeloom.plugins import adapter, contract
 from tests.examples.markdown import python_blocks
-from tests.plugins import contract
 
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 PACKAGES = {"src/spikeloom": "spikeloom", "plugins": "spikeloom.plugins", "tests": "tests"}
@@ -100,6 +102,33 @@ def test_the_host_fulfils_the_contract(recurrent, example):
     module = example("tests/plugins/recurrent/test_contract.py")
     for check in itertools.filterfalse(NEEDS_INSTALLATION.__contains__, contract.CHECKS):
         module.test_contract(check)
+
+
+def test_calibration_knows_the_host_s_axes(recurrent):
+    x = contract.grid(7, 5, 3)
+    turned, plain = (
+        nn.Sequential(nn.Linear(3, 4), recurrent.LIF(batch_first=first), Spikes(), nn.Linear(4, 2))
+        for first in (True, False)
+    )
+    turned.load_state_dict(plain.state_dict())
+    expected = compress.calibrate(plain.eval(), x)
+    found = compress.calibrate(turned.eval(), x.transpose(0, 1))
+    assert str(found) == str(expected)
+    for name in expected:
+        (own,), (other,) = found[name].spiking, expected[name].spiking
+        torch.testing.assert_close(own.hessian, other.hessian)
+
+
+def test_a_recipe_makes_the_host_s_layers_time_first(recurrent):
+    layer = made(lambda neuron: recurrent.make(neuron, batch_first=True), neurons.LIF())
+    assert not layer.batch_first
+
+
+class Spikes(nn.Module):
+    """Takes a layer's spikes, and leaves its state."""
+
+    def forward(self, result):
+        return result[0]
 
 
 def test_the_host_has_its_convention_and_says_what_runs(recurrent):

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from spikeloom.plugins import norse, snntorch, spikingjelly
-from tests.plugins.contract import grid
+from spikeloom.plugins.contract import grid
 
 
 def jelly(step_mode, **kw):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.kernel.neuron import Neuron
-from spikeloom.modules import override_of, response_of
+from spikeloom.modules import carried, override_of, response_of
 from spikeloom.neurons.trace import Response
 
 __all__ = ["Response", "UnknownNeuron", "linear_response"]
@@ -73,9 +73,7 @@ def _inverse(node: Any, names: tuple[str, ...]) -> Tensor | None:
 
 
 def _shown(unit: Any) -> str:
-    neuron = unit if isinstance(unit, Neuron) else getattr(unit, "neuron", None)
-    override = override_of(unit) if isinstance(unit, nn.Module) else ""
-    kind = type(unit).__name__
-    if override:
-        return f"{kind} {override}"
-    return str(neuron) if isinstance(neuron, Neuron) else kind
+    if isinstance(unit, nn.Module) and (override := override_of(unit)):
+        return f"{type(unit).__name__} {override}"
+    neuron = unit if isinstance(unit, Neuron) else carried(unit)
+    return type(unit).__name__ if neuron is None else str(neuron)

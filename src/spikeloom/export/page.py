@@ -23,7 +23,7 @@ from spikeloom.export.targets.profiles import PROFILES
 from spikeloom.files import write_text
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import SpikingLayer
-from spikeloom.modules import described_classes, hosts
+from spikeloom.modules import described_classes, frameworks
 
 __all__ = ["export_page", "write_export_page"]
 
@@ -252,7 +252,16 @@ framework's arithmetic changes.
 
 def export_page() -> str:
     """The page as Markdown."""
-    parts = [INTRODUCTION, _neurons(), METHODS, LAYERS, _hosts(), TIES, _targets(), _dynamics()]
+    parts = [
+        INTRODUCTION,
+        _neurons(),
+        METHODS,
+        LAYERS,
+        _hosts(),
+        TIES,
+        _targets(),
+        _dynamics(),
+    ]
     return "\n".join(part.strip() + "\n" for part in parts)
 
 
@@ -314,14 +323,14 @@ def _quarters(values: Tensor) -> Tensor:
 def _hosts() -> str:
     """Which of the frameworks' own classes are written here, and which by their own calls."""
     rows, followed = [], []
-    for host in hosts():
+    for framework in frameworks():
         taken = [
             f"`{name}`" + (f" with {settings}" if settings else "")
-            for name, settings in described_classes(host).items()
+            for name, settings in described_classes(framework).items()
         ]
-        writes = ", ".join(sorted(f"`{cls.__name__}`" for cls in host.writes))
-        rows.append([host.title, ", ".join(taken), f"{writes}, by `{host.export_call}`"])
-        followed += sorted(f"`{cls.__name__}`" for cls in host.followed)
+        writes = ", ".join(sorted(f"`{cls.__name__}`" for cls in framework.writes))
+        rows.append([framework.title, ", ".join(taken), f"{writes}, by `{framework.export_call}`"])
+        followed += sorted(f"`{cls.__name__}`" for cls in framework.followed)
     table = _table(["Framework", "Written", "Written by the framework's own call only"], rows)
     containers = textwrap.fill(
         f"The exporter looks into containers: `nn.Sequential` and what derives from it, "

@@ -5,7 +5,7 @@ A framework's classes are described once, beside the framework's plugin; everyth
 
 from spikeloom.layer import SpikingLayer
 from spikeloom.modules.calls import named_as, watched_calls
-from spikeloom.modules.conventions import Conventions, Host, carried
+from spikeloom.modules.conventions import Conventions, Framework, carried
 from spikeloom.modules.identity import (
     is_neuron,
     methods_of,
@@ -20,24 +20,24 @@ from spikeloom.modules.registry import (
     base_of,
     conventions_of,
     described_classes,
-    host_of,
-    hosts,
+    framework_of,
+    frameworks,
     is_describable,
     register,
-    register_host,
+    register_framework,
     registered,
     undescribed,
 )
 
 __all__ = [
     "Conventions",
-    "Host",
+    "Framework",
     "base_of",
     "carried",
     "conventions_of",
     "described_classes",
-    "host_of",
-    "hosts",
+    "framework_of",
+    "frameworks",
     "is_describable",
     "is_neuron",
     "methods_of",
@@ -45,7 +45,7 @@ __all__ = [
     "neuron_of",
     "override_of",
     "register",
-    "register_host",
+    "register_framework",
     "registered",
     "response_of",
     "takes_steps",

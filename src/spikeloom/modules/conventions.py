@@ -10,7 +10,7 @@ from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.neurons.trace import Response
 
-__all__ = ["Conventions", "Host", "carried"]
+__all__ = ["Conventions", "Framework", "carried"]
 
 
 def carried(module: Any) -> Neuron | None:
@@ -70,7 +70,7 @@ class Conventions:
 
 
 @dataclass(frozen=True)
-class Host:
+class Framework:
     """What is known of a framework as a whole.
 
     Attributes:

@@ -8,17 +8,17 @@ from typing import Any
 
 from torch import nn
 
-from spikeloom.modules.conventions import Conventions, Host
+from spikeloom.modules.conventions import Conventions, Framework
 
 __all__ = [
     "base_of",
     "conventions_of",
     "described_classes",
-    "host_of",
-    "hosts",
+    "framework_of",
+    "frameworks",
     "is_describable",
     "register",
-    "register_host",
+    "register_framework",
     "registered",
     "undescribed",
 ]
@@ -26,7 +26,7 @@ __all__ = [
 GROUP = "spikeloom.hosts"
 
 _conventions: dict[type, Conventions] = {}
-_hosts: dict[str, Host] = {}
+_frameworks: dict[str, Framework] = {}
 # Packages whose entry points were looked for, and the registered class behind each class met.
 _asked: set[str] = set()
 _bases: dict[type, type | None] = {}
@@ -74,14 +74,14 @@ def register(cls: type, conventions: Conventions) -> None:
     _bases.clear()
 
 
-def register_host(package: str, host: Host) -> None:
+def register_framework(package: str, framework: Framework) -> None:
     """State what is known of a framework as a whole.
 
     Args:
         package: The top-level package that defines its classes.
-        host: What is known.
+        framework: What is known.
     """
-    _hosts[package] = host
+    _frameworks[package] = framework
 
 
 def base_of(cls: type) -> type | None:
@@ -116,7 +116,7 @@ def conventions_of(module: Any) -> Conventions | None:
 DEFAULT = Conventions()
 
 
-def host_of(cls: type) -> tuple[Host, type] | None:
+def framework_of(cls: type) -> tuple[Framework, type] | None:
     """The framework to whose modules over time a class belongs, and the framework's own class.
 
     Args:
@@ -127,16 +127,16 @@ def host_of(cls: type) -> tuple[Host, type] | None:
     """
     base_of(cls)
     for kind in cls.__mro__:
-        host = _hosts.get(_package(kind))
-        if host is not None and kind.__module__.startswith(host.homes):
-            passes = issubclass(kind, (nn.Sequential, *host.followed))
-            return None if passes else (host, kind)
+        framework = _frameworks.get(_package(kind))
+        if framework is not None and kind.__module__.startswith(framework.homes):
+            passes = issubclass(kind, (nn.Sequential, *framework.followed))
+            return None if passes else (framework, kind)
     return None
 
 
-def described_classes(host: Host) -> dict[str, str]:
+def described_classes(framework: Framework) -> dict[str, str]:
     """The classes of a framework that have a description, and with which settings; '' for all."""
-    package = next(name for name, known in _hosts.items() if known is host)
+    package = next(name for name, known in _frameworks.items() if known is framework)
     return {
         cls.__name__: conventions.settings
         for cls, conventions in _conventions.items()
@@ -150,11 +150,11 @@ def is_describable(module: Any) -> bool:
     return conventions is not None and conventions.describe is not undescribed
 
 
-def hosts() -> tuple[Host, ...]:
+def frameworks() -> tuple[Framework, ...]:
     """What is known of every framework that is installed, in the order of their packages."""
     named = [point.name for point in metadata.entry_points(group=GROUP)]
     _ask_for(*(name for name in named if find_spec(name) is not None))
-    return tuple(_hosts[name] for name in sorted(_hosts))
+    return tuple(_frameworks[name] for name in sorted(_frameworks))
 
 
 def undescribed(module: Any) -> None:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from spikeloom.calibrate import Batch, arguments_of
 from spikeloom.hosted import copied, to_rest
-from spikeloom.kernel.neuron import Neuron
+from spikeloom.modules import carried
 from spikeloom.names import check_names
 from spikeloom.report import Report
 from spikeloom.verify.gather import Gathering
@@ -184,8 +184,8 @@ def exact_copy(model: nn.Module) -> nn.Module:
     """
     model = copied("model", model).double()
     for module in model.modules():
-        neuron = getattr(module, "neuron", None)
-        if isinstance(neuron, Neuron) and neuron.program is not None:
+        neuron = carried(module)
+        if neuron is not None and neuron.program is not None:
             module.implementation = "auto"  # type: ignore[assignment]  # no tensor or module
     to_rest(model)
     return model
@@ -198,7 +198,7 @@ def _promoting(model: nn.Module) -> nn.Module:
         return tree_map(_counts_to_double, (args, kwargs))
 
     for module in model.modules():
-        if isinstance(getattr(module, "neuron", None), Neuron):
+        if carried(module) is not None:
             module.register_forward_pre_hook(promote, with_kwargs=True)
     return model
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from spikeloom import plugins
 from spikeloom.export import NotExpressible, from_nir, to_nir
-from spikeloom.modules import host_of, hosts
+from spikeloom.modules import framework_of, frameworks
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -85,7 +85,9 @@ def test_a_module_of_a_framework_without_a_form_is_named_once(name, last):
         to_nir(network(name, last), 8 * torch.rand(20, 5, 3))
     (offence,) = caught.value.offences
     assert (offence.module, offence.kind, offence.verdict) == ("1", kind, "UNSUPPORTED")
-    assert kind in offence.reason and host_of(type(UNTAKEN[name][0]()))[0].title in offence.reason
+    assert (
+        kind in offence.reason and framework_of(type(UNTAKEN[name][0]()))[0].title in offence.reason
+    )
     assert (CALLS[host] in offence.remedy) == UNTAKEN[name][1]
 
 
@@ -110,14 +112,14 @@ def test_the_framework_writes_what_it_is_said_to_write(name):
     settings = {"ignore_dims": [0]} if host == "snntorch" else {}
     graph = getattr(importlib.import_module(home), call)(net, torch.rand(5, 3), **settings)
     assert any(isinstance(node, (*FIRE, nir.NIRGraph)) for node in graph.nodes.values())
-    assert type(UNTAKEN[name][0]()) in host_of(type(UNTAKEN[name][0]()))[0].writes
+    assert type(UNTAKEN[name][0]()) in framework_of(type(UNTAKEN[name][0]()))[0].writes
 
 
 FIRE = (nir.LI, nir.IF, nir.LIF, nir.CubaLIF)
 
 
 def test_no_other_class_is_said_to_be_written_by_its_framework():
-    written = [cls for host in hosts() for cls in host.writes]
+    written = [cls for host in frameworks() for cls in host.writes]
     said = {f"{cls.__module__.partition('.')[0]} {cls.__name__}" for cls in written}
     assert said == {name for name, (_, written) in UNTAKEN.items() if written}
 

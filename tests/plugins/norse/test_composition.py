@@ -10,7 +10,7 @@ from torch import nn
 import spikeloom
 from spikeloom.kernel.vocabulary import fire
 from spikeloom.plugins import norse
-from tests.plugins.contract import adaptive, grid, lif, same
+from spikeloom.plugins.contract import adaptive, grid, lif, same
 
 PAIRS = {
     "LIFBox": (norse.LIFBoxCell, norse.LIFBox),

@@ -3,7 +3,7 @@
 import pytest
 
 from spikeloom.plugins import norse
-from tests.plugins.contract import CHECKS, Host
+from spikeloom.plugins.contract import CHECKS, Host
 
 
 def forward(module, x, state):

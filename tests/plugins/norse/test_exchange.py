@@ -13,7 +13,7 @@ from torch import nn
 
 from spikeloom import export
 from spikeloom.plugins import norse
-from tests.plugins.contract import adaptive, same
+from spikeloom.plugins.contract import adaptive, same
 
 
 def over_time(net, x):

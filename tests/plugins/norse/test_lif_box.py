@@ -14,7 +14,7 @@ from torch import nn
 import spikeloom
 from spikeloom import neurons
 from spikeloom.plugins import norse
-from tests.plugins.contract import grid, same
+from spikeloom.plugins.contract import grid, same
 
 
 def own_reset(z, v, reset, th):

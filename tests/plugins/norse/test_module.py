@@ -19,8 +19,8 @@ import spikeloom
 from spikeloom import Gated, PerStep, neurons
 from spikeloom.kernel.vocabulary import fire, lookup
 from spikeloom.plugins import norse
+from spikeloom.plugins.contract import adaptive, grid, lif, same
 from spikeloom.plugins.norse.named import named_tuple
-from tests.plugins.contract import adaptive, grid, lif, same
 
 BOTH = pytest.mark.parametrize("make", [norse.make, norse.make_cell], ids=["sequence", "cell"])
 

@@ -12,8 +12,8 @@ from spikeloom.modules import neuron_of
 from spikeloom.neurons.surrogate import Erf, SuperSpike
 from spikeloom.plugins import NoCounterpart
 from spikeloom.plugins import norse as loom
+from spikeloom.plugins.contract import same, weight
 from spikeloom.plugins.norse.threshold import host_form, surrogate_of
-from tests.plugins.contract import same, weight
 from tests.plugins.exchange import sample, weighted
 
 METHODS = ("super", "triangle", "tanh", "circ", "heavi_erfc", "heaviside")

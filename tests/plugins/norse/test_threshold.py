@@ -7,8 +7,8 @@ from norse.torch.functional import threshold as host
 
 from spikeloom.neurons.surrogate import FastSigmoid, SuperSpike
 from spikeloom.plugins import norse
+from spikeloom.plugins.contract import same
 from spikeloom.plugins.norse import threshold
-from tests.plugins.contract import same
 
 METHODS = ("heaviside", "super", "triangle", "tanh", "circ", "heavi_erfc")
 

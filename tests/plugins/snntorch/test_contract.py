@@ -3,7 +3,7 @@
 import pytest
 
 from spikeloom.plugins import snntorch
-from tests.plugins.contract import (
+from spikeloom.plugins.contract import (
     CHECKS,
     Host,
     a_missing_host_is_one_clear_error,

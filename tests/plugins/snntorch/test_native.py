@@ -16,9 +16,9 @@ from spikeloom.modules import neuron_of
 from spikeloom.neurons.surrogate import Erf, FastSigmoid
 from spikeloom.plugins import NoCounterpart
 from spikeloom.plugins import snntorch as loom
+from spikeloom.plugins.contract import same, weight
 from spikeloom.plugins.snntorch.surrogate import host_form, recognise
 from tests.export.readers import with_snntorch
-from tests.plugins.contract import same, weight
 from tests.plugins.exchange import sample, weighted
 
 GRADIENTS = [

@@ -11,7 +11,7 @@ from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.vocabulary import fire
 from spikeloom.neurons.surrogate import ATan
 from spikeloom.plugins import spikingjelly as loom
-from tests.plugins.contract import same
+from spikeloom.plugins.contract import same
 
 
 def ternary_step(x, state, p):

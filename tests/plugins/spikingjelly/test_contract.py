@@ -4,7 +4,7 @@ import pytest
 from spikingjelly.activation_based import base
 
 from spikeloom.plugins import spikingjelly
-from tests.plugins.contract import CHECKS, Host
+from spikeloom.plugins.contract import CHECKS, Host
 
 
 def own_state(node):

@@ -15,7 +15,7 @@ from torch import nn
 from spikeloom.neurons import IF
 from spikeloom.neurons import surrogate as ours
 from spikeloom.plugins import spikingjelly as loom
-from tests.plugins.contract import grid, same, weight
+from spikeloom.plugins.contract import grid, same, weight
 
 PAIRS = [
     (loom.LIFNode, neuron.LIFNode),

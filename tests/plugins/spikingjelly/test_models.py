@@ -11,7 +11,7 @@ from spikingjelly.activation_based import ann2snn, functional, monitor, neuron, 
 from torch import nn
 
 from spikeloom.plugins import spikingjelly as loom
-from tests.plugins.contract import same, weight
+from spikeloom.plugins.contract import same, weight
 
 SMALL = {"num_classes": 5, "T": 2}
 RESNET = {**SMALL, "layers": (1, 1, 1), "base_channels": 8, "stem_kernel_size": 3, "stem_stride": 1}

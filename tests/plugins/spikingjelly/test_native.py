@@ -23,8 +23,8 @@ from spikeloom.modules import neuron_of
 from spikeloom.neurons import surrogate as ours
 from spikeloom.plugins import NoCounterpart
 from spikeloom.plugins import spikingjelly as loom
+from spikeloom.plugins.contract import same, weight
 from tests.export.readers import with_spikingjelly
-from tests.plugins.contract import same, weight
 from tests.plugins.exchange import sample, weighted
 
 BINARY = [2.0**-k for k in range(1, 6)]

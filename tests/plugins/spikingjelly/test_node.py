@@ -16,7 +16,7 @@ from spikeloom.kernel.vocabulary import fire
 from spikeloom.neurons.surrogate import ATan
 from spikeloom.plugins import spikingjelly as loom
 from spikeloom.plugins.adapter import component
-from tests.plugins.contract import adaptive, grid, lif, same, weight
+from spikeloom.plugins.contract import adaptive, grid, lif, same, weight
 
 NODES = {
     "LIFNode": loom.LIFNode,

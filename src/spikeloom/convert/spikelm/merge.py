@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from spikeloom.convert.spikelm.amplitude import BiSpikes
 from spikeloom.hosted import copied
 from spikeloom.kernel.neuron import kind, tensor_of
+from spikeloom.modules import neuron_of
 from spikeloom.neurons.elastic import FLOOR, ElasticBiSpike
 
 __all__ = ["StepScale", "merge_amplitude"]
@@ -199,7 +200,7 @@ def _in_sequence(model: nn.Module) -> Iterator[Link]:
         if not isinstance(parent, nn.Sequential):
             continue
         for (child, module), (behind, layer) in itertools.pairwise(parent._modules.items()):
-            neuron = getattr(module, "neuron", None)
+            neuron = neuron_of(module)
             weighs = isinstance(layer, (nn.Linear, *CONVOLUTIONS))
             if isinstance(neuron, ElasticBiSpike) and weighs:
                 prefix = f"{name}." if name else ""

@@ -12,10 +12,10 @@ from torch import nn
 
 from spikeloom.export.refuse import Refused
 from spikeloom.modules import (
-    Host,
+    Framework,
     base_of,
     described_classes,
-    host_of,
+    framework_of,
     is_describable,
     override_of,
 )
@@ -36,19 +36,20 @@ def refuse_foreign(module: nn.Module) -> None:
     if override and base is not None and is_describable(module):
         beside = f"put what it does beside the {base.__name__} into a module around it"
         raise Refused(override, beside)
-    if found := host_of(type(module)):
+    if found := framework_of(type(module)):
         _refuse(*found, override)
 
 
-def _refuse(host: Host, cls: type, override: str) -> NoReturn:
-    owned, name, taken = f"{host.title}'s own {cls.__name__}", cls.__name__, described_classes(host)
-    instead = f"use {host.title}'s {', '.join(taken)}"
+def _refuse(framework: Framework, cls: type, override: str) -> NoReturn:
+    title, name, taken = framework.title, cls.__name__, described_classes(framework)
+    owned, instead = f"{title}'s own {name}", f"use {title}'s {', '.join(taken)}"
     outside = "keep this part of the model outside the file"
     if override:
         raise Refused(f"derives from {owned} and may compute something else", outside)
     if name in taken:
         raise Refused(f"is {owned} with settings that NIR has not", f"use {taken[name]}")
     reason = f"is {owned}, for which this export has no form"
-    if cls in host.writes:
-        raise Refused(reason, f"{instead}, or write the model with {host.export_call}, unchecked")
+    if cls in framework.writes:
+        call = framework.export_call
+        raise Refused(reason, f"{instead}, or write the model with {call}, unchecked")
     raise Refused(reason, f"{instead}, or {outside}")

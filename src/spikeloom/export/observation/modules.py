@@ -11,7 +11,7 @@ from spikeloom.export.forms.layers import LAYERS, layer_key, transparent
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.modules import (
     conventions_of,
-    host_of,
+    framework_of,
     is_neuron,
     neuron_of,
     override_of,
@@ -58,7 +58,7 @@ def is_leaf(module: nn.Module) -> bool:
     """Whether a module is exported (or refused) as one thing."""
     if is_neuron(module) or layer_key(module) is not None:
         return True
-    if host_of(type(module)) is not None:
+    if framework_of(type(module)) is not None:
         return True
     if getattr(module, "has_loops", False):  # an imported network that runs itself
         return True

@@ -7,14 +7,13 @@ from typing import Any
 from torch import nn
 
 from spikeloom.hosted import Make, made
-from spikeloom.kernel.neuron import Neuron
-from spikeloom.layer import current_parameters
+from spikeloom.modules import neuron_of, values_of
 from spikeloom.neurons.lif import IF, LIF
 from spikeloom.report import Report
 from spikeloom.verify.fold.connections import Connections
 from spikeloom.verify.fold.plain import has_hooks
 
-__all__ = ["Draft", "lif_of", "neuron_of"]
+__all__ = ["Draft", "lif_of"]
 
 # How a host's module is called; the module in its place is called alike.
 MANNERS = ("implementation", "init_hidden", "output", "step_mode", "store_v_seq", "time_first")
@@ -54,7 +53,8 @@ class Draft:
     def remade(self, name: str, **changes: Any) -> Any:
         """A neuron module with some settings changed; None if ``make`` makes another kind."""
         old = self.module(name)
-        settings = {**old.neuron.settings(), **current_parameters(old, old.neuron), **changes}
+        neuron: Any = neuron_of(old)
+        settings = {**neuron.settings(), **values_of(old), **changes}
         new = made(self.make, (LIF if "tau" in settings else IF)(**settings))
         if has_hooks(old) or not isinstance(old, type(new)):
             return None
@@ -64,14 +64,8 @@ class Draft:
         return new
 
 
-def neuron_of(module: Any) -> Neuron | None:
-    """The description that a module carries, if it is a neuron of ours."""
-    neuron = getattr(module, "neuron", None)
-    return neuron if isinstance(neuron, Neuron) else None
-
-
 def lif_of(module: Any) -> LIF | None:
-    """The same if it is a LIF, and no subclass that computes something else."""
+    """A module's description if it is a LIF, and no subclass that computes something else."""
     neuron = neuron_of(module)
     own = ("_step", "_charge", "_fire")
     is_lif = all(getattr(type(neuron), name, None) is getattr(LIF, name) for name in own)

@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from spikeloom.layer import SpikingLayer
+from spikeloom.modules import is_neuron
 from spikeloom.verify.fold.connections import Path
-from spikeloom.verify.fold.draft import Draft, lif_of, neuron_of
+from spikeloom.verify.fold.draft import Draft, lif_of
 from spikeloom.verify.fold.layout import Layout, along, is_pool, layout_of, spatial
 from spikeloom.verify.fold.plain import is_plain_norm, is_weight
 from spikeloom.verify.fold.shift import FeatureShift, FoldedNorm
@@ -175,7 +176,7 @@ def _threshold_shape(layout: Layout | None, norm: Any) -> tuple[int, ...] | None
 def _reason(draft: Draft, name: str, norm: Any) -> str:
     after, _ = draft.connections.after(name)
     weight = draft.module(draft.connections.before(name))
-    if neuron_of(draft.module(after)) is not None:
+    if after is not None and is_neuron(draft.module(after)):
         return (
             "the neuron behind it does not rest at 0, has thresholds or hooks of its own, hands "
             "on its potential, would need thresholds beyond its dtype, or is not what make makes "

@@ -1,6 +1,6 @@
 """What a neuron has to do on every host, whatever the host's conventions.
 
-A host's tests describe the host once and run every check on it:
+A host's tests describe the host once and run every check on it, with pytest or without::
 
     HOST = Host("norse", norse.make, forward=..., reset=...)
 
@@ -8,8 +8,9 @@ A host's tests describe the host once and run every check on it:
     def test_contract(check):
         check(HOST)
 
-The reference loops below are plain torch in float64. Inputs lie on a grid of 1/8 and tau is 2, so
-float32 computes them without rounding, and many potentials meet the threshold exactly.
+Each check raises an AssertionError if the host does not keep to it. The reference loops below are
+plain torch in float64. Inputs lie on a grid of 1/8 and tau is 2, so float32 computes them without
+rounding, and many potentials meet the threshold exactly.
 """
 
 from __future__ import annotations
@@ -17,20 +18,24 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import spikeloom
-from spikeloom import neurons, plugins
+from spikeloom import compress, neurons, verify
+from spikeloom.hosted import made, output_of, spikes_from_rest, to_rest
 from spikeloom.kernel.vocabulary import fire
+from spikeloom.modules import registered
 from spikeloom.neurons.surrogate import ATan
 
 State = tuple[Tensor, ...]
@@ -73,11 +78,13 @@ class AtanSpike(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, u: Tensor) -> Tensor:
+        """The spike."""
         ctx.save_for_backward(u)
         return (u >= 0).to(u.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """The derivative of ``ATan(2.0)``."""
         (u,) = ctx.saved_tensors
         return grad / (1 + (math.pi * u) ** 2)
 
@@ -141,10 +148,27 @@ def same(first: Any, second: Any) -> None:
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
+def close(first: Any, second: Any, tolerance: float = 1e-5) -> None:
+    """Equal in float64 but for rounding."""
+    torch.testing.assert_close(first.double(), second, rtol=tolerance, atol=tolerance)
+
+
+@contextmanager
+def raises(error: type[Exception], match: str) -> Iterator[None]:
+    """Fail unless the block raises such an error, whose message has this pattern in it."""
+    try:
+        yield
+    except error as found:
+        assert re.search(match, str(found)), f"{match!r} is not in {found!s}"
+    else:
+        raise AssertionError(f"no {error.__name__} with {match!r}")
+
+
 # --- Checks -----------------------------------------------------------------------------------
 
 
 def spikes_equal_the_reference(host: Host) -> None:
+    """A LIF fires as a plain loop in float64 does, with both resets."""
     for hard in (True, False):
         x = grid(9, 3, 5)
         expected, (v,) = lif_loop(
@@ -157,6 +181,7 @@ def spikes_equal_the_reference(host: Host) -> None:
 
 
 def a_sequence_equals_its_steps(host: Host) -> None:
+    """A whole sequence gives what its single steps give."""
     for steps in (1, 2, 4, 7, 64):
         x = grid(steps, 2, 3, seed=steps)
         for neuron in (lif(), lif(hard=False), adaptive()):
@@ -170,6 +195,7 @@ def a_sequence_equals_its_steps(host: Host) -> None:
 
 
 def chunks_equal_the_whole(host: Host) -> None:
+    """A sequence that goes on from a state gives what the whole gives."""
     for neuron in (lif(), adaptive()):
         x, module = grid(9, 2, 3), host.make(neuron)
         whole, last = host.forward(module, x, None)
@@ -181,6 +207,7 @@ def chunks_equal_the_whole(host: Host) -> None:
 
 
 def reset_starts_afresh(host: Host) -> None:
+    """After a reset a module answers as a fresh one, for another shape too."""
     x, module = grid(5, 2, 3), host.make(adaptive())
     first, _ = host.forward(module, x, None)
     host.reset(module)
@@ -193,6 +220,7 @@ def reset_starts_afresh(host: Host) -> None:
 
 
 def states_are_float32_for_16_bit_input(host: Host) -> None:
+    """States have the precision that is computed in, outputs that of the input."""
     computed = {
         torch.float16: torch.float32,
         torch.bfloat16: torch.float32,
@@ -210,6 +238,7 @@ def states_are_float32_for_16_bit_input(host: Host) -> None:
 
 
 def counts_and_events_are_promoted_as_torch_promotes_them(host: Host) -> None:
+    """Integers and booleans are taken for numbers."""
     counts = torch.randint(0, 4, (6, 2, 3), generator=torch.Generator().manual_seed(0))
     for dtype in (torch.bool, torch.uint8, torch.int16, torch.int64):
         x = counts.to(dtype)
@@ -229,6 +258,7 @@ def counts_and_events_are_promoted_as_torch_promotes_them(host: Host) -> None:
 
 
 def gradients_equal_the_reference(host: Host) -> None:
+    """Gradients of input, state and parameter are those of the loop."""
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         for hard in (True, False):
             for detach in (True, False):
@@ -245,8 +275,7 @@ def gradients_equal_the_reference(host: Host) -> None:
                 y, (last,) = host.forward(module, x, (v,))
                 (y * weight(y) + last).sum().backward()
                 for own, reference in zip((x, v, tau), leaves, strict=True):
-                    close = {"rtol": tolerance, "atol": tolerance}
-                    torch.testing.assert_close(own.grad.double(), reference.grad, **close)
+                    close(own.grad, reference.grad, tolerance)
 
 
 def weight(y: Tensor) -> Tensor:
@@ -255,13 +284,14 @@ def weight(y: Tensor) -> Tensor:
 
 
 def a_second_backward_pass_names_the_remedy(host: Host) -> None:
+    """A state of an earlier graph is refused with the remedy."""
     for implementation in ("llvm", "eager"):
         module = host.make(lif(tau=nn.Parameter(torch.tensor(2.0))), implementation=implementation)
         first, second = grid(6, 2, 3).split(3)
         y, state = host.forward(module, first, None)
         y.sum().backward()
         y, _ = host.forward(module, second, state)
-        with pytest.raises(RuntimeError, match=r"reset_net\(net\).*reset\(net\).*state=None"):
+        with raises(RuntimeError, match=r"reset_net\(net\).*reset\(net\).*state=None"):
             y.sum().backward()
         host.reset(module)
         y, state = host.forward(module, first, None)
@@ -271,6 +301,8 @@ def a_second_backward_pass_names_the_remedy(host: Host) -> None:
 
 
 def a_checkpointed_region_has_the_gradients_of_the_plain_one(host: Host) -> None:
+    """A checkpointed call gives the same gradients."""
+
     def gradients(call: Callable[..., Any]) -> Any:
         module = host.make(lif(tau=nn.Parameter(torch.tensor(2.0))))
         x, state = grid(8, 2, 3).requires_grad_(), None
@@ -284,6 +316,7 @@ def a_checkpointed_region_has_the_gradients_of_the_plain_one(host: Host) -> None
 
 
 def per_neuron_parameters_learn(host: Host) -> None:
+    """A Parameter with a value for each neuron is learned."""
     tau = nn.Parameter(torch.tensor([2.0, 4.0, 8.0]))
     x, module = grid(8, 2, 3), host.make(lif(tau=tau))
     (own,) = module.parameters()
@@ -295,10 +328,11 @@ def per_neuron_parameters_learn(host: Host) -> None:
     z, (w,) = lif_loop(x.double(), start, reference, hard=True, detach=False)
     same(y, z.float())
     (z * weight(z) + w).sum().backward()
-    torch.testing.assert_close(own.grad.double(), reference.grad, rtol=1e-5, atol=1e-5)
+    close(own.grad, reference.grad)
 
 
 def a_neuron_of_the_user_trains(host: Host) -> None:
+    """A step that a user wrote runs and trains."""
     module = host.make(adaptive(rise=nn.Parameter(torch.tensor(0.5))))
     (rise,) = module.parameters()
     x = grid(10, 2, 3).requires_grad_()
@@ -311,11 +345,13 @@ def a_neuron_of_the_user_trains(host: Host) -> None:
     spikes, last = adaptive_loop(z, start, reference)
     (spikes * weight(spikes) + sum(last)).sum().backward()
     same(y, spikes.float())
-    torch.testing.assert_close(x.grad.double(), z.grad, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(rise.grad.double(), reference.grad, rtol=1e-5, atol=1e-5)
+    close(x.grad, z.grad)
+    close(rise.grad, reference.grad)
 
 
 def a_step_that_cannot_be_traced_runs_all_the_same(host: Host) -> None:
+    """A step without a kernel runs eagerly."""
+
     def step(x: Any, state: Any, p: Any) -> Any:
         h = torch.tanh(state[0]) + x
         s = AtanSpike.apply(h - 1.0)
@@ -331,17 +367,19 @@ def a_step_that_cannot_be_traced_runs_all_the_same(host: Host) -> None:
 
 
 def implementations_agree_and_are_honoured(host: Host) -> None:
+    """An implementation is honoured or refused by its name."""
     x = grid(6, 4)
     eager, _ = host.forward(host.make(lif(), implementation="eager"), x, None)
     kernel, _ = host.forward(host.make(lif(), implementation="llvm"), x, None)
     same(kernel, eager)
-    with pytest.raises(RuntimeError, match="cupy"):
+    with raises(RuntimeError, match="cupy"):
         host.forward(host.make(lif(), implementation="cupy"), x, None)
-    with pytest.raises(ValueError, match="implementation"):
+    with raises(ValueError, match="implementation"):
         host.forward(host.make(lif(), implementation="fastest"), x, None)
 
 
 def unusual_shapes_work(host: Host) -> None:
+    """Empty axes, views and many axes work."""
     for shape in ((5,), (5, 1), (3, 0), (3, 2, 0, 4), (1, 7), (2, 2, 3, 2, 2)):
         y, (v,) = host.forward(host.make(lif()), grid(*shape), None)
         assert y.shape == shape
@@ -355,6 +393,7 @@ def unusual_shapes_work(host: Host) -> None:
 
 
 def no_steps_leave_the_state_alone(host: Host) -> None:
+    """A sequence of no steps returns its state."""
     start = (grid(2, 3),)
     y, (v,) = host.forward(host.make(lif()), torch.empty(0, 2, 3), start)
     assert y.shape == (0, 2, 3)
@@ -362,13 +401,15 @@ def no_steps_leave_the_state_alone(host: Host) -> None:
 
 
 def nan_is_never_silence(host: Host) -> None:
+    """NaN is refused."""
     x = grid(4, 3)
     x[1, 1] = float("nan")
-    with pytest.raises(ValueError, match="NaN"):
+    with raises(ValueError, match="NaN"):
         host.forward(host.make(lif()), x, None)
 
 
 def copies_and_pickles_are_independent(host: Host) -> None:
+    """Copies and pickles compute the same with tensors of their own."""
     x = grid(5, 2, 3).requires_grad_()
     # A step defined at module level, as pickle needs it.
     module = host.make(adaptive(rise=nn.Parameter(torch.tensor(0.5))))
@@ -382,6 +423,8 @@ def copies_and_pickles_are_independent(host: Host) -> None:
 
 
 def saved_parameters_load_into_a_fresh_node(host: Host) -> None:
+    """A state_dict loads into another module."""
+
     def fresh(rise: float) -> nn.Module:
         return host.make(adaptive(rise=nn.Parameter(torch.tensor(rise))))
 
@@ -394,15 +437,19 @@ def saved_parameters_load_into_a_fresh_node(host: Host) -> None:
 
 
 def only_neurons_are_accepted(host: Host) -> None:
-    with pytest.raises(TypeError, match="neuron"):
+    """What is no description is refused."""
+    with raises(TypeError, match="neuron"):
         host.make(nn.ReLU())
 
 
 def tracers_never_look_inside(host: Host) -> None:
-    assert host.make(lif())._is_leaf_module is True
+    """Tracers take a module as one thing."""
+    assert getattr(host.make(lif()), "_is_leaf_module", False) is True
 
 
 def components_are_listed(host: Host) -> None:
+    """The host's classes are listed with their method and paper."""
+    plugins = import_module("spikeloom.plugins")
     module = getattr(plugins, host.name)
     own = [component for component in plugins.components() if component.host == host.name]
     assert own
@@ -413,10 +460,91 @@ def components_are_listed(host: Host) -> None:
         assert component.cls.__doc__
 
 
+# --- What the rest of the package makes of its modules -----------------------------------------
+
+
+class Network(nn.Module):
+    """Weights, a neuron, and weights again; states stay with the neuron."""
+
+    def __init__(self, neuron: nn.Module) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.first, self.neuron, self.second = nn.Linear(3, 6), neuron, nn.Linear(6, 2)
+        for weight in (*self.first.parameters(), *self.second.parameters()):
+            weight.data = torch.randint(-4, 9, weight.shape, generator=generator) / 4
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[T, batch, 3]`` to ``[T, batch, 2]``."""
+        y: Tensor = self.second(output_of(self.neuron(self.first(x))))
+        return y
+
+
+def its_class_states_its_conventions(host: Host) -> None:
+    """It is known how the host's modules take time and state."""
+    assert registered(type(host.make(lif()))) is not None
+
+
+def made_for_a_recipe_it_takes_sequences_from_rest(host: Host) -> None:
+    """Recipes, models and imported graphs take ``make=`` of the host."""
+    for neuron in (lif(), lif(hard=False), adaptive(), neurons.OAT(4, normal=1.0, outlier=8.0)):
+        x, module = grid(7, 2, 3), made(host.make, neuron)
+        expected, _ = spikeloom.run(neuron, x)
+        for _ in range(2):
+            same(spikes_from_rest(module, x), expected)
+
+
+def a_network_is_put_back_to_rest(host: Host) -> None:
+    """``to_rest`` reaches it inside a network, whatever it was called with."""
+    x, module = grid(5, 2, 3), host.make(adaptive())
+    first, _ = host.forward(module, x, None)
+    to_rest(nn.ModuleList([module]))
+    second, _ = host.forward(module, x, None)
+    same(second, first)
+
+
+def calibration_sees_its_steps_and_its_decay(host: Host) -> None:
+    """The compressor finds steps, samples and decay, and the Hessians that belong to them."""
+    x = grid(7, 5, 3)
+    found, expected = (
+        compress.calibrate(Network(made(make, lif(tau=4.0))), x)
+        for make in (host.make, spikeloom.SpikingLayer)
+    )
+    assert str(found) == str(expected), f"{found}\ninstead of\n{expected}"
+    for name in expected:
+        for own, other in zip(found[name].spiking, expected[name].spiking, strict=True):
+            torch.testing.assert_close(own.hessian, other.hessian)
+
+
+def its_spikes_are_counted(host: Host) -> None:
+    """The energy report has a row for it, with its spikes."""
+    x = grid(7, 5, 3)
+    net = Network(made(host.make, lif()))
+    spikes, _ = spikeloom.run(lif(), net.first(x).detach())
+    report = verify.count_energy(net, x)
+    (row,) = (row for row in report.rows if row[0] == "neuron")
+    assert row[1] == type(net.neuron).__name__ and row[2] == float(spikes.sum()) / 5
+    assert report.steps == 7
+
+
+def it_is_written_as_nir_and_read_back(host: Host) -> None:
+    """The exporter takes it for its neuron, and an imported graph is made of it again."""
+    export = import_module("spikeloom.export")
+    x = grid(7, 5, 3)
+    net = Network(made(host.make, lif()))
+    graph, report = export.to_nir(net, x)
+    assert report.mismatch == 0 and {"LIF"} < {type(n).__name__ for n in graph.nodes.values()}
+    to_rest(net)
+    expected, again = net(x), export.from_nir(graph, make=host.make)
+    for _ in range(2):
+        torch.testing.assert_close(output_of(again(x)), expected)
+
+
 FOREIGN = {"cupy", "triton", "nir", "nirtorch", "lava", "torchvision", "matplotlib", "transformers"}
 
 
 def importing_it_imports_nothing_foreign(host: Host) -> None:
+    """The host is imported without other frameworks."""
     others = {"spikingjelly", "snntorch", "norse"} - {host.name}
     _python(
         # torch's compiler brings Triton along, where a release of it is installed
@@ -430,6 +558,7 @@ def importing_it_imports_nothing_foreign(host: Host) -> None:
 
 
 def a_missing_host_is_one_clear_error(host: Host) -> None:
+    """A framework that is not installed is named with the remedy."""
     remedy = f'pip install "spikeloom[{host.name}]"'
     _python(
         "import sys",
@@ -470,6 +599,12 @@ CHECKS = (
     saved_parameters_load_into_a_fresh_node,
     only_neurons_are_accepted,
     tracers_never_look_inside,
+    its_class_states_its_conventions,
+    made_for_a_recipe_it_takes_sequences_from_rest,
+    a_network_is_put_back_to_rest,
+    calibration_sees_its_steps_and_its_decay,
+    its_spikes_are_counted,
+    it_is_written_as_nir_and_read_back,
     components_are_listed,
     importing_it_imports_nothing_foreign,
     a_missing_host_is_one_clear_error,
