@@ -80,7 +80,13 @@ class Fired(plugins.norse.LIFBox):
     forward = Negated.forward
 
 
+class Intercepted(spikeloom.SpikingLayer):
+    def __call__(self, x):
+        return -super().__call__(x)
+
+
 OTHER = {
+    "its call": (Intercepted(neurons.LIF()), "a SpikingLayer with a __call__ of its own"),
     "an overridden step": (Stepped(), "a LIFNode with a single_step_functional_forward of its own"),
     "a mixin": (Mixed(0.5), "a Leaky with a forward of its own"),
     "ours": (Fired(), "a LIFBox with a forward of its own"),
@@ -92,7 +98,7 @@ def test_a_subclass_with_a_step_of_its_own_is_no_known_neuron(case):
     module, said = OTHER[case]
     assert override_of(module) == f"is {said}"
     assert neuron_of(module) is None and response_of(module) is None
-    assert takes_steps(module) is (case != "ours")
+    assert takes_steps(module) is (case not in ("ours", "its call"))
 
 
 def test_a_replaced_forward_is_noticed_and_a_watched_one_is_not():

@@ -26,6 +26,8 @@ __all__ = [
 
 # What a subclass may define without computing anything else.
 HARMLESS = frozenset({"__init__", "__init_subclass__", "__repr__", "extra_repr", "_get_name"})
+# By which every module is called and read.
+CALLING = frozenset({"__call__", "_call_impl", "__getattr__", "__getattribute__"})
 
 
 def is_neuron(module: nn.Module) -> bool:
@@ -117,21 +119,20 @@ def override_of(module: nn.Module) -> str:
             return f"its {call} was replaced on the module itself"
     if base is None:
         return ""
-    for call in _own_methods(type(module), base):
-        if conventions.decisive is None or call in conventions.decisive:
-            return f"is a {base.__name__} with a {call} of its own"
+    decisive = conventions.decisive
+    for method in _own_methods(type(module), base):
+        if decisive is None or method in decisive | CALLING:
+            return f"is a {base.__name__} with a {method} of its own"
     return ""
 
 
 def _own_methods(cls: type, base: type) -> Iterator[str]:
     """The methods by which a class answers otherwise than its base, those of torch's apart."""
-    calling = {"forward", "__call__", "_call_impl", "__getattr__", "__getattribute__"}
-    decisive = {
-        name for kind in base.__mro__ if kind not in nn.Module.__mro__ for name in vars(kind)
-    }
+    torch_s = nn.Module.__mro__
+    computing = {name for kind in base.__mro__ if kind not in torch_s for name in vars(kind)}
     for kind in cls.__mro__[: cls.__mro__.index(base)]:
-        for name, value in vars(kind).items():
-            if _is_method(value) and name in (decisive | calling) - HARMLESS:
+        for name, value in () if kind in torch_s else vars(kind).items():
+            if _is_method(value) and name in (computing | CALLING | {"forward"}) - HARMLESS:
                 yield name
 
 
