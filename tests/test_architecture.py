@@ -17,6 +17,7 @@ HOSTS = {"spikingjelly", "snntorch", "norse"}
 SHARED = {
     "kernel",
     "neurons",
+    "observe",
     "layer",
     "modules",
     "hosted",
@@ -29,6 +30,7 @@ SHARED = {
 MAY_IMPORT = {
     "kernel": {"kernel"},
     "neurons": {"kernel", "neurons", "files"},
+    "observe": {"kernel", "neurons", "observe"},
     "layer": {"kernel"},
     "modules": {"kernel", "neurons", "layer", "modules"},
     "hosted": {"kernel", "modules"},

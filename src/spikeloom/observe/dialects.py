@@ -1,0 +1,84 @@
+"""How an operation is written: as a function, a method, an operator of Python, or by its schema.
+
+``torch.nn.functional.relu``, ``Tensor.relu_``, ``aten::relu`` and ``aten.relu.default`` are one
+operation, and so are ``torch.add``, ``Tensor.__radd__`` and ``operator.add``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+__all__ = ["is_in_place", "name_of", "spellings"]
+
+# Namespaces whose operations go by their plain names.
+PLAIN = ("aten", "spikeloom")
+# Where functions that are torch's, or stand for its methods, are at home.
+HOMES = ("torch", "_operator")
+
+
+def name_of(operation: Any) -> str:
+    """An operation's name as it was called, without its overload.
+
+    Args:
+        operation: A function, a method, an operator, or its name in any dialect.
+    """
+    if isinstance(operation, torch._ops.OpOverload):
+        operation = operation._schema.name
+    elif isinstance(operation, torch._ops.OpOverloadPacket):
+        operation = operation._qualified_op_name
+    if not isinstance(operation, str):
+        return _name_of_function(operation)
+    namespace, _, name = operation.rpartition("::")
+    if namespace:
+        return name if namespace in PLAIN else operation
+    first, *rest = operation.split(".")
+    if first in PLAIN:
+        return rest[0]
+    return rest[-1] if rest and first in ("torch", "Tensor") else operation
+
+
+def _name_of_function(function: Any) -> str:
+    name: str = getattr(function, "__name__", type(function).__name__)
+    owner = getattr(function, "__self__", None)
+    if name == "__get__":  # of a property such as Tensor.shape
+        return str(getattr(owner, "__name__", name))
+    method = getattr(function, "__objclass__", None)
+    homes = (getattr(place, "__module__", None) for place in (function, method, owner))
+    home = next((home for home in homes if home), getattr(owner, "__name__", ""))
+    return name if home.partition(".")[0] in HOMES else f"{home}.{name}"
+
+
+def spellings(operation: Any) -> Iterator[str]:
+    """The names under which an operation may stand in a table, the most particular one first.
+
+    Args:
+        operation: A function, a method, an operator, or its name in any dialect.
+    """
+    name = name_of(operation)
+    if getattr(operation, "__module__", None) == "torch.nn.functional":
+        yield f"functional.{name}"
+    yield name
+    if name.startswith("__") and name.endswith("__"):
+        name = name.strip("_")
+        yield name
+        yield name[1:]  # __radd__ and __iadd__ add
+    elif is_in_place(name):
+        yield name.rstrip("_")
+
+
+def is_in_place(name: str) -> bool:
+    """Whether a name is that of an operation that writes into its first argument.
+
+    Args:
+        name: As :func:`name_of` returns it.
+    """
+    if name.startswith("__"):
+        return name == "__setitem__" or (name.startswith("__i") and name not in NOT_IN_PLACE)
+    return name.endswith("_") and not name.startswith("_")
+
+
+# Methods of Python's whose names begin alike.
+NOT_IN_PLACE = ("__index__", "__int__", "__invert__", "__iter__", "__init__")

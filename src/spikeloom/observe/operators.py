@@ -1,0 +1,306 @@
+"""The table of operations: each of torch's by what it does to values.
+
+Whoever follows values through a network asks :func:`meaning_of`, and keeps no list of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from spikeloom.observe.dialects import spellings
+from spikeloom.observe.operation import EVERY, Effect, Operation
+
+__all__ = ["meaning_of", "names_of", "register"]
+
+_TABLE: dict[str, Operation] = {}
+
+
+def meaning_of(operation: Any) -> Operation | None:
+    """What an operation does to values; None for one that is not known.
+
+    Args:
+        operation: A function or method of torch, an operator of Python's, an overload, or a name
+            in any of these dialects.
+
+    Example:
+        >>> import operator, torch
+        >>> from spikeloom.observe import meaning_of
+        >>> meaning_of(torch.nn.functional.relu) is meaning_of("aten::relu_")
+        True
+        >>> meaning_of(operator.add).effect.name, meaning_of(torch.Tensor.__radd__).name
+        ('ADDS', 'add')
+        >>> meaning_of(torch.fft.fft) is None
+        True
+    """
+    return next((_TABLE[name] for name in spellings(operation) if name in _TABLE), None)
+
+
+def register(operation: Operation, *others: str) -> None:
+    """Say what an operation does, one of your own or one of torch's that is not known.
+
+    Args:
+        operation: The operation, by its name.
+        others: Further names of it.
+
+    Raises:
+        TypeError: If it is no :class:`Operation`.
+        ValueError: If a name is taken by an operation that does something else.
+
+    Example:
+        >>> import torch
+        >>> from spikeloom.observe import Effect, Operation, meaning_of, register
+        >>> @torch.library.custom_op("mylib::spike", mutates_args=())
+        ... def spike(x: torch.Tensor) -> torch.Tensor:
+        ...     return (x > 0).float()
+        >>> register(Operation("mylib::spike", Effect.ROUNDS))
+        >>> meaning_of(torch.ops.mylib.spike).effect.name
+        'ROUNDS'
+    """
+    if not isinstance(operation, Operation):
+        raise TypeError(f"operation: must be an Operation, got {type(operation).__name__}")
+    for name in (operation.name, *others):
+        if _TABLE.get(name, operation) != operation:
+            raise ValueError(
+                f"operation: {name!r} is known already, as {_TABLE[name]}; take another name"
+            )
+    _TABLE.update(dict.fromkeys((operation.name, *others), operation))
+
+
+def names_of(effect: Effect) -> list[str]:
+    """All names of the operations that have an effect.
+
+    Args:
+        effect: The effect.
+    """
+    return [name for name, operation in _TABLE.items() if operation.effect is effect]
+
+
+def _rows(effect: Effect, words: str, **traits: Any) -> None:
+    """Enter operations that do the same; a word is a name, and after ``=`` its other names."""
+    for word in words.split():
+        name, *others = word.split("=")
+        register(Operation(name, effect, **traits), *others)
+
+
+# --- Values stay what they are -------------------------------------------------------------------
+
+_rows(
+    Effect.KEEPS,
+    """
+    clone contiguous detach alias lift_fresh lift_fresh_copy to=_to_copy=type float double half
+    bfloat16 cpu cuda requires_grad_ positive=pos
+    """,
+    addends=EVERY,
+)
+_rows(Effect.KEEPS, "type_as", addends=(0,), ignores=(1,))
+_rows(Effect.KEEPS, "copy", addends=(1,))
+_rows(
+    Effect.MOVES,
+    """
+    view=_unsafe_view=_reshape_alias reshape flatten unflatten ravel squeeze unsqueeze atleast_1d
+    atleast_2d atleast_3d permute transpose=swapaxes=swapdims t movedim=moveaxis T mT H mH adjoint
+    numpy_T matrix_H expand broadcast_to repeat tile roll flip=reversed fliplr flipud rot90 select
+    slice narrow as_strided unfold diagonal split=split_with_sizes chunk tensor_split unbind=iter
+    hsplit vsplit dsplit pixel_shuffle pixel_unshuffle channel_shuffle real
+    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+    replication_pad3d _pad_circular upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    """,
+    addends=EVERY,
+)
+_rows(
+    Effect.MOVES,
+    """
+    getitem index index_select gather take take_along_dim repeat_interleave masked_select
+    """,
+    addends=(0,),
+)
+_rows(Effect.MOVES, "expand_as reshape_as view_as", addends=(0,), ignores=(1,))
+_rows(
+    Effect.PADS,
+    """
+    pad constant_pad_nd im2col=functional.unfold tril triu diag_embed block_diag
+    """,
+    addends=EVERY,
+)
+_rows(
+    Effect.JOINS,
+    """
+    cat=concat=concatenate stack hstack vstack=row_stack dstack column_stack
+    """,
+    addends=EVERY,
+)
+_rows(Effect.PLACES, "setitem index_put", addends=(0, 2))
+_rows(Effect.PLACES, "slice_scatter select_scatter", addends=(0, 1))
+_rows(Effect.PLACES, "index_copy scatter", addends=(0, 3))
+_rows(Effect.PLACES, "masked_scatter", addends=(0, 2))
+
+# --- Sums and products ---------------------------------------------------------------------------
+
+_rows(Effect.ADDS, "add sub=subtract rsub neg=negative sum cumsum diff", addends=EVERY)
+_rows(Effect.ADDS, "col2im=functional.fold", addends=EVERY)
+_rows(Effect.ADDS, "index_add scatter_add", addends=(0, 3))
+_rows(
+    Effect.AVERAGES,
+    """
+    mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
+    adaptive_avg_pool2d=_adaptive_avg_pool2d adaptive_avg_pool3d=_adaptive_avg_pool3d
+    upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d interpolate
+    """,
+    addends=EVERY,
+)
+_rows(Effect.AVERAGES, "lerp", addends=(0, 1))
+_rows(Effect.MULTIPLIES, "mul=multiply outer=ger kron", factors=(0, 1))
+_rows(Effect.MULTIPLIES, "addcmul addr", addends=(0,), factors=(1, 2))
+_rows(
+    Effect.MULTIPLIES,
+    "div=divide=true_divide=truediv=itruediv=idiv",
+    addends=(0,),
+    is_partial=True,
+)
+_rows(Effect.MULTIPLIES, "addcdiv", addends=(0, 1), is_partial=True)
+_rows(
+    Effect.WEIGHS,
+    """
+    linear convolution conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
+    """,
+    addends=(2,),
+    factors=(0, 1),
+)
+_rows(Effect.WEIGHS, "mm bmm mv dot matmul vdot vecdot=linalg_vecdot inner", factors=(0, 1))
+_rows(Effect.WEIGHS, "addmm baddbmm addmv addbmm", addends=(0,), factors=(1, 2))
+_rows(Effect.WEIGHS, "tensordot chain_matmul linalg_multi_dot", factors=EVERY)
+_rows(Effect.WEIGHS, "einsum", factors=EVERY)
+_rows(Effect.WEIGHS, "bilinear", factors=(0, 1, 2))
+_rows(Effect.ATTENDS, "scaled_dot_product_attention multi_head_attention_forward")
+
+# --- Functions -----------------------------------------------------------------------------------
+
+_rows(Effect.ACTIVATES, "relu", bounds=(0.0,))
+_rows(Effect.ACTIVATES, "relu6", bounds=(0.0, 6.0))
+_rows(Effect.ACTIVATES, "hardtanh", bounds=(-1.0, 1.0))
+_rows(Effect.ACTIVATES, "clamp=clip clamp_min clamp_max", bounds=())
+_rows(
+    Effect.ACTIVATES,
+    """
+    leaky_relu prelu elu selu celu gelu silu mish softplus hardswish hardsigmoid hardshrink
+    softshrink tanhshrink softsign threshold glu sigmoid=special_expit=expit
+    log_sigmoid=logsigmoid tanh erf=special_erf erfc sin cos atan=arctan asinh=arcsinh abs=absolute
+    square softmax=_softmax=_safe_softmax softmin log_softmax=_log_softmax logaddexp hypot
+    """,
+)
+_rows(
+    Effect.ACTIVATES,
+    """
+    pow=rpow sqrt rsqrt reciprocal=rdiv=rtruediv exp exp2 expm1 log log2 log10 log1p logit tan sinh
+    cosh acos=arccos asin=arcsin acosh=arccosh atanh=arctanh erfinv
+    """,
+    is_partial=True,
+)
+_rows(
+    Effect.SELECTS,
+    """
+    max min amax amin maximum minimum fmax fmin aminmax topk sort msort kthvalue median mode cummax
+    cummin max_pool1d=max_pool1d_with_indices max_pool2d=max_pool2d_with_indices=mkldnn_max_pool2d
+    max_pool3d=max_pool3d_with_indices=mkldnn_max_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d
+    """,
+)
+_rows(Effect.SELECTS, "where", addends=(1, 2))
+_rows(Effect.SELECTS, "masked_fill", addends=(0, 2))
+_rows(
+    Effect.REDUCES,
+    """
+    var std var_mean std_mean norm=linalg_norm linalg_vector_norm linalg_matrix_norm prod cumprod
+    logsumexp logcumsumexp cosine_similarity pairwise_distance cdist dist
+    """,
+)
+_rows(Effect.NORMALISES, "batch_norm native_batch_norm cudnn_batch_norm", addends=(0,))
+_rows(
+    Effect.NORMALISES,
+    "_native_batch_norm_legit _native_batch_norm_legit_no_training",
+    addends=(0,),
+)
+_rows(
+    Effect.NORMALISES,
+    """
+    layer_norm=native_layer_norm group_norm=native_group_norm rms_norm=_fused_rms_norm
+    instance_norm local_response_norm normalize renorm
+    """,
+)
+
+# --- Steps, conditions and positions -------------------------------------------------------------
+
+_rows(
+    Effect.ROUNDS,
+    """
+    sign sgn signbit heaviside round floor ceil trunc=fix frac floor_divide=floordiv
+    remainder=mod fmod int long short char byte
+    """,
+)
+_rows(Effect.ORDERS, "gt=greater ge=greater_equal lt=less le=less_equal")
+_rows(
+    Effect.TESTS,
+    """
+    eq ne=not_equal isnan isinf isfinite isposinf isneginf isclose any all bool nonzero=argwhere
+    logical_and logical_or logical_xor logical_not
+    bitwise_and=and=__rand__ bitwise_or=or bitwise_xor=xor bitwise_not=invert
+    """,
+)
+_rows(Effect.RANKS, "argmax argmin argsort searchsorted bucketize")
+_rows(Effect.FIRES, "scan")
+
+# --- Chance, tables and losses -------------------------------------------------------------------
+
+_rows(Effect.DRAWS, "bernoulli multinomial normal gumbel_softmax rrelu")
+_rows(
+    Effect.DROPS,
+    """
+    dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
+    native_dropout
+    """,
+    addends=(0,),
+)
+_rows(Effect.LOOKS_UP, "embedding embedding_bag one_hot")
+_rows(
+    Effect.SCORES,
+    """
+    cross_entropy cross_entropy_loss nll_loss binary_cross_entropy binary_cross_entropy_with_logits
+    mse_loss l1_loss smooth_l1_loss huber_loss kl_div ctc_loss cosine_embedding_loss
+    """,
+)
+
+# --- What is no value of a signal ----------------------------------------------------------------
+
+_rows(
+    Effect.MAKES,
+    """
+    zeros ones empty full rand randn zeros_like ones_like empty_like full_like rand_like randn_like
+    new_zeros new_ones new_empty new_full new_rand new_randn empty_strided new_empty_strided
+    randint randint_like randperm arange linspace eye scalar_tensor zero fill
+    """,
+)
+_rows(
+    Effect.DESCRIBES,
+    """
+    size=shape dim=ndim=ndimension numel=nelement=len stride storage_offset sym_size sym_numel
+    sym_stride sym_storage_offset dtype device layout requires_grad grad grad_fn names nbytes
+    itemsize element_size get_device output_nr retains_grad result_type _version
+    __dir__ __format__ __hash__ __repr__
+    """,
+)
+_rows(Effect.DECIDES, "__bool__ __contains__ allclose equal is_nonzero")
+_rows(
+    Effect.DESCRIBES,
+    # Questions such as is_floating_point, as far as torch does not look at values for them.
+    " ".join(name for name in dir(Tensor) if name.startswith("is_") and name != "is_nonzero"),
+)
+_rows(Effect.READS, "item=_local_scalar_dense __float__ __int__ __index__ __complex__")
+_rows(
+    Effect.LEAVES,
+    """
+    numpy tolist __array__ __dlpack__ __cuda_array_interface__ data_ptr untyped_storage storage
+    _typed_storage share_memory_ __reduce_ex__ apply_ map_ map2_ data
+    """,
+)
