@@ -315,6 +315,32 @@ def test_spikes_limited_to_a_fraction_are_no_spikes():
     assert report.violations == ["2"]
 
 
+@pytest.mark.parametrize("value, violations", [(0.0, []), (1.0, []), (0.5, ["2"])])
+def test_spikes_replaced_by_a_number_are_spikes_only_with_a_spike(value, violations):
+    class Masked(nn.Module):
+        def forward(self, x):
+            return x.masked_fill(torch.tensor([True, False, False, True]), value)
+
+    report = check_mfi(dense(lif(), Masked(), nn.Linear(4, 2)), currents(5, 2, 4), exempt=())
+    assert report.violations == violations
+
+
+def test_bits_of_numbers_are_no_spikes_unless_they_are_conditions():
+    class Bits(nn.Module):
+        def forward(self, x):
+            return (x.int() & 3).to(x.dtype)
+
+    class Both(nn.Module):
+        def forward(self, x):
+            return ((x > 1) & (x < 2)).to(x.dtype)
+
+    found = [
+        check_mfi(dense(first, nn.Linear(4, 2)), 4 * currents(5, 2, 4), exempt=()).violations
+        for first in (Bits(), Both())
+    ]
+    assert found == [["0", "1"], []]
+
+
 def test_average_pooling_left_unfolded_is_rejected_and_folding_cures_it():
     class Net(nn.Module):
         def __init__(self) -> None:

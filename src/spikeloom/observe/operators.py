@@ -131,6 +131,7 @@ _rows(
     """,
     addends=EVERY,
 )
+_rows(Effect.PLACES, "zero fill", addends=EVERY)
 _rows(Effect.PLACES, "setitem index_put", addends=(0, 2))
 _rows(Effect.PLACES, "slice_scatter select_scatter", addends=(0, 1))
 _rows(Effect.PLACES, "index_copy scatter", addends=(0, 3))
@@ -216,12 +217,10 @@ _rows(
     logsumexp logcumsumexp cosine_similarity pairwise_distance cdist dist
     """,
 )
-_rows(Effect.NORMALISES, "batch_norm native_batch_norm cudnn_batch_norm", addends=(0,))
-_rows(
-    Effect.NORMALISES,
-    "_native_batch_norm_legit _native_batch_norm_legit_no_training",
-    addends=(0,),
-)
+# Affine by the statistics of earlier batches, as in evaluation.
+_rows(Effect.NORMALISES, "batch_norm=native_batch_norm=cudnn_batch_norm", addends=(0,))
+_rows(Effect.NORMALISES, "batch_norm=_native_batch_norm_legit", addends=(0,))
+_rows(Effect.NORMALISES, "batch_norm=_native_batch_norm_legit_no_training", addends=(0,))
 _rows(
     Effect.NORMALISES,
     """
@@ -278,7 +277,7 @@ _rows(
     """
     zeros ones empty full rand randn zeros_like ones_like empty_like full_like rand_like randn_like
     new_zeros new_ones new_empty new_full new_rand new_randn empty_strided new_empty_strided
-    randint randint_like randperm arange linspace eye scalar_tensor zero fill
+    randint randint_like randperm arange linspace eye scalar_tensor
     """,
 )
 _rows(

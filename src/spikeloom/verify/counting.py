@@ -17,7 +17,7 @@ from spikeloom.kernel.trace import Program
 from spikeloom.modules.calls import Before
 from spikeloom.verify.kinds import Kind
 from spikeloom.verify.static import KindTrace
-from spikeloom.verify.watch import WEIGHTED, weight_call
+from spikeloom.verify.watch import is_weight_call, weight_call
 
 __all__ = ["Counting", "Layer", "steps_and_batch"]
 
@@ -106,7 +106,7 @@ class Counting(KindTrace):
         y = super().seen(name, func, args, kwargs)
         if name == "scan":
             self._count_spikes(args, y)
-        elif name in WEIGHTED:
+        elif is_weight_call(name):
             factors = [self.operand(factor) for factor in weight_call(name, args)]
             kind = next((factor for factor in factors if isinstance(factor, Kind)), None)
             if kind is not None:

@@ -15,19 +15,15 @@ from torch import Tensor
 from torch.nn.modules.utils import _ntuple
 
 from spikeloom.kernel.trace import Program, operands, resolve, schedule
+from spikeloom.observe import Effect, meaning_of
 from spikeloom.verify.kinds import MEANING, REAL, Kind, is_shift, program_kinds
-from spikeloom.verify.static import ARRANGING, COMPARING, FRESH, Finding, parameters
-from spikeloom.verify.watch import WEIGHTED, Watch, weight_call
+from spikeloom.verify.static import Finding, parameters, passes_on
+from spikeloom.verify.watch import Watch, is_weight_call, weight_call
 
 __all__ = ["Gathering"]
 
-ADDING = frozenset(("add", "sub", "rsub", "sum", "neg", "abs", "index_add"))
-CHOOSING = frozenset(
-    ("where", "masked_fill", "nonzero", "full", "zeros", "ones", "arange", "eye", "empty")
-)
-# The same rearrangements under the names they have before torch takes them apart.
-COMPOSITE = frozenset(("movedim", "flatten", "unflatten", "pad", "to", "split"))
-ALLOWED = ADDING | CHOOSING | ARRANGING | COMPARING | FRESH | COMPOSITE
+# Beside those that pass values on.
+FREE = frozenset((Effect.ADDS, Effect.ORDERS, Effect.TESTS, Effect.MAKES))
 
 
 class Gathering(Watch):
@@ -60,7 +56,7 @@ class Gathering(Watch):
             neuron = _Neuron(text, steps, numbers, ps)
             with self:
                 return neuron.run(xs, vs)
-        if name in WEIGHTED:
+        if is_weight_call(name):
             with self:
                 y = self._weighted(name, args, kwargs)
             if y is not None:
@@ -81,7 +77,10 @@ class Gathering(Watch):
             return bool(numbers) and is_shift(numbers[0])
         if name == "avg_pool2d":
             return len(args) > 6 and args[6] == 1
-        return name in ALLOWED
+        operation = meaning_of(name)
+        return operation is not None and (
+            passes_on(operation) or operation.effect in FREE or operation.name == "abs"
+        )
 
     # --- Weight layers
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeloom.kernel.trace import Node, Program, operands, resolve, schedule
+from spikeloom.kernel.trace import CONDITIONS, Node, Program, operands, resolve, schedule
 from spikeloom.kernel.vocabulary import with_nan
 
 __all__ = ["REAL", "SAMPLE", "SPIKE", "Kind", "NotFree", "program_kinds"]
@@ -178,7 +178,6 @@ MEANING: Mapping[str, Callable[..., Any]] = {
     "with_nan": with_nan,
     "abs": abs,
 }
-COMPARISONS = frozenset({"gt", "ge", "eq", "and", "or", "not"})
 RULES: Mapping[str, Callable[..., Kind]] = {
     "add": plus,
     "sub": lambda a, b: plus(a, b, -1),
@@ -188,7 +187,7 @@ RULES: Mapping[str, Callable[..., Kind]] = {
     "abs": lambda a: join(a, negative(a)),
     "where": lambda c, a, b: join(a, b),
     "with_nan": lambda value, source: kind_of(value),
-    **dict.fromkeys(COMPARISONS, lambda *values: SPIKE),
+    **dict.fromkeys(CONDITIONS, lambda *values: SPIKE),
 }
 
 

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from spikeloom.outside import LEAVING
+from spikeloom.observe import Effect
+from spikeloom.observe.operators import names_of
 
 __all__ = ["OUT_OF_TORCH", "Seal", "Unfollowed", "memory_of", "opened", "written"]
 
@@ -111,7 +112,7 @@ def _refusing(name: str) -> Any:
     return refuse
 
 
-for _name in LEAVING:
+for _name in set(names_of(Effect.LEAVES)) - set(vars(Sealed)):
     setattr(Sealed, _name, _refusing(_name))
 
 

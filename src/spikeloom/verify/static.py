@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spikeloom.kernel.trace import Program, resolve
+from spikeloom.kernel.trace import CONDITIONS, Program, resolve
+from spikeloom.observe import Effect, Operation, meaning_of
 from spikeloom.verify.kinds import (
-    COMPARISONS,
     REAL,
     SAMPLE,
     SPIKE,
@@ -29,9 +29,9 @@ from spikeloom.verify.kinds import (
     times,
 )
 from spikeloom.verify.sealed import memory_of, written
-from spikeloom.verify.watch import WEIGHTED, Watch, weight_call
+from spikeloom.verify.watch import Watch, is_weight_call, weight_call
 
-__all__ = ["Finding", "KindTrace"]
+__all__ = ["Finding", "KindTrace", "passes_on"]
 
 
 class Finding(NamedTuple):
@@ -41,52 +41,18 @@ class Finding(NamedTuple):
     why: str
 
 
-ARRANGING = frozenset(
-    (
-        *("view", "_unsafe_view", "_reshape_alias", "reshape", "permute", "transpose", "t"),
-        *("expand", "slice", "select", "unsqueeze", "squeeze", "split", "split_with_sizes"),
-        *("chunk", "unbind", "as_strided", "clone", "contiguous", "_to_copy", "detach", "alias"),
-        *("unfold", "im2col", "cat", "stack", "constant_pad_nd", "repeat", "roll", "flip"),
-        *("index", "index_select", "gather", "max_pool2d_with_indices", "max_pool3d_with_indices"),
-        *("mkldnn_max_pool2d", "max", "min", "amax", "amin", "maximum", "minimum", "narrow"),
-        *("diagonal", "copy", "lift_fresh", "relu", "clamp", "clamp_min", "hardtanh"),
-        "pixel_shuffle",
-    )
-)
-SPLITTING = frozenset(("split", "split_with_sizes", "chunk", "unbind"))
-# What limits values where the call does not say.
-BOUNDS: dict[str, list[float]] = {"relu": [0], "clamp": [], "clamp_min": [], "hardtanh": [-1, 1]}
-COMPARING = frozenset(
-    (
-        *("gt", "ge", "lt", "le", "eq", "ne", "logical_and", "logical_or", "logical_not"),
-        *("bitwise_and", "bitwise_or", "bitwise_not", "isnan", "isfinite", "any", "all"),
-    )
-)
-FRESH = frozenset(
-    (
-        *("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"),
-        *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"),
-    )
-)
-EMPTY = frozenset(("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"))
+# Effects by which a result holds values of the arguments, and no others.
+PASSING = frozenset((Effect.KEEPS, Effect.MOVES, Effect.PADS, Effect.JOINS, Effect.SELECTS))
 FOLD = "fold it first: spikeloom.verify.fold_norms"
 READ = "reads a value: what it computes depends on the data"
 SHAPE = "its output's shape depends on the data"
 REASONS = {
-    "native_batch_norm": f"a batch norm that is not folded; {FOLD}",
-    "_native_batch_norm_legit_no_training": f"a batch norm that is not folded; {FOLD}",
-    "cudnn_batch_norm": f"a batch norm that is not folded; {FOLD}",
-    "native_layer_norm": "LayerNorm divides by a deviation that depends on the sample",
-    "native_group_norm": "its deviation depends on the sample",
+    "batch_norm": f"a batch norm that is not folded; {FOLD}",
+    "layer_norm": "LayerNorm divides by a deviation that depends on the sample",
+    "group_norm": "its deviation depends on the sample",
     "avg_pool2d": f"an average: its values are no whole numbers; {FOLD}",
     "mean": f"an average: its values are no whole numbers; use a sum, or AvgPool2d and {FOLD}",
-    "_local_scalar_dense": READ,
-    "nonzero": SHAPE,
-    "masked_select": SHAPE,
-    "equal": READ,
 }
-# What tells Python something of the data, by a number or by a shape.
-REVEALING = frozenset((torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
 
 
 class KindTrace(Watch):
@@ -139,16 +105,20 @@ class KindTrace(Watch):
     def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute as usual; derive the result's kind."""
         leaves = tree_leaves((args, kwargs))
-        if name in FRESH or not any(isinstance(self.operand(leaf), Kind) for leaf in leaves):
+        is_fresh = _effect(name) is Effect.MAKES
+        if is_fresh or not any(isinstance(self.operand(leaf), Kind) for leaf in leaves):
             y = self.seal.compute(func, args, kwargs, constant=True)
             # What memory held before must not be taken for values of the model.
-            return y.zero_() if name in EMPTY else y
+            return y.zero_() if is_fresh and "empty" in name else y
         targets = written(func, args, kwargs)
         before = [self.operand(target) for target in targets]
         y = self.seal.compute(func, args, kwargs)
-        if _reveals(name, func, args):
+        revealed = _revealed(name, func, args)
+        if revealed:
             self.readers[self.module] = None
         try:
+            if revealed:
+                raise NotFree(revealed)
             kind = self.kind(name, args, kwargs, y)
         except NotFree as problem:
             self.found(str(problem), _multiplications(name, args, y))
@@ -188,20 +158,22 @@ class KindTrace(Watch):
         Raises:
             NotFree: If it multiplies.
         """
-        if name == "index" and _is_masked(args):
-            raise NotFree(SHAPE)
-        if name == "view" and y.dtype != args[0].dtype:
+        operation = meaning_of(name)
+        if operation is None:
+            raise NotFree(f"{name} of {self._described(args)}")
+        if operation.name == "view" and y.dtype != args[0].dtype:
             raise NotFree("reads the bits of a number as another")
-        if name in ARRANGING:
-            return self._joined(name, args, kwargs, y)
-        if name in COMPARING:
+        if passes_on(operation):
+            return self._passed_on(operation, args, kwargs, y)
+        is_of_bits = operation.name.startswith("bitwise") and y.dtype is not torch.bool
+        if operation.effect in (Effect.ORDERS, Effect.TESTS) and not is_of_bits:
             self.comparisons += y.numel()
             return SPIKE
-        if name in WEIGHTED:
+        if is_weight_call(name):
             return self._weighted(name, args)
-        rule: Callable[..., Kind | list[Kind]] | None = getattr(self, f"_{name}", None)
+        rule: Callable[..., Kind | list[Kind]] | None = getattr(self, f"_{operation.name}", None)
         if rule is None:
-            raise NotFree(REASONS.get(name, f"{name} of {self._described(args)}"))
+            raise NotFree(REASONS.get(operation.name, f"{name} of {self._described(args)}"))
         return rule(args, kwargs, y)
 
     # --- One rule for each operation
@@ -211,18 +183,17 @@ class KindTrace(Watch):
             str(kind) for kind in map(self.operand, tree_leaves(args)) if isinstance(kind, Kind)
         )
 
-    def _joined(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any
+    def _passed_on(
+        self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any
     ) -> Kind | list[Kind]:
-        index = name in ("index", "index_select", "gather", "copy")
-        first = args[1:2] if name == "copy" else args[:1] if index else args
-        values = [self.operand(x) for x in tree_leaves(first) if isinstance(x, Tensor)]
-        if name == "constant_pad_nd":
-            values.append(args[2] if len(args) > 2 else 0)
-        if name in BOUNDS:
-            values += [x for x in (*args[1:], *kwargs.values()) if x is not None] or BOUNDS[name]
+        values = [self.operand(value) for value in operation.chosen(args)]
+        if operation.effect is Effect.PADS:
+            values.append(args[2] if operation.name == "constant_pad_nd" and len(args) > 2 else 0)
+        if operation.bounds is not None:
+            stated = [x for x in (*args[1:], *kwargs.values()) if x is not None]
+            values += stated or operation.bounds
         kind = join(*values)
-        if isinstance(y, (tuple, list)) and name not in SPLITTING:
+        if isinstance(y, (tuple, list)) and operation.effect is Effect.SELECTS:
             # The second result is a position.
             return [kind, *(REAL for _ in y[1:])]
         return kind
@@ -269,9 +240,6 @@ class KindTrace(Watch):
         value = self.operand(args[0])
         return join(value, negative(value))
 
-    def _where(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Kind:
-        return join(*(self.operand(x) for x in args[1:]))
-
     def _sum(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Kind:
         x = args[0]
         self.additions += x.numel() - y.numel()
@@ -296,7 +264,7 @@ class KindTrace(Watch):
             if name in ("add", "sub"):
                 parts = [found[resolve(program.nodes, i)] for i in read]
                 self.additions += elements * all(_varies(part) for part in parts)
-            elif name in COMPARISONS and isinstance(value, Kind):
+            elif name in CONDITIONS and isinstance(value, Kind):
                 self.comparisons += elements
         for problem in problems:
             self.found(f"the neuron {problem}", elements)
@@ -304,18 +272,28 @@ class KindTrace(Watch):
         return [*outputs, *(REAL for _ in y[len(outputs) :])]
 
 
-def _reveals(name: str, func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether an operation tells Python something of the values that it reads."""
-    if name == "index":
-        return _is_masked(args)
-    return not REVEALING.isdisjoint(func.tags)
+def passes_on(operation: Operation) -> bool:
+    """Whether a result holds values of the arguments, or limits of theirs, and no others.
+
+    Args:
+        operation: What is called.
+    """
+    return operation.effect in PASSING or operation.bounds is not None
 
 
-def _is_masked(args: tuple[Any, ...]) -> bool:
-    """Whether an index holds conditions, so that they decide how much is taken."""
-    return any(
+def _effect(name: str) -> Effect | None:
+    operation = meaning_of(name)
+    return None if operation is None else operation.effect
+
+
+def _revealed(name: str, func: Any, args: tuple[Any, ...]) -> str:
+    """What an operation tells Python of the values that it reads; empty if it tells nothing."""
+    if torch.Tag.data_dependent_output in func.tags:
+        return READ
+    is_masked = name == "index" and any(
         isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in tree_leaves(args[1])
     )
+    return SHAPE if is_masked or torch.Tag.dynamic_output_shape in func.tags else ""
 
 
 def _varies(value: Operand) -> bool:
@@ -341,4 +319,4 @@ def _multiplications(name: str, args: tuple[Any, ...], y: Any) -> int:
     out = sum(tensor.numel() for tensor in tree_leaves(y)[:1] if isinstance(tensor, Tensor))
     if name == "convolution":
         return out * math.prod(args[1].shape[1:])
-    return out * weight_call(name, args)[0].shape[-1] if name in WEIGHTED else out
+    return out * weight_call(name, args)[0].shape[-1] if is_weight_call(name) else out

@@ -15,27 +15,14 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from spikeloom.calibrate import Batch
 from spikeloom.modules import watched_calls
 from spikeloom.modules.calls import After, Before
+from spikeloom.observe import Effect, meaning_of
+from spikeloom.observe.dialects import is_in_place, name_of
 from spikeloom.verify.sealed import OUT_OF_TORCH, Seal, Unfollowed, opened
 
-__all__ = ["WEIGHTED", "Watch", "weight_call"]
-
-# Operations of weight layers, and where their activation and their weights may stand.
-WEIGHTED = {
-    "convolution": (0, 1),
-    "mm": (0, 1),
-    "bmm": (0, 1),
-    "mv": (0, 1),
-    "dot": (0, 1),
-    "addmm": (1, 2),
-    "baddbmm": (1, 2),
-    "addmv": (1, 2),
-}
+__all__ = ["Watch", "is_weight_call", "weight_call"]
 
 # What torch says where it wants the memory of a sealed tensor.
 NO_MEMORY = ("Cannot access data pointer", "its data is not allocated", "invalid python storage")
-
-# Whose operations are known by their plain names.
-KNOWN = ("aten", "spikeloom")
 
 
 class Watch(TorchDispatchMode):
@@ -61,16 +48,15 @@ class Watch(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Hand an operation on, under its name without overload and in-place underscore."""
-        name = func.overloadpacket.__name__
-        plain = name if name.startswith("_") else name.rstrip("_")
-        if func.namespace not in KNOWN:
-            plain = f"{func.namespace}::{name}"
+        name = name_of(func)
         kwargs = kwargs or {}
-        if plain == "_to_copy" and kwargs.get("dtype") is not None:
+        if name == "_to_copy" and kwargs.get("dtype") is not None:
             self.casting = self.module
         try:
             with self.seal.seeing():
-                return self.seen(plain, func, args, kwargs)
+                return self.seen(
+                    name.rstrip("_") if is_in_place(name) else name, func, args, kwargs
+                )
         except RuntimeError:
             self.met = (self.module, _float_dtypes((args, kwargs)))
             raise
@@ -174,7 +160,14 @@ def _called(module: str) -> str:
     return repr(module) if module else "the model"
 
 
+def is_weight_call(name: str) -> bool:
+    """Whether an operation is one of a weight layer."""
+    operation = meaning_of(name)
+    return operation is not None and operation.effect is Effect.WEIGHS
+
+
 def weight_call(name: str, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     """The two factors of a weight layer's operation."""
-    first, second = WEIGHTED[name]
+    operation: Any = meaning_of(name)
+    first, second = operation.factors
     return args[first], args[second]
