@@ -57,3 +57,36 @@ def test_a_layer_whose_output_leaves_torch_needs_its_neuron_said(between):
 def test_a_constant_beside_a_layers_output_changes_no_neuron(between):
     found = calibrate(Between(between).eval(), [batch()])
     assert str(found) == str(calibrate(Between(lambda y: y).eval(), [batch()]))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda y: y.clamp(min=0.0),
+        lambda y: y.clamp_min_(0.0),
+        lambda y: nn.functional.threshold(y, 0.0, 0.0),
+        lambda y: nn.functional.prelu(y, torch.zeros(1)),
+    ],
+    ids=["clamp", "clamp_min_", "threshold", "prelu"],
+)
+def test_a_rectifier_ends_a_current_however_it_is_written(between):
+    found, expected = (calibrate(Between(each).eval(), [batch()]) for each in (between, torch.relu))
+    assert str(found) == str(expected)
+    pair = [each["first"].spiking[0].hessian for each in (found, expected)]
+    assert torch.equal(*pair)
+
+
+@pytest.mark.parametrize(
+    "step", [torch.frac, lambda y: y // 1, lambda y: torch.fmod(y, 1.0)], ids=["frac", "//", "fmod"]
+)
+def test_rounding_outside_of_a_neuron_needs_its_decay_said(step):
+    class Rounded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(6, 8)
+
+        def forward(self, x):
+            return step(self.first(x))
+
+    with pytest.raises(UnknownNeuron, match=r"layer 'first': its output meets the operation"):
+        calibrate(Rounded().eval(), [batch()])

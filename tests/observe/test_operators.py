@@ -126,7 +126,7 @@ def unary(names):
             continue  # takes more than one tensor
 
 
-@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("effect", NOT_AFFINE, ids=lambda effect: effect.name)
 def test_what_is_called_nonlinear_does_not_add_up(effect):
     tried = 0
@@ -140,7 +140,7 @@ def test_what_is_called_nonlinear_does_not_add_up(effect):
     assert tried or effect is Effect.NORMALISES
 
 
-@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_what_is_called_partial_has_a_pole_or_outgrows_every_power():
     x = torch.tensor([-1e3, -2.0, 0.0, torch.pi / 2, 1e3], dtype=torch.float64)
     partial = [name for name in names_of(Effect.ACTIVATES) if meaning_of(name).is_partial]

@@ -32,20 +32,13 @@ from spikeloom.compress.steps import Inputs, confirm_steps, place_steps, see_ste
 from spikeloom.compress.weights import check_layer, check_weights
 from spikeloom.modules import is_neuron, takes_steps, watched_calls, why_unregistered
 from spikeloom.neurons import Trace
-from spikeloom.outside import LEAVING
+from spikeloom.observe import Effect, meaning_of
+from spikeloom.observe.dialects import name_of
 
 __all__ = ["discover"]
 
 # Operations that only a neuron performs on a current: outside a known neuron they are an error.
-THRESHOLDS = {
-    *("gt", "ge", "lt", "le", "sign", "sgn", "signbit", "heaviside"),
-    *("round", "floor", "ceil", "trunc", "scan"),
-}
-# Activations without memory: what a layer feeds them is not filtered in time.
-ACTIVATIONS = {
-    *("relu", "leaky_relu", "gelu", "silu", "elu", "selu", "celu", "mish", "softplus", "hardtanh"),
-    *("hardswish", "hardsigmoid", "sigmoid", "tanh", "_softmax", "_log_softmax", "relu6"),
-}
+THRESHOLDS = (Effect.ORDERS, Effect.ROUNDS, Effect.FIRES)
 
 # A weight layer by name, and the normalisations its output has passed.
 Source = tuple[str, tuple[str, ...]]
@@ -204,14 +197,16 @@ class _Flow(TorchDispatchMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         sources = self.seen.of((args, kwargs))
-        name = func.overloadpacket.__name__.rstrip("_")
-        if sources and not self.seen.inside:
-            if name == "_to_copy" and not result.is_floating_point():
+        operation = meaning_of(func)
+        if sources and operation is not None and not self.seen.inside:
+            name = operation.name
+            if name == "to" and not result.is_floating_point():
                 name = f"to {result.dtype}"
-            if name in THRESHOLDS or name.startswith("to "):
+            if operation.effect in THRESHOLDS or name.startswith("to "):
                 for layer, _ in sources:
                     self.seen.thresholds.setdefault(layer, name)
-            if name in ACTIVATIONS:
+            if operation.effect is Effect.ACTIVATES:
+                # It has no memory: what a layer feeds it is not filtered in time.
                 sources = NOTHING
         self.seen.mark(result, sources)
         for value in _tensors(result):
@@ -229,9 +224,11 @@ class _Exits(TorchFunctionMode):
         self.seen = seen
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.__name__ in LEAVING and not self.seen.inside:
+        operation = meaning_of(func)
+        leaves = operation is not None and operation.effect is Effect.LEAVES
+        if leaves and not self.seen.inside:
             for layer, _ in self.seen.of(args[:1]):
-                self.seen.thresholds.setdefault(layer, func.__name__)
+                self.seen.thresholds.setdefault(layer, name_of(func))
         return func(*args, **(kwargs or {}))
 
 

@@ -6,6 +6,7 @@ operation, and so are ``torch.add``, ``Tensor.__radd__`` and ``operator.add``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,8 +66,11 @@ def spellings(operation: Any) -> Iterator[str]:
         name = name.strip("_")
         yield name
         yield name[1:]  # __radd__ and __iadd__ add
-    elif is_in_place(name):
-        yield name.rstrip("_")
+        return
+    if is_in_place(name):
+        name = name.rstrip("_")
+        yield name
+    yield re.sub("^(special|linalg|unsafe|native)_|_(copy|with_indices)$", "", name)
 
 
 def is_in_place(name: str) -> bool:

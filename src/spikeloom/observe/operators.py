@@ -89,8 +89,8 @@ def _rows(effect: Effect, words: str, **traits: Any) -> None:
 _rows(
     Effect.KEEPS,
     """
-    clone contiguous detach alias lift_fresh lift_fresh_copy to=_to_copy=type float double half
-    bfloat16 cpu cuda requires_grad_ positive=pos
+    clone contiguous detach alias lift_fresh to=_to_copy=type float double half bfloat16 cpu cuda
+    requires_grad_ positive=pos as_tensor=asarray nan_to_num resolve_conj resolve_neg conj
     """,
     addends=EVERY,
 )
@@ -102,10 +102,11 @@ _rows(
     view=_unsafe_view=_reshape_alias reshape flatten unflatten ravel squeeze unsqueeze atleast_1d
     atleast_2d atleast_3d permute transpose=swapaxes=swapdims t movedim=moveaxis T mT H mH adjoint
     numpy_T matrix_H expand broadcast_to repeat tile roll flip=reversed fliplr flipud rot90 select
-    slice narrow as_strided unfold diagonal split=split_with_sizes chunk tensor_split unbind=iter
-    hsplit vsplit dsplit pixel_shuffle pixel_unshuffle channel_shuffle real
-    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
-    replication_pad3d _pad_circular upsample_nearest1d upsample_nearest2d upsample_nearest3d
+    slice narrow as_strided unfold diagonal split=split_with_sizes=unsafe_split_with_sizes chunk
+    tensor_split unbind=iter broadcast_tensors hsplit vsplit dsplit pixel_shuffle pixel_unshuffle
+    channel_shuffle real reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
+    replication_pad2d replication_pad3d _pad_circular upsample_nearest1d upsample_nearest2d
+    upsample_nearest3d
     """,
     addends=EVERY,
 )
@@ -120,7 +121,7 @@ _rows(Effect.MOVES, "expand_as reshape_as view_as", addends=(0,), ignores=(1,))
 _rows(
     Effect.PADS,
     """
-    pad constant_pad_nd im2col=functional.unfold tril triu diag_embed block_diag
+    pad constant_pad_nd im2col=functional.unfold tril triu diag diagflat diag_embed block_diag
     """,
     addends=EVERY,
 )
@@ -139,13 +140,17 @@ _rows(Effect.PLACES, "masked_scatter", addends=(0, 2))
 
 # --- Sums and products ---------------------------------------------------------------------------
 
-_rows(Effect.ADDS, "add sub=subtract rsub neg=negative sum cumsum diff", addends=EVERY)
+_rows(
+    Effect.ADDS,
+    "add sub=subtract rsub neg=negative sum nansum cumsum diff trace sum_to_size",
+    addends=EVERY,
+)
 _rows(Effect.ADDS, "col2im=functional.fold", addends=EVERY)
 _rows(Effect.ADDS, "index_add scatter_add", addends=(0, 3))
 _rows(
     Effect.AVERAGES,
     """
-    mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
+    mean nanmean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
     adaptive_avg_pool2d=_adaptive_avg_pool2d adaptive_avg_pool3d=_adaptive_avg_pool3d
     upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d interpolate
     """,
@@ -169,10 +174,9 @@ _rows(
     addends=(2,),
     factors=(0, 1),
 )
-_rows(Effect.WEIGHS, "mm bmm mv dot matmul vdot vecdot=linalg_vecdot inner", factors=(0, 1))
+_rows(Effect.WEIGHS, "mm bmm mv dot matmul vdot vecdot inner", factors=(0, 1))
 _rows(Effect.WEIGHS, "addmm baddbmm addmv addbmm", addends=(0,), factors=(1, 2))
-_rows(Effect.WEIGHS, "tensordot chain_matmul linalg_multi_dot", factors=EVERY)
-_rows(Effect.WEIGHS, "einsum", factors=EVERY)
+_rows(Effect.WEIGHS, "einsum tensordot chain_matmul multi_dot", factors=EVERY)
 _rows(Effect.WEIGHS, "bilinear", factors=(0, 1, 2))
 _rows(Effect.ATTENDS, "scaled_dot_product_attention multi_head_attention_forward")
 
@@ -185,27 +189,28 @@ _rows(Effect.ACTIVATES, "clamp=clip clamp_min clamp_max", bounds=())
 _rows(
     Effect.ACTIVATES,
     """
-    leaky_relu prelu elu selu celu gelu silu mish softplus hardswish hardsigmoid hardshrink
-    softshrink tanhshrink softsign threshold glu sigmoid=special_expit=expit
-    log_sigmoid=logsigmoid tanh erf=special_erf erfc sin cos atan=arctan asinh=arcsinh abs=absolute
-    square softmax=_softmax=_safe_softmax softmin log_softmax=_log_softmax logaddexp hypot
+    leaky_relu prelu=_prelu_kernel elu selu celu gelu silu mish softplus hardswish hardsigmoid
+    hardshrink softshrink tanhshrink softsign threshold=_threshold glu sigmoid=expit
+    log_sigmoid=logsigmoid=log_sigmoid_forward tanh erf erfc sinc sin cos atan=arctan atan2=arctan2
+    asinh=arcsinh abs=absolute copysign square softmax=_softmax=_safe_softmax softmin
+    log_softmax=_log_softmax logaddexp logaddexp2 hypot ndtr log_ndtr
     """,
 )
 _rows(
     Effect.ACTIVATES,
     """
-    pow=rpow sqrt rsqrt reciprocal=rdiv=rtruediv exp exp2 expm1 log log2 log10 log1p logit tan sinh
-    cosh acos=arccos asin=arcsin acosh=arccosh atanh=arctanh erfinv
+    pow=rpow=float_power sqrt rsqrt reciprocal=rdiv=rtruediv exp exp2 expm1 log log2 log10 log1p
+    logit tan sinh cosh acos=arccos asin=arcsin acosh=arccosh atanh=arctanh erfinv xlogy xlog1py
+    lgamma digamma i0
     """,
     is_partial=True,
 )
 _rows(
     Effect.SELECTS,
     """
-    max min amax amin maximum minimum fmax fmin aminmax topk sort msort kthvalue median mode cummax
-    cummin max_pool1d=max_pool1d_with_indices max_pool2d=max_pool2d_with_indices=mkldnn_max_pool2d
-    max_pool3d=max_pool3d_with_indices=mkldnn_max_pool3d adaptive_max_pool1d adaptive_max_pool2d
-    adaptive_max_pool3d
+    max min amax amin maximum minimum fmax fmin aminmax topk sort msort kthvalue median nanmedian
+    mode cummax cummin max_pool1d max_pool2d=mkldnn_max_pool2d max_pool3d=mkldnn_max_pool3d
+    adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
     """,
 )
 _rows(Effect.SELECTS, "where", addends=(1, 2))
@@ -213,19 +218,20 @@ _rows(Effect.SELECTS, "masked_fill", addends=(0, 2))
 _rows(
     Effect.REDUCES,
     """
-    var std var_mean std_mean norm=linalg_norm linalg_vector_norm linalg_matrix_norm prod cumprod
-    logsumexp logcumsumexp cosine_similarity pairwise_distance cdist dist
+    var std var_mean std_mean norm vector_norm matrix_norm prod cumprod
+    logsumexp logcumsumexp cosine_similarity pairwise_distance cdist=_cdist_forward dist
+    pdist=_pdist_forward quantile nanquantile lp_pool1d lp_pool2d lp_pool3d
     """,
 )
 # Affine by the statistics of earlier batches, as in evaluation.
-_rows(Effect.NORMALISES, "batch_norm=native_batch_norm=cudnn_batch_norm", addends=(0,))
+_rows(Effect.NORMALISES, "batch_norm=cudnn_batch_norm", addends=(0,))
 _rows(Effect.NORMALISES, "batch_norm=_native_batch_norm_legit", addends=(0,))
 _rows(Effect.NORMALISES, "batch_norm=_native_batch_norm_legit_no_training", addends=(0,))
 _rows(
     Effect.NORMALISES,
     """
-    layer_norm=native_layer_norm group_norm=native_group_norm rms_norm=_fused_rms_norm
-    instance_norm local_response_norm normalize renorm
+    layer_norm group_norm rms_norm=_fused_rms_norm instance_norm local_response_norm normalize
+    renorm
     """,
 )
 
@@ -234,16 +240,16 @@ _rows(
 _rows(
     Effect.ROUNDS,
     """
-    sign sgn signbit heaviside round floor ceil trunc=fix frac floor_divide=floordiv
-    remainder=mod fmod int long short char byte
+    sign sgn signbit heaviside round floor ceil trunc=fix frac floor_divide=floordiv remainder=mod
+    fmod int long short char byte
     """,
 )
 _rows(Effect.ORDERS, "gt=greater ge=greater_equal lt=less le=less_equal")
 _rows(
     Effect.TESTS,
     """
-    eq ne=not_equal isnan isinf isfinite isposinf isneginf isclose any all bool nonzero=argwhere
-    logical_and logical_or logical_xor logical_not
+    eq ne=not_equal isnan isinf isfinite isposinf isneginf isreal isclose isin any all bool
+    nonzero=argwhere count_nonzero logical_and logical_or logical_xor logical_not
     bitwise_and=and=__rand__ bitwise_or=or bitwise_xor=xor bitwise_not=invert
     """,
 )
@@ -252,12 +258,17 @@ _rows(Effect.FIRES, "scan")
 
 # --- Chance, tables and losses -------------------------------------------------------------------
 
-_rows(Effect.DRAWS, "bernoulli multinomial normal gumbel_softmax rrelu")
+_rows(
+    Effect.DRAWS,
+    """
+    bernoulli binomial cauchy exponential geometric gumbel_softmax log_normal multinomial normal
+    poisson random rrelu rrelu_with_noise uniform fractional_max_pool2d fractional_max_pool3d
+    """,
+)
 _rows(
     Effect.DROPS,
     """
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
-    native_dropout
     """,
     addends=(0,),
 )
@@ -276,8 +287,8 @@ _rows(
     Effect.MAKES,
     """
     zeros ones empty full rand randn zeros_like ones_like empty_like full_like rand_like randn_like
-    new_zeros new_ones new_empty new_full new_rand new_randn empty_strided new_empty_strided
-    randint randint_like randperm arange linspace eye scalar_tensor
+    new_zeros new_ones new_empty new_full new_rand new_randn empty_strided new_empty_strided randint
+    randint_like randperm arange linspace eye scalar_tensor
     """,
 )
 _rows(
@@ -285,8 +296,8 @@ _rows(
     """
     size=shape dim=ndim=ndimension numel=nelement=len stride storage_offset sym_size sym_numel
     sym_stride sym_storage_offset dtype device layout requires_grad grad grad_fn names nbytes
-    itemsize element_size get_device output_nr retains_grad result_type _version
-    __dir__ __format__ __hash__ __repr__
+    itemsize element_size get_device output_nr retains_grad result_type _version __dir__ __format__
+    __hash__ __repr__
     """,
 )
 _rows(Effect.DECIDES, "__bool__ __contains__ allclose equal is_nonzero")
