@@ -121,6 +121,14 @@ class Operation:
             varying_factors += count
         return varying_factors <= 1
 
+    def read(self, args: Sequence[Any]) -> list[Any]:
+        """The arguments whose values matter to a call.
+
+        Args:
+            args: The call's arguments.
+        """
+        return [arg for position, arg in enumerate(args) if position not in self.ignores]
+
     def chosen(self, args: Sequence[Any]) -> list[Any]:
         """The arguments whose values a call passes on: tensors, and numbers to choose from.
 

@@ -89,12 +89,12 @@ def _rows(effect: Effect, words: str, **traits: Any) -> None:
 _rows(
     Effect.KEEPS,
     """
-    clone contiguous detach alias lift_fresh to=_to_copy=type float double half bfloat16 cpu cuda
+    clone contiguous detach alias lift_fresh float double half bfloat16 cpu cuda
     requires_grad_ positive=pos as_tensor=asarray nan_to_num resolve_conj resolve_neg conj
     """,
     addends=EVERY,
 )
-_rows(Effect.KEEPS, "type_as", addends=(0,), ignores=(1,))
+_rows(Effect.KEEPS, "to=_to_copy=type type_as", addends=(0,), ignores=(1,))
 _rows(Effect.KEEPS, "copy", addends=(1,))
 _rows(
     Effect.MOVES,

@@ -205,6 +205,108 @@ def test_every_product_norm_and_function_outside_of_modules_is_named(name):
         apply(Calling(), torch.randn(8, 8))
 
 
+class Computing(nn.Module):
+    """A function of one activation, or of two, between layers that have rules."""
+
+    def __init__(self, compute, count=1):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.act, self.gain = nn.SiLU(), nn.Parameter(torch.rand(8))
+        self.compute, self.count = compute, count
+
+    def forward(self, x):
+        h = self.act(self.a(x))
+        return self.compute(h, self.b(x)) if self.count == 2 else self.compute(h)
+
+
+VALUES = {
+    "mul": lambda h: h * h,
+    "norm, div": lambda h: h / h.norm(dim=-1, keepdim=True),
+    "__rdiv__": lambda h: 1 / h,
+    "pow": lambda h: h**2,
+    "sqrt": lambda h: torch.sqrt(h + 9),
+    "abs": torch.Tensor.abs,
+    "clamp": lambda h: h.clamp(-1, 1),
+    "clamp_min_": lambda h: h.clamp_min_(0.0),
+    "where": lambda h: torch.where(h > 0, h, torch.zeros(8)),
+    "masked_fill": lambda h: h.masked_fill(h < 0, 0.0),
+    "__getitem__": lambda h: h[torch.arange(len(h)), h.argmax(-1)],
+    "maximum": lambda h: torch.maximum(h, torch.zeros(8)),
+    "amax": lambda h: h - h.amax(-1, keepdim=True),
+    "sort": lambda h: h.sort().values,
+    "round": torch.round,
+    "var": lambda h: h.var(-1),
+    "normalize": nn.functional.normalize,
+    "mish": nn.functional.mish,
+    "sin": torch.sin,
+    "cumprod": lambda h: h.cumprod(-1),
+    "item": lambda h: h + h[0, 0].item(),
+    "fft_rfft": lambda h: torch.fft.rfft(h).real,
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_function_of_an_activation_outside_of_modules_is_named(name):
+    model = nn.Sequential(nn.Linear(8, 8), Computing(VALUES[name]))
+    with pytest.raises(TypeError, match=rf"1 \(Computing\) calls {name}\. Use"):
+        apply(model, torch.randn(4, 8))
+    assert type(apply(model, torch.randn(4, 8), exclude=["1"])[1].a) is nn.Linear
+
+
+PRODUCTS = {
+    "mul": lambda a, b: a * b,
+    "mul_": lambda a, b: a.mul_(b),
+    "addcmul": lambda a, b: torch.addcmul(a, a, b),
+    "div": lambda a, b: a / b,
+    "lerp": lambda a, b: torch.lerp(a, b, a),
+    "cosine_similarity": nn.functional.cosine_similarity,
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_a_product_of_two_activations_is_named(name):
+    with pytest.raises(TypeError, match=rf"own forward \(Computing\) calls {name}\. Use"):
+        apply(Computing(PRODUCTS[name], 2), torch.randn(4, 8))
+
+
+def test_a_product_with_what_was_written_into_a_tensor_is_named():
+    def gate(a, b):
+        both = torch.zeros(len(a), 16)
+        both[:, :8] = a
+        return both[:, :8] * b
+
+    with pytest.raises(TypeError, match=r"\(Computing\) calls mul\. Use"):
+        apply(Computing(gate, 2), torch.randn(4, 8))
+
+
+CONSTANT = {
+    "a number": lambda h: 2 * h / 3 - 1,
+    "a parameter": lambda h: h * PARAMETER,
+    "a function of a parameter": lambda h: h * PARAMETER.exp().clamp(max=5),
+    "a mask": lambda h: torch.where(torch.arange(8) > 3, h, 0.0).masked_fill(
+        torch.eye(4, 8) > 0, 1
+    ),
+    "an index": lambda h: h[:, torch.tensor([0, 3])].mean(-1, keepdim=True) + h,
+    "a mask of its dtype": lambda h: h * (torch.arange(8) > 3).to(h) + torch.ones(8).type_as(h),
+    "shapes": lambda h: h * h.shape[-1] ** -0.5,
+    "a table by positions": lambda h: h * torch.arange(h.shape[-1]).cos(),
+    "lerp": lambda h: torch.lerp(h, h.flip(-1), 0.5).contiguous().float(),
+    "in place": lambda h: h.mul_(0.5).add_(h.sum(-1, keepdim=True)),
+    "a decision": lambda h: h if bool(h.isfinite().all()) else 0 * h,
+    "a loss": lambda h: nn.functional.mse_loss(h, torch.zeros(4, 8)),
+}
+PARAMETER = torch.linspace(0.5, 1.0, 8)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CONSTANT)
+def test_what_is_affine_in_the_activations_is_left_as_it_is(name):
+    model, x = Computing(CONSTANT[name]).eval(), torch.randn(4, 8)
+    network = apply(model, x, steps=12)
+    torch.testing.assert_close(network(x), model(x), rtol=0, atol=0.02)
+
+
 class DoublingRMSNorm(nn.RMSNorm):
     def forward(self, x):
         return 2 * super().forward(x)

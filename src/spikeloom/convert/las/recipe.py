@@ -203,7 +203,7 @@ class LAS:
             if number:
                 network(*call.args, **call.kwargs)
             else:
-                with nothing_in_float(network, self.exclude):
+                with nothing_in_float(network, self.exclude, call):
                     found = layer_outputs(network, call)
                 check_same(expected, found, _dtype(network))
             # Attention gets its sites when it is first called.

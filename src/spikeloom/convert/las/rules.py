@@ -18,6 +18,7 @@ __all__ = [
     "FAMILIES",
     "is_float_place",
     "is_kept",
+    "is_spiking",
     "is_under",
     "left_in_float",
     "replace_layers",
@@ -150,7 +151,7 @@ def _check_whole(name: str, module: nn.Module, exclude: Sequence[str]) -> None:
 
 def left_in_float(network: nn.Module) -> list[str]:
     """The modules of a converted network that compute with weights or functions, but not spikes."""
-    spiking = [name for name, module in network.named_modules() if _is_spiking(module)]
+    spiking = [name for name, module in network.named_modules() if is_spiking(module)]
     if "" in spiking:
         return []
     return [
@@ -160,7 +161,8 @@ def left_in_float(network: nn.Module) -> list[str]:
     ]
 
 
-def _is_spiking(module: nn.Module) -> bool:
+def is_spiking(module: nn.Module) -> bool:
+    """Whether a module is a layer that a rule has put in the place of another."""
     return isinstance(module, (Spiking, Attention, EncoderLayer, MultiheadAttention))
 
 
