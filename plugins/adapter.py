@@ -218,10 +218,12 @@ def _signature(cls: Any, describes: Callable[..., Neuron]) -> inspect.Signature:
     shown = {ours: theirs for theirs, ours in cls._renamed.items()}
     own = inspect.signature(describes).parameters.values()
     common = inspect.signature(cls.__init__).parameters.values()
-    return inspect.Signature(
-        [parameter.replace(name=shown.get(parameter.name, parameter.name)) for parameter in own]
-        + [parameter for parameter in common if parameter.kind is parameter.KEYWORD_ONLY]
-    )
+    arguments = [
+        *(parameter.replace(name=shown.get(parameter.name, parameter.name)) for parameter in own),
+        *(parameter for parameter in common if parameter.kind is parameter.KEYWORD_ONLY),
+    ]
+    # What takes any further names stands last.
+    return inspect.Signature(sorted(arguments, key=lambda parameter: parameter.kind))
 
 
 def tensor_names(neuron: Neuron) -> list[str]:

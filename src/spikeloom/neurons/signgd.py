@@ -84,14 +84,14 @@ class SignGD(_Scheduled):
             ``"gelu_tanh"``, ``"silu"``, ``"sigmoid"``, ``"tanh"``, ``"elu"``, ``"softplus"``,
             ``"abs"``, ``"square"``, ``"exp"``, ``"sqrt"``, ``"reciprocal"``, ``"identity"``; of two
             operands ``"maximum"``, ``"multiply"``, ``"divide"``, ``"mul_inverse_sqrt"``; or a
-            function of your own in the words of :mod:`spikeloom.kernel.vocabulary`.
+            function of your own in the words of :mod:`spikeloom.kernel.vocabulary`, to which
+            :func:`~spikeloom.neurons.signgd_functions.register` gives a name.
         schedule: :class:`Exponential`, :class:`Inverse`, :class:`Constant`, or a sequence of step
             sizes.
         scale: c, positive; a number, or a tensor with a value for each neuron. Values beyond
             ``scale * schedule.reach(T)`` cannot be represented.
-        negative_slope: Of leaky_relu, 0.01 by default.
-        alpha: Of elu, 1 by default.
-        beta: Of softplus, 1 by default.
+        constants: ``negative_slope`` of leaky_relu, 0.01 by default, ``alpha`` of elu and ``beta``
+            of softplus, both 1, or those of a function of your own.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -118,12 +118,9 @@ class SignGD(_Scheduled):
         function: str | Callable[..., Any] | Function = "relu",
         schedule: Schedule | Sequence[float] = Exponential(),
         scale: float | Tensor = 1.0,
-        *,
-        negative_slope: float | None = None,
-        alpha: float | None = None,
-        beta: float | None = None,
+        **constants: float | None,
     ) -> None:
-        self.constants = _given(negative_slope=negative_slope, alpha=alpha, beta=beta)
+        self.constants = _given(**constants)
         self._asked, self.function = function, as_function(function, **self.constants)
         super().__init__(
             (*_operand_names(self.function), "y"),
@@ -170,9 +167,7 @@ class SignGDBits(_Scheduled):
         offset: O, likewise.
         function: As for :class:`SignGD`.
         schedule: As for :class:`SignGD`.
-        negative_slope: As for :class:`SignGD`.
-        alpha: As for :class:`SignGD`.
-        beta: As for :class:`SignGD`.
+        constants: As for :class:`SignGD`.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -196,12 +191,9 @@ class SignGDBits(_Scheduled):
         offset: float | Tensor | tuple[float | Tensor, ...],
         function: str | Callable[..., Any] | Function = "relu",
         schedule: Schedule | Sequence[float] = Exponential(),
-        *,
-        negative_slope: float | None = None,
-        alpha: float | None = None,
-        beta: float | None = None,
+        **constants: float | None,
     ) -> None:
-        self.constants = _given(negative_slope=negative_slope, alpha=alpha, beta=beta)
+        self.constants = _given(**constants)
         self._asked, self.function = function, as_function(function, **self.constants)
         names = _operand_names(self.function)
         self._given: dict[str, Any] = {"bias": bias, "offset": offset}
@@ -259,9 +251,8 @@ class SignTracker(Neuron):
         undefined: True: a target may be NaN for some steps, as the square root of an estimate that
             is still negative, and the estimate then moves up. False: a target that is NaN or
             infinite makes the estimate NaN.
-        negative_slope: Of leaky_relu, 0.01 by default.
-        alpha: Of elu, 1 by default.
-        beta: Of softplus, 1 by default.
+        constants: ``negative_slope`` of leaky_relu, 0.01 by default, ``alpha`` of elu and ``beta``
+            of softplus, both 1, or those of a function of your own.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -290,13 +281,11 @@ class SignTracker(Neuron):
         function: str | Callable[..., Any] | Function = "identity",
         *,
         undefined: bool = False,
-        negative_slope: float | None = None,
-        alpha: float | None = None,
-        beta: float | None = None,
+        **constants: float | None,
     ) -> None:
         self.schedule, self.length, self.strict = as_schedule(schedule), steps, bool(strict)
         self.undefined = bool(undefined)
-        self.constants = _given(negative_slope=negative_slope, alpha=alpha, beta=beta)
+        self.constants = _given(**constants)
         self._asked, self.function = function, as_function(function, **self.constants)
         if self.function.operands != 1:
             raise ValueError(f"function: {self.function.name} has two operands, one is followed")

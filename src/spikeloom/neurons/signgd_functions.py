@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from spikeloom.kernel import vocabulary as words
 
-__all__ = ["FUNCTIONS", "Function", "as_function"]
+__all__ = ["FUNCTIONS", "Function", "as_function", "register"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,10 @@ class Function:
     """One function of one or two operands.
 
     Attributes:
-        name: Its name.
-        value: The function, in the words of :mod:`spikeloom.kernel.vocabulary`.
+        name: Its name; a function of one operand bears that of the operation of torch that it
+            computes.
+        value: The function, in the words of :mod:`spikeloom.kernel.vocabulary`. Arguments with a
+            default are its constants, under the names that torch's operation gives them.
         strict: On a tie (the estimate equals the value) the neuron emits 0 if strict, else 1.
         operands: One or two.
         sides: For a function with an inverse that is cheaper: the two sides of an equivalent
@@ -31,6 +34,12 @@ class Function:
     strict: bool = True
     operands: int = 1
     sides: Callable[..., tuple[Any, Any]] | None = None
+
+    @property
+    def constants(self) -> tuple[str, ...]:
+        """The names of its constants."""
+        arguments = inspect.signature(self.value).parameters.values()
+        return tuple(each.name for each in arguments if each.default is not each.empty)
 
     def is_above(self, y: Any, *x: Any) -> Any:
         """Whether the estimate ``y`` lies above the value: the bit that is sent."""
@@ -123,7 +132,37 @@ FUNCTIONS: dict[str, Function] = {
         Function("mul_inverse_sqrt", _mul_inverse_sqrt, operands=2, sides=_without_division),
     )
 }
-CONSTANTS = {"leaky_relu": "negative_slope", "elu": "alpha", "softplus": "beta"}
+
+
+def register(function: Function) -> None:
+    """Make a function known by its name: to the neurons, to ``convert.SignGD``, and in files.
+
+    ``convert.SignGD`` then lets one neuron compute the operation of torch of this name, with the
+    constants of each call.
+
+    Args:
+        function: The function.
+
+    Raises:
+        TypeError: If it is no :class:`Function`.
+        ValueError: If its name is taken.
+
+    Example:
+        >>> from spikeloom.kernel.vocabulary import where
+        >>> from spikeloom.neurons import SignGD
+        >>> from spikeloom.neurons.signgd_functions import FUNCTIONS, Function, register
+        >>> def hardshrink(x, lambd=0.5):
+        ...     return where((x > lambd) | (x < -lambd), x, 0.0 * x)
+        >>> register(Function("hardshrink", hardshrink))
+        >>> SignGD("hardshrink", [1.0, 0.5], lambd=0.25).constants
+        {'lambd': 0.25}
+        >>> _ = FUNCTIONS.pop("hardshrink")  # and forget it again
+    """
+    if not isinstance(function, Function):
+        raise TypeError(f"function: must be a Function, got {type(function).__name__}")
+    if function.name in FUNCTIONS:
+        raise ValueError(f"function: {function.name!r} is there already; take another name")
+    FUNCTIONS[function.name] = function
 
 
 def as_function(function: str | Callable[..., Any] | Function, **constants: float) -> Function:
@@ -133,7 +172,8 @@ def as_function(function: str | Callable[..., Any] | Function, **constants: floa
         function: A name in ``FUNCTIONS``; a Python function of one operand, written in the words
             of :mod:`spikeloom.kernel.vocabulary`; or a :class:`Function`, which also states its
             tie rule and its operands.
-        constants: ``negative_slope`` of leaky_relu, ``alpha`` of elu, ``beta`` of softplus.
+        constants: Of the function: ``negative_slope`` of leaky_relu, ``alpha`` of elu, ``beta`` of
+            softplus, or your own function's.
 
     Raises:
         TypeError: If it is neither, or a constant does not belong to it.
@@ -150,10 +190,11 @@ def as_function(function: str | Callable[..., Any] | Function, **constants: floa
     else:
         raise TypeError(f"function: must be a name or a function, got {function!r}")
     for name, value in constants.items():
-        if CONSTANTS.get(found.name) != name:
-            raise TypeError(f"function: {found.name} has no constant {name!r}")
+        if name not in found.constants:
+            known = ", ".join(found.constants) or "none"
+            raise TypeError(f"function: {found.name} has no constant {name!r}; it has {known}")
         if not math.isfinite(value) or (name == "beta" and value <= 0):
             raise ValueError(f"{name}: must be finite, and beta positive; got {value}")
     if not constants:
         return found
-    return Function(found.name, partial(found.value, **constants), found.strict, found.operands)
+    return replace(found, value=partial(found.value, **constants))

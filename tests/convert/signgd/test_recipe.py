@@ -11,7 +11,6 @@ from torch import nn
 
 import spikeloom
 from spikeloom.convert import SignGD
-from spikeloom.convert.signgd.operators import TRACKED
 from spikeloom.convert.signgd.time import Machine
 from spikeloom.neurons import Constant, Exponential, Inverse
 
@@ -677,7 +676,3 @@ def test_a_recipe_shows_what_is_not_the_default():
     assert repr(SignGD(24, [0.5, 0.25], per="node")) == (
         "SignGD(steps=24, schedule=Table(values=(0.5, 0.25)), per='node')"
     )
-
-
-def test_the_list_of_tracked_operators_holds_only_operators_of_torch():
-    assert not [name for name in TRACKED if not hasattr(torch.ops.aten, name)]

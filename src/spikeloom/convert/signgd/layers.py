@@ -20,7 +20,6 @@ from spikeloom.convert.signgd.nodes import name_of, names
 from spikeloom.convert.signgd.operators import Plan, Site
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import SpikingLayer
-from spikeloom.neurons.signgd_functions import FUNCTIONS
 
 __all__ = ["layers_of"]
 
@@ -98,7 +97,7 @@ class _Builder:
         site = self.sites.get(node.name)
         if site is None:
             return self._affine(node)
-        if site.function is not None and FUNCTIONS[site.function].operands == 1:
+        if site.function is not None and site.reads_operand:
             function, drive, role = site.function, self.new[node.all_input_nodes[0]], ""
         else:
             function, drive, role = "identity", self._call(node), "neuron"

@@ -316,7 +316,7 @@ def neuron_of(site: Site, schedule: Schedule, scale: float | Tensor) -> tuple[Si
         The neuron, and whether it reads the operator's operand and computes the function itself;
         if not, it reads the operator's value and tracks it.
     """
-    if site.function is not None and FUNCTIONS[site.function].operands == 1:
+    if site.function is not None and site.reads_operand:
         return SignGD(site.function, schedule, scale, **site.constants), True
     identity = Function("identity", FUNCTIONS["identity"].value, site.strict)
     return SignGD(identity, schedule, scale), False

@@ -7,7 +7,6 @@ is left between two nodes gives wrong results without any error.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,75 +14,16 @@ import torch
 from torch import Tensor, fx
 
 from spikeloom.convert.signgd.channels import channel_axis
-from spikeloom.convert.signgd.nodes import name_of, names, place_of
+from spikeloom.convert.signgd.nodes import name_of, place_of
+from spikeloom.neurons.signgd_functions import FUNCTIONS, as_function
+from spikeloom.observe import Effect, Operation, meaning_of, register
+from spikeloom.observe.operation import ACTIVE
 
 __all__ = ["Plan", "Site", "classify"]
 
-# Affine in all their operands together.
-LINEAR = names(
-    """
-    add sub rsub neg mean sum cumsum cat concat stack unbind split split_with_sizes chunk
-    tensor_split getitem view reshape flatten unflatten select slice narrow squeeze unsqueeze
-    transpose permute t T mT expand expand_as broadcast_to repeat repeat_interleave roll flip
-    movedim swapaxes contiguous clone alias detach to _to_copy lift_fresh_copy type_as pad
-    constant_pad_nd avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_avg_pool3d upsample_nearest1d upsample_nearest2d upsample_bilinear2d
-    upsample_linear1d pixel_shuffle pixel_unshuffle unfold fold im2col col2im tril triu
-    diagonal reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d positive view_as
-    reshape_as upsample_nearest3d upsample_trilinear3d upsample_bicubic2d channel_shuffle
-    _pad_circular swapdims ravel
-    """
-)
-# Affine in the operands at these positions, if what stands elsewhere is constant.
-LINEAR_IN = {
-    **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d", "batch_norm"), (0,)),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), (0,)),
-    **dict.fromkeys(("gather", "index", "index_select", "masked_fill", "take_along_dim"), (0,)),
-    "where": (1, 2),
-    "lerp": (0, 1),
-    "addcdiv": (0, 1),
-    "addmm": (0, 1),
-    "baddbmm": (0, 1),
-}
-# Affine in one operand, if the other is constant; a node if both carry spikes.
-BILINEAR = frozenset({"mul", "multiply", "matmul", "mm", "bmm", "mv", "dot"})
-
-# Nodes by the name of the function that a single neuron can compute by itself.
-NEURONS = {
-    "relu": "relu",
-    "silu": "silu",
-    "sigmoid": "sigmoid",
-    "tanh": "tanh",
-    "abs": "abs",
-    "square": "square",
-    "exp": "exp",
-    "sqrt": "sqrt",
-    "reciprocal": "reciprocal",
-    "maximum": "maximum",
-    "mul_inverse_sqrt": "mul_inverse_sqrt",
-}
-# Nodes whose value is computed by the operator, and tracked.
-TRACKED = names(
-    """
-    relu6 hardtanh hardswish hardsigmoid selu celu mish log_sigmoid clamp clamp_min clamp_max
-    clip minimum maximum log log1p expm1 erf sin cos rsqrt prelu glu max_pool1d max_pool2d
-    max_pool3d
-    layer_norm group_norm rms_norm instance_norm softmax log_softmax amax amin logsumexp var
-    std norm linalg_vector_norm scaled_dot_product_attention einsum addmm baddbmm
-    addcmul addcdiv lerp softshrink hardshrink threshold atan sinh cosh tan logaddexp hypot
-    cosine_similarity
-    """
-)
-# Nodes whose value may be undefined or infinite until the estimates that they read have settled:
-# a negative variance, a sum of zero below a fraction.
-PARTIAL = names(
-    """
-    div truediv pow sqrt rsqrt reciprocal mul_inverse_sqrt log log1p exp expm1 addcdiv tan sinh
-    cosh
-    """
-)
-# On a tie these send 1, as their published nodes do.
-LOOSE = frozenset({"relu", "square", "exp", "mul", "multiply", "matmul", "bmm", "mm"})
+# What a node may compute: it follows continuous functions, and sums with weights that change.
+FOLLOWED = ACTIVE | {Effect.AVERAGES}
+register(Operation("mul_inverse_sqrt", Effect.MULTIPLIES, is_partial=True))
 
 
 @dataclass(frozen=True)
@@ -116,8 +56,14 @@ class Site:
 
     @property
     def is_partial(self) -> bool:
-        """Whether the operator is undefined on some estimates."""
-        return self.operator in PARTIAL
+        """Whether the operator may be undefined until the estimates that it reads have settled."""
+        operation = meaning_of(self.operator)
+        return operation is not None and operation.is_partial
+
+    @property
+    def reads_operand(self) -> bool:
+        """Whether a single neuron computes the operator, of its one operand."""
+        return self.function is not None and as_function(self.function).operands == 1
 
 
 @dataclass(frozen=True)
@@ -206,7 +152,8 @@ def _is_real(node: fx.Node) -> bool:
 
 
 def _is_shape(node: fx.Node) -> bool:
-    return name_of(node).startswith("sym_size") or name_of(node) in ("size", "dim")
+    operation = meaning_of(name_of(node))
+    return operation is not None and operation.effect is Effect.DESCRIBES
 
 
 def _begins_stream(node: fx.Node, depends: set[fx.Node]) -> bool:
@@ -216,29 +163,10 @@ def _begins_stream(node: fx.Node, depends: set[fx.Node]) -> bool:
 
 def is_affine(node: fx.Node, carries: set[fx.Node]) -> bool:
     """Whether an operator is affine in the operands that spikes carry."""
-    name = name_of(node)
-    value = node.meta["val"]
-    if isinstance(value, Tensor) and not value.is_floating_point():
+    operation, value = meaning_of(name_of(node)), node.meta["val"]
+    if operation is None or (isinstance(value, Tensor) and not value.is_floating_point()):
         return False
-    if name in LINEAR:
-        return True
-    at = [i for i, arg in enumerate(node.args) if _carried(arg, carries)]
-    if any(_carried(arg, carries) for arg in node.kwargs.values()):
-        return False
-    if name in LINEAR_IN:
-        return set(at) <= set(LINEAR_IN[name])
-    if name == "addcmul":
-        return not {1, 2} <= set(at)
-    if name == "einsum":
-        operands: Any = node.args[1]
-        return sum(_carried(operand, carries) for operand in operands) == 1
-    if name in ("div", "truediv"):
-        return at == [0] and not _rounds(node)
-    return name in BILINEAR and len(at) == 1
-
-
-def _rounds(node: fx.Node) -> bool:
-    return node.kwargs.get("rounding_mode") is not None
+    return operation.is_affine(node.args, node.kwargs, lambda leaf: _carried(leaf, carries))
 
 
 def _carried(arg: Any, carries: set[fx.Node]) -> bool:
@@ -248,20 +176,16 @@ def _carried(arg: Any, carries: set[fx.Node]) -> bool:
 
 
 def _site(node: fx.Node, carries: set[fx.Node], depth: int, channel: int | None) -> Site | None:
-    name = name_of(node)
-    if _overwrites_meaning(node) or not _is_real(node):
+    name, operation = name_of(node), meaning_of(name_of(node))
+    if _overwrites_meaning(node) or not _is_real(node) or node.kwargs.get("rounding_mode"):
         return None
-    function, constants = _neuron(node, name, carries)
-    known = (
-        function is not None
-        or name in TRACKED
-        or name in BILINEAR
-        or (name in ("div", "truediv", "pow") and not _rounds(node))
-        or name in ("gelu", "elu", "softplus", "leaky_relu")
-    )
-    if not known:
+    if operation is None or operation.effect not in FOLLOWED:
         return None
-    strict, batch = name not in LOOSE, tuple(node.meta["batch"])
+    function, constants = _neuron(node, carries)
+    # Published nodes of matrix products send 1 on a tie, and those of some functions.
+    is_product = operation.effect is Effect.WEIGHS and operation.factors == (0, 1)
+    strict = not is_product if function is None else as_function(function).strict
+    batch = tuple(node.meta["batch"])
     return Site(node.name, name, place_of(node), function, constants, strict, depth, batch, channel)
 
 
@@ -273,17 +197,51 @@ def _overwrites_meaning(node: fx.Node) -> bool:
     return name == "scaled_dot_product_attention" and _argument(node, 4, "dropout_p", 0.0) != 0.0
 
 
-def _neuron(node: fx.Node, name: str, carries: set[fx.Node]) -> tuple[str | None, dict[str, float]]:
-    """The neuron function that computes an operator, and its constants."""
-    rule = _WITH_CONSTANTS.get(name)
-    if rule is not None:
-        return rule(node)
-    both = all(_carried(arg, carries) for arg in node.args[:2]) and len(node.args) >= 2
-    if name in ("mul", "multiply", "div", "truediv") and both and not _rounds(node):
-        return ("multiply" if name.startswith("mul") else "divide"), {}
-    if name == "maximum" and not both:
+def _neuron(node: fx.Node, carries: set[fx.Node]) -> tuple[str | None, dict[str, float]]:
+    """The function that computes an operator, and its constants; None if no single neuron does.
+
+    A function computes the operator of its name if all arguments but operands and constants are
+    as by default.
+    """
+    name, told = _function_name(node)
+    function, operands, constants = FUNCTIONS.get(name), 0, dict[str, float]()
+    for argument, value, default in _arguments(node):
+        if isinstance(value, fx.Node):
+            if value not in carries:
+                return None, {}
+            operands += 1
+        elif function is not None and argument in function.constants:
+            constants[argument] = float(value)
+        elif value != default and argument != told:
+            return None, {}
+    if function is None or operands != function.operands:
         return None, {}
-    return NEURONS.get(name), {}
+    return name, constants
+
+
+def _function_name(node: fx.Node) -> tuple[str, str]:
+    """What the function of an operator is called, and the argument that this tells."""
+    name = name_of(node)
+    if name == "pow" and node.args[1] == 2:
+        return "square", "exponent"
+    if name == "gelu" and _argument(node, 1, "approximate", "none") == "tanh":
+        return "gelu_tanh", "approximate"
+    operation = meaning_of(name)
+    name = name if operation is None else operation.name
+    return {"mul": "multiply", "div": "divide"}.get(name, name), ""
+
+
+def _arguments(node: fx.Node) -> list[tuple[str, Any, Any]]:
+    """An operator's arguments by name, each with its value and its default."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return [("", value, None) for value in node.args]
+    declared = node.target._schema.arguments
+    given = dict(zip((argument.name for argument in declared), node.args, strict=False))
+    given.update(node.kwargs)
+    return [
+        (argument.name, given.get(argument.name, argument.default_value), argument.default_value)
+        for argument in declared
+    ]
 
 
 def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
@@ -291,38 +249,6 @@ def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     if len(node.args) > position:
         return node.args[position]
     return node.kwargs.get(name, default)
-
-
-def _gelu(node: fx.Node) -> tuple[str | None, dict[str, float]]:
-    form = _argument(node, 1, "approximate", "none")
-    return ("gelu" if form == "none" else "gelu_tanh"), {}
-
-
-def _leaky_relu(node: fx.Node) -> tuple[str | None, dict[str, float]]:
-    return "leaky_relu", {"negative_slope": float(_argument(node, 1, "negative_slope", 0.01))}
-
-
-def _elu(node: fx.Node) -> tuple[str | None, dict[str, float]]:
-    if _argument(node, 2, "scale", 1) != 1 or _argument(node, 3, "input_scale", 1) != 1:
-        return None, {}
-    return "elu", {"alpha": float(_argument(node, 1, "alpha", 1.0))}
-
-
-def _softplus(node: fx.Node) -> tuple[str | None, dict[str, float]]:
-    return "softplus", {"beta": float(_argument(node, 1, "beta", 1.0))}
-
-
-def _pow(node: fx.Node) -> tuple[str | None, dict[str, float]]:
-    return ("square" if node.args[1] == 2 else None), {}
-
-
-_WITH_CONSTANTS: dict[str, Callable[[fx.Node], tuple[str | None, dict[str, float]]]] = {
-    "gelu": _gelu,
-    "leaky_relu": _leaky_relu,
-    "elu": _elu,
-    "softplus": _softplus,
-    "pow": _pow,
-}
 
 
 def mul_inverse_sqrt(a: Tensor, b: Tensor) -> Tensor:
