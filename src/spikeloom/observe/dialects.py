@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["is_in_place", "name_of", "spellings"]
+__all__ = ["is_in_place", "name_of", "overload_of", "spellings"]
 
 # Namespaces whose operations go by their plain names.
 PLAIN = ("aten", "spikeloom")
@@ -82,6 +82,16 @@ def is_in_place(name: str) -> bool:
     if name.startswith("__"):
         return name == "__setitem__" or (name.startswith("__i") and name not in NOT_IN_PLACE)
     return name.endswith("_") and not name.startswith("_")
+
+
+def overload_of(name: str, overload: str = "default") -> Any:
+    """The overload of torch's of this name, to be called, or to stand in a graph.
+
+    Args:
+        name: The operation's plain name.
+        overload: Which of its signatures.
+    """
+    return getattr(getattr(torch.ops.aten, name), overload)
 
 
 # Methods of Python's whose names begin alike.

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from spikeloom.kernel.trace import Program
 from spikeloom.modules.calls import Before
+from spikeloom.observe.dialects import overload_of
 from spikeloom.verify.kinds import Kind
 from spikeloom.verify.static import KindTrace
 from spikeloom.verify.watch import is_weight_call, weight_call
@@ -156,7 +157,7 @@ def _uses(name: str, args: tuple[Any, ...], position: int, x: Tensor) -> int:
     if name == "convolution":
         factors = [torch.ones_like(other, dtype=torch.float64)] * 2
         factors[position] = x
-        return int(torch.ops.aten.convolution(*factors, None, *args[3:9]).sum())
+        return int(overload_of(name)(*factors, None, *args[3:9]).sum())
     # A unit on the left meets a row of the other factor, one on the right a column.
     outputs = other.shape[-1 if position == 0 else -2] if other.dim() > 1 else 1
     return int(x.sum()) * outputs

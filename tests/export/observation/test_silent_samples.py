@@ -140,6 +140,22 @@ FUNCTIONS = {
     "one step late": lambda h: torch.cat([torch.zeros_like(h[:1]), h[:-1]]),
     "padded late": lambda h: F.pad(h, (0, 0, 0, 0, 1, 0))[:-1],
     "features padded": lambda h: F.pad(h[..., 1:], (1, 0)),
+    "unfold": lambda h: h.unfold(2, 2, 2).flip(3).flatten(2),
+    "strides of its memory": lambda h: h.contiguous().as_strided(h.shape, (B * N, N, 1)),
+    "other strides": lambda h: h.contiguous().as_strided(h.shape, (N, 1, B)),
+    "strides of moved memory": lambda h: (
+        h.flip(2).transpose(0, 1).as_strided(h.shape, (B * N, N, 1))
+    ),
+    "take": lambda h: h.take(torch.arange(T * B * N).flip(0)).view(T, B, N),
+    "masked_select": lambda h: h.masked_select(torch.ones(N) > 0).view(T, B, N).flip(2),
+    "pixel_shuffle": lambda h: F.pixel_shuffle(h[..., None, None], 2).flatten(2),
+    "channel_shuffle": lambda h: F.channel_shuffle(h.flatten(0, 1)[..., None], 2).view(T, B, N),
+    "broadcast_tensors": lambda h: torch.broadcast_tensors(h[:1], torch.zeros(T, B, N))[0],
+    "turned in place": into(lambda y: y.transpose_(0, 1).transpose_(0, 1)),
+    "squeezed in place": into(lambda y: y.unsqueeze_(0).squeeze_(0)),
+    "positive": lambda h: +h.flip(2),
+    "as_tensor": lambda h: torch.as_tensor(h.flip(2)),
+    "nan_to_num": lambda h: h.nan_to_num(),
     # what changes values
     "where": lambda h: torch.where(torch.tensor([True, False] * 2), h, 0.0),
     "where it is": lambda h: torch.where(h > 0.5, h, 0.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,10 @@ from torch import Tensor, fx
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from spikeloom.convert.signgd.nodes import name_of, place_of
+from spikeloom.observe.dialects import overload_of
 
 __all__ = ["fold_norms"]
 
-CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d"})
 # Norms that may use statistics of earlier batches instead of their input's.
 RUNNING = frozenset({"batch_norm", "instance_norm"})
 
@@ -62,7 +63,7 @@ def _fusing(layer: fx.Node) -> Callable[..., Any] | None:
     kind = name_of(layer)
     # On [batch, tokens, channels] a batch norm is over the tokens.
     is_flat = kind == "linear" and layer.meta["val"].dim() == 2
-    if not (is_flat or kind in CONVOLUTIONS):
+    if not (is_flat or re.fullmatch("conv[123]d", kind)):
         return None
     weights = [arg for arg in _padded(layer.args, 3)[1:3] if arg is not None]
     if any(arg.op != "get_attr" for arg in weights):
@@ -76,9 +77,9 @@ def _scale_and_shift(module: fx.GraphModule, norm: fx.Node, scale: Tensor, shift
     constants = tuple(value.reshape(channels) for value in (scale, shift))
     value: Any = norm.args[0]
     held = _held(module, norm, str(norm.all_input_nodes[1].target).rpartition(".")[0], constants)
-    for operator, constant in zip((torch.ops.aten.mul, torch.ops.aten.add), held, strict=True):
+    for operator, constant in zip(("mul", "add"), held, strict=True):
         with module.graph.inserting_before(norm):
-            value = module.graph.call_function(operator.Tensor, (value, constant))
+            value = module.graph.call_function(overload_of(operator, "Tensor"), (value, constant))
         value.meta = dict(norm.meta)
     norm.replace_all_uses_with(value)
     module.graph.erase_node(norm)

@@ -20,27 +20,13 @@ from torch.utils import _pytree as pytree
 
 from spikeloom.calibrate import Batch
 from spikeloom.convert.signgd.folding import fold_norms
-from spikeloom.convert.signgd.nodes import name_of, names, place_of
+from spikeloom.convert.signgd.nodes import name_of, place_of
 from spikeloom.convert.signgd.storage import Operators
 from spikeloom.hosted import copied
+from spikeloom.observe import Effect, meaning_of
+from spikeloom.observe.dialects import is_in_place, overload_of
 
 __all__ = ["Captured", "capture", "note_values"]
-
-
-VIEWS = names(
-    """
-    view reshape flatten unflatten select slice narrow squeeze unsqueeze transpose permute t
-    expand split chunk unbind getitem movedim as_strided diagonal alias detach T H mT mH adjoint
-    numpy_T matrix_H expand_as view_as reshape_as broadcast_to ravel unfold swapaxes swapdims
-    tensor_split split_with_sizes hsplit vsplit dsplit real
-    """
-)
-CHECKS = names(
-    """
-    _assert_tensor_metadata _assert_scalar _assert_async sym_constrain_range
-    sym_constrain_range_for_size _guards_fn
-    """
-)
 
 
 @dataclass
@@ -274,7 +260,9 @@ def _dynamic_shapes(model: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
 
 def _drop_checks(graph: fx.Graph) -> None:
     for node in reversed(graph.nodes):
-        if node.op in ("call_function", "call_module") and name_of(node) in CHECKS:
+        schema = getattr(node.target, "_schema", None)
+        is_check = schema is not None and not schema.returns and not schema.is_mutable
+        if is_check or node.op == "call_module":  # the one module that an exported graph calls
             graph.erase_node(node)
 
 
@@ -283,7 +271,7 @@ def _undo_in_place(graph: fx.Graph) -> None:
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         name = name_of(node)
-        if node.op != "call_function" or not name.endswith("_") or name.startswith("_"):
+        if node.op != "call_function" or not is_in_place(name):
             continue
         written = node.args[0]
         if not isinstance(written, fx.Node):
@@ -299,8 +287,7 @@ def _undo_in_place(graph: fx.Graph) -> None:
                     f"model: {name} at {place_of(node)} writes into a view of a tensor that is "
                     f"read again; write it without the in-place operator"
                 )
-        twin = getattr(torch.ops.aten, name[:-1])
-        node.target = getattr(twin, node.target._overloadname)
+        node.target = overload_of(name[:-1], node.target._overloadname)
         later = [user for user in written.users if order[user] > order[node]]
         for user in later:
             user.replace_input_with(written, node)
@@ -312,7 +299,7 @@ def _aliases(node: fx.Node) -> set[fx.Node]:
     found, ahead = {base}, [base]
     while ahead:
         for user in ahead.pop().users:
-            if user.op == "call_function" and name_of(user) in VIEWS and user not in found:
+            if _is_view(user) and user not in found:
                 found.add(user)
                 ahead.append(user)
     return found
@@ -320,15 +307,21 @@ def _aliases(node: fx.Node) -> set[fx.Node]:
 
 def _base(node: fx.Node) -> fx.Node:
     """The node whose memory this one shows."""
-    while node.op == "call_function" and name_of(node) in VIEWS:
+    while _is_view(node):
         node = node.all_input_nodes[0]
     return node
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether a value may share memory with what it is made of, or is one of several that do."""
+    return getattr(node.target, "is_view", name_of(node) == "getitem")
 
 
 def _drop_dropout(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         name = name_of(node)
-        if node.op != "call_function" or not re.fullmatch(r"(feature_|alpha_)*dropout_?", name):
+        operation = meaning_of(name)
+        if node.op != "call_function" or operation is None or operation.effect is not Effect.DROPS:
             continue
         if node.args[2]:
             raise ValueError(
@@ -341,8 +334,8 @@ def _drop_dropout(graph: fx.Graph) -> None:
 
 def _reshape_instead_of_view(graph: fx.Graph) -> None:
     for node in graph.nodes:
-        if node.target is torch.ops.aten.view.default:
-            node.target = torch.ops.aten.reshape.default
+        if node.target is overload_of("view"):
+            node.target = overload_of("reshape")
 
 
 def _equal_windows(graph: fx.Graph) -> None:
@@ -358,7 +351,7 @@ def _equal_windows(graph: fx.Graph) -> None:
         ):
             continue
         kernel = [int(size) // count for size, count in zip(sizes, wanted, strict=True)]
-        node.target, node.args = getattr(torch.ops.aten, found[1]).default, (node.args[0], kernel)
+        node.target, node.args = overload_of(found[1]), (node.args[0], kernel)
         for part in parts:
             part.replace_all_uses_with(node)
             graph.erase_node(part)

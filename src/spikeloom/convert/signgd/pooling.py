@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from spikeloom.convert.signgd.nodes import name_of
+from spikeloom.observe.dialects import overload_of
 
 __all__ = [
     "MAX_POOLS",
@@ -78,7 +79,7 @@ class AxisWindow:
         """For each element of a window, that element of all windows."""
         reach = self.stride * (self.count - 1) + 1
         return [
-            torch.ops.aten.slice.Tensor(x, axis, shift, shift + reach, self.stride)
+            overload_of("slice", "Tensor")(x, axis, shift, shift + reach, self.stride)
             for shift in self.shifts
         ]
 

@@ -36,8 +36,6 @@ from spikeloom.neurons.surrogate import ATan
 
 __all__ = ["NEURONS", "STATEFUL", "largest_gain", "neuron_of", "seconds", "steps_per_tau"]
 
-STATEFUL = (nir.LIF, nir.IF, nir.CubaLIF, nir.LI, nir.CubaLI, nir.I, nir.Delay)
-
 
 def steps_per_tau(tau: Any, dt: float) -> np.ndarray:
     """Tau / dt as float32: a time constant in steps.
@@ -235,6 +233,8 @@ RATES: dict[type, Callable[[Any], Any]] = {
     nir.IF: lambda node: node.r,
     nir.I: lambda node: node.r,
 }
+# What remembers: a loop needs one of them.
+STATEFUL = (*RATES, nir.Delay)
 
 
 def largest_gain(nodes: Iterable[nir.NIRNode], dt: float) -> float | None:

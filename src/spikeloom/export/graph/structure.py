@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import nir
 import numpy as np
 
-from spikeloom.export.graph.dynamics import STATEFUL
+from spikeloom.export.graph.dynamics import NEURONS, STATEFUL
 from spikeloom.export.graph.extension import is_extension
+from spikeloom.export.graph.layers import STATELESS
 
 __all__ = ["Edge", "Group", "Plan", "delayed_edges", "first_out_of_order", "plan"]
 
@@ -153,7 +154,7 @@ def _check_edges(nodes: dict[str, nir.NIRNode], edges: list[Edge]) -> None:
             raise ValueError(f"graph: edge {edge[0]!r} -> {edge[1]!r} occurs twice")
         seen.add(edge)
     for name, node in nodes.items():
-        if type(node) not in (*_KNOWN, nir.Input, nir.Output, nir.NIRGraph):
+        if type(node) not in (*NEURONS, *STATELESS, nir.Delay, nir.NIRGraph):
             raise ValueError(
                 f"graph: node {name!r} is a {type(node).__name__}, which is no NIR primitive"
             )
@@ -309,17 +310,3 @@ def _components(sources: dict[str, list[str]]) -> Iterator[list[str]]:
                         component.append(stack.pop())
                         low[component[-1]] = math.inf
                     yield component[::-1]
-
-
-_KNOWN = (
-    *STATEFUL,
-    nir.Threshold,
-    nir.Affine,
-    nir.Linear,
-    nir.Scale,
-    nir.Conv1d,
-    nir.Conv2d,
-    nir.SumPool2d,
-    nir.AvgPool2d,
-    nir.Flatten,
-)

@@ -18,57 +18,28 @@ from torch.utils._pytree import tree_map
 from spikeloom.export.observation.flow import Signal
 from spikeloom.export.observation.labels import Moved, move
 from spikeloom.export.observation.ledger import REMEDY, Ledger, tensors_in
+from spikeloom.observe import Effect, Operation, meaning_of
+from spikeloom.observe.dialects import is_in_place, name_of
 
 __all__ = ["Functions"]
 
-# Functions that leave every value where it is.
-STILL = frozenset((
-    "clone", "contiguous", "cpu", "cuda", "detach", "double", "float", "requires_grad_", "to",
-    "type_as",
-))  # fmt: skip
-# Functions that put several tensors together.
-JOINS = frozenset((
-    "cat", "column_stack", "concat", "concatenate", "dstack", "hstack", "stack", "vstack",
-))  # fmt: skip
-# Functions whose second tensor is only a pattern.
-LIKE = frozenset(("expand_as", "reshape_as", "view_as"))
-# Functions that pick, repeat or rearrange values, and change none.
-MOVES = LIKE.union(JOINS, (
-    "T", "__getitem__", "broadcast_to", "chunk", "expand", "flatten", "flip", "fliplr", "flipud",
-    "gather", "hsplit", "index_select", "mT", "moveaxis", "movedim", "narrow", "permute", "ravel",
-    "repeat", "repeat_interleave", "reshape", "roll", "rot90", "select", "split", "squeeze",
-    "swapaxes", "swapdims", "t", "take_along_dim", "tensor_split", "tile", "transpose", "unbind",
-    "unflatten", "unsqueeze", "view", "vsplit",
-))  # fmt: skip
-ADDS = frozenset(("add", "__add__", "__radd__", "__iadd__", "add_"))
-READOUTS = frozenset(("mean", "sum"))
-# Functions whose result does not depend on the values of their argument.
-BLANKS = frozenset(
-    f"{prefix}{name}{suffix}"
-    for prefix, suffix in (("", "_like"), ("new_", ""))
-    for name in ("zeros", "ones", "empty", "full", "rand", "randn")
-)
-# Questions about a tensor, not about its values.
-QUERIES = frozenset((
-    "__dir__", "__format__", "__hash__", "__len__", "__repr__", "_version", "device", "dim",
-    "dtype", "element_size", "get_device", "grad", "grad_fn", "itemsize", "layout", "names",
-    "nbytes", "ndim", "ndimension", "nelement", "numel", "output_nr", "requires_grad",
-    "retains_grad", "shape", "size", "storage_offset", "stride",
-))  # fmt: skip
-# Memory that is changed without a trace.
-LEAVES = frozenset(("data",))
-# Looking at values: what follows may depend on them.
-DECIDES = frozenset(("__bool__", "__contains__", "allclose", "equal", "is_nonzero"))
+# Done to the labels too; not by strides, as those of labels are others.
+FOLLOWED = (Effect.MOVES, Effect.JOINS)
+READOUTS = ("mean", "sum")
 
 _CONVERT = "convert the model to spikes first, see spikeloom.convert"
 _MODULE = "use the layer of torch.nn in its place"
-REMEDIES = {
+REMEDIES: dict[Effect, str] = {
+    Effect.WEIGHS: _MODULE,
+    Effect.NORMALISES: _MODULE,
+    Effect.DROPS: "use torch.nn.Dropout",
+    Effect.ACTIVATES: _CONVERT,
+    Effect.MULTIPLIES: "scale the weights",
+}
+PARTICULAR = {
     "einsum": "write it as permute and Linear",
     "data": "use detach()",
-    "dropout": "use torch.nn.Dropout",
-    **dict.fromkeys(("linear", "conv1d", "conv2d", "avg_pool2d", "batch_norm"), _MODULE),
-    **dict.fromkeys(("relu", "gelu", "silu", "sigmoid", "tanh", "softmax"), _CONVERT),
-    **dict.fromkeys(("mul", "__mul__", "__rmul__", "div", "__truediv__"), "scale the weights"),
+    "avg_pool2d": _MODULE,
 }
 
 
@@ -90,10 +61,10 @@ class Functions(TorchFunctionMode):
         tensors = tensors_in((args, kwargs))
         if self.ledger.quiet or not self.ledger.followed(tensors):
             return func(*args, **kwargs)
-        name = _name_of(func)
+        name, operation = name_of(func), meaning_of(func)
         self.ledger.check(tensors)
         # Before it runs: it may write into its own arguments.
-        sums = name in ADDS or name == "__setitem__"
+        sums = operation is not None and operation.name in ("add", "setitem")
         constants = sums and len(args) > 1 and self._constants(args)
         result = func(*args, **kwargs)
         if name == "__iter__":
@@ -121,33 +92,37 @@ class Functions(TorchFunctionMode):
     ) -> None:
         ledger, outputs = self.ledger, tensors_in(result)
         tensors = tensors_in((args, kwargs))
-        if name in DECIDES:
+        operation = meaning_of(func)
+        effect, plain = (operation.effect, operation.name) if operation else (None, name)
+        if effect is Effect.DECIDES:
             ledger.decided[name] = None
-        elif name in QUERIES or name in BLANKS or (name.startswith("is_") and not outputs):
+        elif effect in (Effect.DESCRIBES, Effect.MAKES):
             return
         elif "out" in kwargs:
             self._refuse(name, tensors, [*outputs, *tensors_in(kwargs["out"])])
         elif name == "__setitem__":
             self._write(args, constants)
-        elif not outputs or name in LEAVES:
+        elif not outputs or effect is Effect.LEAVES:
             self._leave(name, tensors)
-        elif name in STILL:
-            self._stay(name, args[0], tensors, outputs[0])
-        elif name in MOVES:
-            self._move(func, name, args, kwargs, outputs)
-        elif name in ADDS and not kwargs and len(args) == 2:
+        elif plain == "add" and not kwargs and len(args) == 2:
             self._add(name, tensors, outputs[0], constants)
-        elif not self._read_out(name, args, kwargs, outputs[0]):
+        elif is_in_place(name) and name != plain:
+            self._refuse(name, tensors, outputs)
+        elif effect is Effect.KEEPS:
+            self._stay(name, args[0], tensors, outputs[0])
+        elif operation and effect in FOLLOWED and plain != "as_strided":
+            self._move(func, operation, args, kwargs, outputs)
+        elif not self._read_out(plain, args, kwargs, outputs[0]):
             self._refuse(name, tensors, outputs)
 
     def _refuse(self, name: str, tensors: list[Tensor], outputs: list[Tensor]) -> None:
         reason = f"the function {name} has no NIR counterpart"
-        self.ledger.obstruct(name, tensors, outputs, reason, REMEDIES.get(name, REMEDY), False)
+        self.ledger.obstruct(name, tensors, outputs, reason, _remedy(name, REMEDY), False)
 
     def _leave(self, name: str, tensors: list[Tensor]) -> None:
         """Values that leave torch, or are replaced: what becomes of them cannot be seen."""
         reason = f"the function {name} takes values out of the signal, or puts others in"
-        remedy = REMEDIES.get(name, "keep values in tensors, and remove hooks that read them")
+        remedy = _remedy(name, "keep values in tensors, and remove hooks that read them")
         site = self.ledger.obstruct(name, tensors, [], reason, remedy, False)
         self.ledger.left[site.name] = None
 
@@ -162,13 +137,13 @@ class Functions(TorchFunctionMode):
     # --- movements
 
     def _move(
-        self, func: Any, name: str, args: tuple[Any, ...], kwargs: Any, outputs: list[Tensor]
+        self, func: Any, operation: Operation, args: Any, kwargs: Any, outputs: list[Tensor]
     ) -> None:
         """Follow every element on its way."""
-        tensors = tensors_in((args, kwargs))
-        if name in LIKE and tensors[0] not in self.ledger:
+        name, tensors = name_of(func), tensors_in((args, kwargs))
+        if operation.ignores and tensors[0] not in self.ledger:
             return  # numbers in the shape of a signal
-        problem = self._unfollowed(name, args, kwargs, outputs)
+        problem = self._unfollowed(name, operation, tensors, outputs)
         if problem:
             self.ledger.obstruct(name, tensors, outputs, problem)
             return
@@ -176,14 +151,17 @@ class Functions(TorchFunctionMode):
         for y, moved in zip(outputs, move(func, args, kwargs, name), strict=True):
             self._place(name, tensors, y, moved)
 
-    def _unfollowed(self, name: str, args: Any, kwargs: Any, outputs: list[Tensor]) -> str:
+    def _unfollowed(
+        self, name: str, operation: Operation, tensors: list[Tensor], outputs: list[Tensor]
+    ) -> str:
         """Why the labels cannot follow a movement; empty if they can."""
-        tensors = tensors_in((args, kwargs))
         signals = [self.ledger.of(t) for t in self.ledger.followed(tensors)]
         first = next(iter(tensors))
-        if name in JOINS and len(signals) < len(tensors):
+        joins = operation.effect is Effect.JOINS
+        if joins and len(signals) < len(tensors):
             return f"{name} joins different signals, or a signal and numbers"
-        if name not in JOINS | LIKE and (first not in self.ledger or len(signals) > 1):
+        takes_one = not joins and not operation.ignores
+        if takes_one and (first not in self.ledger or len(signals) > 1):
             return f"where {name} takes values from depends on a signal"
         if any(isinstance(s, Signal) and not s.starts for s in signals):
             return f"{name} moves feedback that has not begun"
@@ -284,7 +262,8 @@ def _narrows(x: Tensor, y: Tensor) -> bool:
     return y.dtype not in (x.dtype, torch.float32, torch.float64)
 
 
-def _name_of(func: Any) -> str:
-    name = getattr(func, "__name__", str(func))
-    # A property such as `.data` arrives as the __get__ of its descriptor.
-    return getattr(func.__self__, "__name__", name) if name == "__get__" else name
+def _remedy(name: str, otherwise: str) -> str:
+    operation = meaning_of(name)
+    if operation is None:
+        return otherwise
+    return PARTICULAR.get(operation.name) or REMEDIES.get(operation.effect, otherwise)

@@ -11,10 +11,11 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from spikeloom.observe import Effect, Operation, meaning_of
+from spikeloom.observe.dialects import is_in_place, name_of
 from spikeloom.verify.fold.plain import is_plain, is_transparent, is_weight
 
 __all__ = ["Connections", "Path", "main_input"]
@@ -22,19 +23,8 @@ __all__ = ["Connections", "Path", "main_input"]
 # What lies between two modules: the calls that a value passes, in order.
 Path = tuple[fx.Node, ...]
 
-# What a current passes on its way to a neuron; each is linear, so a common factor passes too.
-ADDITIONS = frozenset({operator.add, torch.add, "add"})
-ARRANGEMENTS = frozenset(
-    (
-        *("chunk", "clone", "contiguous", "expand", "flatten", "movedim", "permute", "repeat"),
-        *("reshape", "select", "split", "squeeze", "transpose", "unflatten", "unsqueeze", "view"),
-        *(operator.getitem, torch.cat, torch.flatten, torch.stack),
-    )
-)
 # What keeps a value's features in one axis; where that axis is, a layout follows.
-PASSED = frozenset(("contiguous", "flatten", "movedim", "unflatten", torch.flatten))
-# What a value says about itself without being used.
-DESCRIBING = frozenset(("size", "dim", "shape", "ndim", "dtype", "device"))
+PASSED = frozenset(("contiguous", "flatten", "movedim", "unflatten"))
 
 
 class Connections:
@@ -135,7 +125,8 @@ class Connections:
             (node,) = users
             way = (*way, node)
             name = self.name(node)
-            if name is None and node.target not in PASSED:
+            operation = None if name is not None else _operation(node)
+            if name is None and (operation is None or operation.name not in PASSED):
                 return ()
             if name is not None and not through(self.module(name)):
                 # A second value would be a neuron's state.
@@ -147,10 +138,13 @@ class Connections:
         if node.op == "call_module":
             module = self.module(self.name(node))
             return is_transparent(module) or (isinstance(module, nn.Flatten) and is_plain(module))
-        if node.target in ADDITIONS:
+        operation = _operation(node)
+        if operation is not None and operation.effect is Effect.ADDS:
             terms = node.args[:2]
             return all(isinstance(x, fx.Node) and not _is_description(x) for x in terms)
-        return node.op != "get_attr" and node.target in ARRANGEMENTS
+        if operation is not None and operation.effect is Effect.KEEPS:
+            return len(node.args) == 1 and not node.kwargs  # in the same dtype
+        return operation is not None and operation.effect in (Effect.MOVES, Effect.JOINS)
 
     def _follow(self, module: nn.Module, prefix: str = "") -> None:
         """Read a module as one graph, or its children if it cannot be followed."""
@@ -210,10 +204,19 @@ def main_input(node: fx.Node) -> Any:
     return next(iter((*node.args, *node.kwargs.values())), None)
 
 
+def _operation(node: fx.Node) -> Operation | None:
+    """What a node computes of its arguments, which it leaves as they are."""
+    if node.op not in ("call_function", "call_method") or is_in_place(name_of(node.target)):
+        return None
+    return meaning_of(node.target)
+
+
 def _is_description(node: fx.Node) -> bool:
     """Whether a node is about a tensor: ``x.shape``, ``x.size()`` and parts of them."""
     if node.op == "call_function" and node.target is operator.getitem:
         return isinstance(node.args[0], fx.Node) and _is_description(node.args[0])
     if node.op == "call_function" and node.target is getattr:
-        return node.args[1] in DESCRIBING
-    return node.op == "call_method" and node.target in DESCRIBING
+        operation = meaning_of(node.args[1])
+    else:
+        operation = _operation(node)
+    return operation is not None and operation.effect is Effect.DESCRIBES

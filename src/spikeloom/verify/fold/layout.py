@@ -10,9 +10,9 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import torch
 from torch import fx, nn
 
+from spikeloom.observe.dialects import name_of
 from spikeloom.verify.fold.connections import Connections, Path
 from spikeloom.verify.fold.plain import is_plain, is_transparent
 
@@ -85,7 +85,7 @@ def _through(layout: Layout, module: nn.Module) -> Layout | None:
 
 def _called(layout: Layout, node: fx.Node) -> Layout | None:
     """After a method, or a function that is one."""
-    method = "flatten" if node.target is torch.flatten else node.target
+    method = name_of(node.target)
     if method == "contiguous":
         return layout
     arguments = list(node.args[1:])
