@@ -247,6 +247,7 @@ def test_an_operation_is_affine_in_what_varies_while_the_rest_is_constant():
 
 def test_a_user_adds_an_operation_of_their_own():
     step = Operation("observe_test::step", Effect.ROUNDS)
+    assert meaning_of("observe_test::step") is None
     register(step, "observe_test::heaviside")
     assert meaning_of("observe_test::heaviside") is meaning_of("observe_test::step") is step
     register(step)  # again, as when a module is loaded anew

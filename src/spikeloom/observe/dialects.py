@@ -36,7 +36,7 @@ def name_of(operation: Any) -> str:
     if namespace:
         return name if namespace in PLAIN else operation
     first, *rest = operation.split(".")
-    if first in PLAIN:
+    if rest and first in PLAIN:
         return rest[0]
     return rest[-1] if rest and first in ("torch", "Tensor") else operation
 

@@ -5,6 +5,7 @@ Whoever follows values through a network asks :func:`meaning_of`, and keeps no l
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
@@ -34,6 +35,11 @@ def meaning_of(operation: Any) -> Operation | None:
         >>> meaning_of(torch.fft.fft) is None
         True
     """
+    return _found(operation)
+
+
+@lru_cache(maxsize=4096)
+def _found(operation: Any) -> Operation | None:
     return next((_TABLE[name] for name in spellings(operation) if name in _TABLE), None)
 
 
@@ -66,6 +72,7 @@ def register(operation: Operation, *others: str) -> None:
                 f"operation: {name!r} is known already, as {_TABLE[name]}; take another name"
             )
     _TABLE.update(dict.fromkeys((operation.name, *others), operation))
+    _found.cache_clear()
 
 
 def names_of(effect: Effect) -> list[str]:

@@ -86,6 +86,14 @@ FUNCTIONS = {
     "masked attention": Attention(),
     "cosine similarity": lambda x: F.cosine_similarity(x, x.flip(1), dim=1),
     "normalized": lambda x: F.normalize(x, dim=1),
+    "product along an axis": lambda x: (1 + x).prod(1),
+    "angle": lambda x: torch.atan2(x, 1 + x.flip(1)),
+    "weights of a stream": lambda x: F.linear(x, x[0, :, 0, :]),
+    "maximum by its other name": lambda x: torch.max(x, x.flip(1)),
+    "written into places": lambda x: torch.index_put(
+        torch.zeros(x.shape[0], 9, 4, 4), (torch.arange(x.shape[0]), torch.tensor(1)), x[:, 0]
+    ),
+    "rolled along an axis": lambda x: x.roll(1, 1).unbind(2)[0].cumsum(1),
 }
 
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx
 
-from spikeloom.convert.signgd.nodes import name_of, names
+from spikeloom.convert.signgd.nodes import name_of
 
 __all__ = ["channel_axis"]
 
 # Their channels are behind the batch.
-SECOND = names(
-    """
-    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d
-    batch_norm group_norm instance_norm
-    """
-)
+SECOND = re.compile(r"conv.*d|(?:batch|group|instance)_norm")
 # Their features are last.
-LAST = names("linear layer_norm rms_norm embedding")
-# Behind them the axes are others.
-REGROUPED = names("reshape view flatten unflatten unfold fold einsum")
+LAST = re.compile(r"linear|(?:layer|rms)_norm|embedding")
+# Behind them the axes may be others.
+REGROUPED = frozenset({"reshape", "view", "einsum"})
 
 
 def channel_axis(node: fx.Node, before: Mapping[fx.Node, int | None]) -> int | None:
@@ -40,9 +36,9 @@ def channel_axis(node: fx.Node, before: Mapping[fx.Node, int | None]) -> int | N
 
 def _named(node: fx.Node, rank: int, before: Mapping[fx.Node, int | None]) -> int | None:
     name = name_of(node)
-    if rank == 2 or name in SECOND or (node.op == "placeholder" and rank > 3):
+    if rank == 2 or SECOND.fullmatch(name) or (node.op == "placeholder" and rank > 3):
         return 1 if rank > 1 else None
-    if name in LAST:
+    if LAST.fullmatch(name):
         return rank - 1
     source = node.all_input_nodes[0] if node.all_input_nodes else None
     axis = None if source is None else before.get(source)

@@ -16,17 +16,16 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from spikeloom.convert.signgd.graph import Captured
-from spikeloom.convert.signgd.nodes import name_of, names
+from spikeloom.convert.signgd.nodes import name_of
 from spikeloom.convert.signgd.operators import Plan, Site
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import SpikingLayer
+from spikeloom.observe import Effect, meaning_of
 
 __all__ = ["layers_of"]
 
-# They move or add values, and stay functions.
-PLAIN = names("add reshape unflatten squeeze unsqueeze contiguous clone getitem sym_size")
-# Python's own, not functions of torch.
-UNNAMED = names("getitem sym_size")
+# They move values, and stay functions; so does a sum.
+PLAIN = (Effect.KEEPS, Effect.MOVES, Effect.DESCRIBES)
 
 # From a node to the neuron of its site, given the function that it computes of its input.
 Tracker = Callable[[Site, str], Neuron]
@@ -120,9 +119,11 @@ class _Builder:
     def _call(self, node: fx.Node) -> fx.Node:
         """The operator as a function of torch; one that is not plain gets a name."""
         name = name_of(node)
-        function: Any = node.target if name in UNNAMED else getattr(torch, name, node.target)
+        is_torchs = isinstance(node.target, torch._ops.OpOverload) and name != "sym_size"
+        function: Any = getattr(torch, name, node.target) if is_torchs else node.target
         args, kwargs = fx.map_arg((node.args, node.kwargs), self._value)
-        if name in PLAIN:
+        operation = meaning_of(name)
+        if operation is not None and (operation.effect in PLAIN or operation.name == "add"):
             return self.graph.call_function(function, args, kwargs)
         return self._module(node, Operator(function), args, kwargs)
 

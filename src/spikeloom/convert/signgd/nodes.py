@@ -7,12 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-__all__ = ["name_of", "names", "place_of"]
-
-
-def names(text: str) -> frozenset[str]:
-    """The words of a text, for tables of operators."""
-    return frozenset(text.split())
+__all__ = ["name_of", "place_of"]
 
 
 def name_of(node: fx.Node) -> str:

@@ -6,6 +6,7 @@ and functions do not care in which order steps come, so each runs once for all o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -14,9 +15,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from spikeloom.convert.signgd.nodes import name_of, names
-from spikeloom.convert.signgd.operators import Plan, Site
+from spikeloom.convert.signgd.nodes import name_of
+from spikeloom.convert.signgd.operators import Plan, Site, mul_inverse_sqrt
 from spikeloom.convert.signgd.pooling import MAX_POOLS, max_pool
+from spikeloom.observe import Effect, meaning_of
 
 __all__ = ["AtSite", "Machine"]
 
@@ -25,46 +27,13 @@ AtSite = Callable[[Site, tuple[Any, ...], Callable[[], Tensor]], Tensor]
 # One operator of a run: reads the values so far, returns its own.
 Instruction = Callable[[list[Any], AtSite], Any]
 
-# They take any further axes in front.
-POINTWISE = names(
-    """
-    relu silu sigmoid tanh abs square exp sqrt rsqrt reciprocal gelu leaky_relu elu softplus
-    neg pow hardtanh relu6 hardswish hardsigmoid mish log erf clamp clip add sub mul div maximum
-    minimum clone contiguous alias to mul_inverse_sqrt
-    """
-)
-# So do these if time is in front of every operand.
+# They take any further axes in front if time is in front of every operand.
 BROADCAST = {"matmul": torch.matmul, "bmm": torch.matmul}
 LAST_AXES = frozenset({"linear", "layer_norm", "rms_norm"})
-# They take [batch, ...] of this many axes; time and batch can be one axis.
-BATCHED = {
-    "conv1d": 3,
-    "conv2d": 4,
-    "conv3d": 5,
-    "avg_pool1d": 3,
-    "avg_pool2d": 4,
-    "adaptive_avg_pool1d": 3,
-    "adaptive_avg_pool2d": 4,
-    "conv_transpose1d": 3,
-    "conv_transpose2d": 4,
-    "conv_transpose3d": 5,
-    "group_norm": 4,
-    "instance_norm": 4,
-    "upsample_nearest2d": 4,
-    "upsample_bilinear2d": 4,
-    "pixel_shuffle": 4,
-    "channel_shuffle": 4,
-}
-# Where they are told axes: with time in front, those that count from the front are one further.
-AXES_AT = {
-    **dict.fromkeys(("flatten", "transpose", "movedim", "swapaxes"), (1, 2)),
-    **dict.fromkeys(("mean", "sum", "amax", "amin", "softmax", "log_softmax", "cumsum"), (1,)),
-    **dict.fromkeys(("select", "slice", "narrow", "squeeze", "unsqueeze", "unflatten"), (1,)),
-    **dict.fromkeys(("cat", "concat", "flip"), (1,)),
-    **dict.fromkeys(("chunk", "split", "split_with_sizes"), (2,)),
-}
-# They may ask for a layout of four axes, where there is one more; values are the same in any.
-COPIES = frozenset({"contiguous", "clone", "to", "_to_copy"})
+# They take [batch, channels, *map]; time and batch can be one axis.
+ON_MAPS = re.compile(r".*([123])d|(?:group|instance)_norm|(?:pixel|channel)_(?:un)?shuffle")
+# What torch calls an argument that names axes.
+AXES = re.compile(r"dims?|dim\d|start_dim|end_dim|source|destination|axis\d")
 SHAPED = frozenset({"reshape", "view"})
 # They take any axes in front already, unlike torch's own.
 OURS = {name: partial(max_pool, axes) for name, axes in MAX_POOLS.items()}
@@ -207,7 +176,8 @@ def _operator(node: fx.Node, timed: frozenset[str]) -> Callable[..., Any]:
     times = [operand.name in timed for operand in operands]
     if not any(times) or name in OURS:
         return target
-    if name in COPIES and "memory_format" in node.kwargs:
+    # It may ask for a layout of four axes, where there is one more; values are the same in any.
+    if _keeps(node) and "memory_format" in node.kwargs:
         return _in_any_layout(target)
     if name == "getitem" and not isinstance(operands[0].meta["val"], Tensor):
         return target  # one of several values, each with its own time axis
@@ -219,7 +189,7 @@ def _operator(node: fx.Node, timed: frozenset[str]) -> Callable[..., Any]:
         rank == max(ranks) if is_timed else rank <= max(ranks)
         for rank, is_timed in zip(ranks, times, strict=True)
     )
-    if name in POINTWISE and aligned:
+    if aligned and _is_pointwise(node):
         return target
     if name in BROADCAST and aligned and min(ranks) >= 2:
         return BROADCAST[name]
@@ -232,11 +202,30 @@ def _operator(node: fx.Node, timed: frozenset[str]) -> Callable[..., Any]:
         return lambda x, order: target(x, [0, *map(_one_on, order)])
     if name in SHAPED and first_only:
         return lambda x, shape: target(x, [x.shape[0], *shape])
-    if name in AXES_AT and all(times) and _states_axes(node, AXES_AT[name]):
-        return _shifted(target, AXES_AT[name])
-    if name in BATCHED and first_only and ranks[0] == BATCHED[name]:
+    axes = _axes_at(node.target)
+    if axes and all(times) and _states_axes(node, axes):
+        return _shifted(target, axes)
+    on_maps = ON_MAPS.fullmatch(name)
+    if on_maps and first_only and ranks[0] == int(on_maps[1] or 2) + 2:
         return _time_as_batch(target)
     return _mapped(target, _flags(node, timed))
+
+
+def _keeps(node: fx.Node) -> bool:
+    operation = meaning_of(name_of(node))
+    return operation is not None and operation.effect is Effect.KEEPS
+
+
+def _is_pointwise(node: fx.Node) -> bool:
+    """Whether an operator works on each element, so that it takes any further axes in front."""
+    is_tagged = torch.Tag.pointwise in getattr(node.target, "tags", ())
+    return is_tagged or node.target is mul_inverse_sqrt or _keeps(node)
+
+
+def _axes_at(target: Any) -> tuple[int, ...]:
+    """Where an operator is told axes: with time in front, those from the front are one further."""
+    arguments = target._schema.arguments if isinstance(target, torch._ops.OpOverload) else ()
+    return tuple(i for i, argument in enumerate(arguments) if AXES.fullmatch(argument.name))
 
 
 def _rank(node: fx.Node) -> int:
