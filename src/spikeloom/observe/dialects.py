@@ -61,6 +61,8 @@ def spellings(operation: Any) -> Iterator[str]:
     name = name_of(operation)
     if getattr(operation, "__module__", None) == "torch.nn.functional":
         yield f"functional.{name}"
+    if getattr(operation, "__objclass__", None) is torch._C.TensorBase:
+        yield f"Tensor.{name}"
     yield name
     if name.startswith("__") and name.endswith("__"):
         name = name.strip("_")

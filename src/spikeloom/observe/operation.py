@@ -46,7 +46,7 @@ class Effect(Enum):
     LEAVES = auto()  #: Hands out a tensor's memory, or a copy of it, to what is not torch.
 
 
-# Effects on real values that no affine map has; each but a choice is a function of its values.
+# What these make of real values is not affine in them, or only while all but one are constant.
 ACTIVE = frozenset(
     {
         *(Effect.MULTIPLIES, Effect.WEIGHS, Effect.ATTENDS, Effect.ACTIVATES),

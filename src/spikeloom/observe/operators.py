@@ -221,6 +221,7 @@ _rows(
     """,
 )
 _rows(Effect.SELECTS, "where", addends=(1, 2))
+_rows(Effect.SELECTS, "Tensor.where", addends=(0, 2))  # the condition stands second
 _rows(Effect.SELECTS, "masked_fill", addends=(0, 2))
 _rows(
     Effect.REDUCES,

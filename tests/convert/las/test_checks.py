@@ -230,6 +230,7 @@ VALUES = {
     "clamp": lambda h: h.clamp(-1, 1),
     "clamp_min_": lambda h: h.clamp_min_(0.0),
     "where": lambda h: torch.where(h > 0, h, torch.zeros(8)),
+    "(where)": lambda h: torch.ones(len(h), 8).where(h > 0, torch.zeros(8)),
     "masked_fill": lambda h: h.masked_fill(h < 0, 0.0),
     "__getitem__": lambda h: h[torch.arange(len(h)), h.argmax(-1)],
     "maximum": lambda h: torch.maximum(h, torch.zeros(8)),
@@ -287,6 +288,7 @@ CONSTANT = {
     "a mask": lambda h: torch.where(torch.arange(8) > 3, h, 0.0).masked_fill(
         torch.eye(4, 8) > 0, 1
     ),
+    "a mask by the method": lambda h: h.where(torch.arange(8) > 3, 0.0),
     "an index": lambda h: h[:, torch.tensor([0, 3])].mean(-1, keepdim=True) + h,
     "a mask of its dtype": lambda h: h * (torch.arange(8) > 3).to(h) + torch.ones(8).type_as(h),
     "shapes": lambda h: h * h.shape[-1] ** -0.5,
