@@ -84,8 +84,10 @@ def test_the_report_tells_what_compensation_gained():
     assert report.plot("membrane after").axes
 
 
-def test_rounds_are_named_in_the_report():
-    assert pruned(0.7, rounds=4)[1].column("order") == ["4 rounds"] * 3
+def test_the_report_names_the_rounds_that_an_effort_takes():
+    report = pruned(0.7, effort="fast")[1]
+    assert report.column("order") == ["2 rounds"] * 3
+    assert all(size > 0 for size in report.column("MB"))
 
 
 def test_a_pattern_prunes_every_layer_to_it():

@@ -4,9 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spikeloom import compress, neurons
-from spikeloom.compress.order import Order
+from spikeloom.compress.order import EFFORTS
 from spikeloom.compress.pruning import compensate
-from spikeloom.compress.removal import by_least_loss
 from tests.compress.cases import (
     correlated,
     error,
@@ -129,11 +128,12 @@ def test_the_filtered_objective_is_lower_than_with_unfiltered_inputs(percent):
     assert error(W, osbc, H) <= error(W, obs, H)
 
 
-def test_dead_inputs_go_first_and_give_nothing_to_others():
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_dead_inputs_go_first_and_give_nothing_to_others(effort):
     W, H = layer_case(3, 8)
     H[2], H[:, 2] = 0, 0
     W[:, 2] = 0.3
-    pruned, mask = compress.prune_weight(W, H, 3)
+    pruned, mask = compress.prune_weight(W, H, 3, effort=effort)
     assert mask[:, 2].all() and int(mask.sum()) == 3
     torch.testing.assert_close(pruned, W.masked_fill(mask, 0.0))
 
@@ -147,29 +147,33 @@ def test_a_row_that_normalisation_silences_goes_first():
     torch.testing.assert_close(pruned, file["dead_W_6"], rtol=0, atol=1e-10)
 
 
-def test_a_layer_without_spikes_loses_its_smallest_weights():
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_a_layer_without_spikes_loses_its_smallest_weights(effort):
     W, _ = layer_case(3, 8)
     with pytest.warns(UserWarning, match="never fired"):
-        pruned, mask = compress.prune_weight(W, torch.zeros(8, 8), 12)
+        pruned, mask = compress.prune_weight(W, torch.zeros(8, 8), 12, effort=effort)
     assert W[mask].abs().max() <= W[~mask].abs().min()
     assert torch.equal(pruned, W.masked_fill(mask, 0.0))
 
 
-def test_ties_go_to_the_earlier_weight():
-    _, mask = compress.prune_weight(torch.ones(2, 4), torch.eye(4), 3)
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_ties_go_to_the_earlier_weight(effort):
+    _, mask = compress.prune_weight(torch.ones(2, 4), torch.eye(4), 3, effort=effort)
     assert mask.tolist() == [[True, True, True, False], [False] * 4]
 
 
+@pytest.mark.parametrize("effort", EFFORTS)
 @pytest.mark.parametrize("count", [0, 24])
-def test_nothing_and_everything_can_be_removed(count):
+def test_nothing_and_everything_can_be_removed(count, effort):
     W, H = layer_case(3, 8)
-    pruned, mask = compress.prune_weight(W, H, count)
+    pruned, mask = compress.prune_weight(W, H, count, effort=effort)
     assert bool(mask.all()) == bool(mask.any()) == (count == 24)
     torch.testing.assert_close(pruned, W if count == 0 else torch.zeros_like(W))
 
 
-def test_a_layer_without_rows_stays_empty():
-    pruned, mask = compress.prune_weight(torch.ones(0, 4), torch.eye(4), 0)
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_a_layer_without_rows_stays_empty(effort):
+    pruned, mask = compress.prune_weight(torch.ones(0, 4), torch.eye(4), 0, effort=effort)
     assert pruned.shape == mask.shape == (0, 4)
 
 
@@ -202,40 +206,7 @@ def test_non_contiguous_weights_are_read_right():
     assert torch.equal(pruned, expected)
 
 
-# --- Rounds and patterns ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("rounds", [1, 4, 16])
-def test_rounds_remove_the_count_and_solve_for_the_rest(rounds):
-    W, H = layer_case(4, 40)
-    pruned, mask = compress.prune_weight(W, H, 120, rounds=rounds)
-    assert int(mask.sum()) == 120
-    torch.testing.assert_close(pruned, solved(W, H, mask), rtol=1e-8, atol=1e-8)
-
-
-def test_sixteen_rounds_are_nearly_as_good_as_one_by_one():
-    W, H = layer_case(8, 128)
-    exact, rounds = (compress.prune_weight(W, H, 920, rounds=r)[0] for r in (0, 16))
-    magnitude = W.masked_fill(W.abs() < W.abs().flatten().sort().values[920], 0.0)
-    assert error(W, exact, H) <= error(W, rounds, H) <= 1.05 * error(W, exact, H)
-    assert error(W, rounds, H) < 0.9 * error(W, magnitude, H)
-
-
-def test_rounds_take_over_beyond_1024_inputs():
-    assert Order.plan((8, 1024), 4000, None, None).rounds == 0
-    assert Order.plan((8, 1025), 4000, None, None).rounds == 16
-    assert Order.plan((8, 1025), 4000, 0, None).rounds == 0
-
-
-@pytest.mark.parametrize("rounds", [0, 5])
-def test_scaled_rows_and_rounds_lose_the_first_weights_of_their_orders_too(rounds):
-    W, H = correlated(4, 24, 3)
-    scale = torch.tensor([0.5, 1.0, 3.0, 2.0], dtype=torch.float64)
-    for count in range(0, 97, 12):
-        _, mask = compress.prune_weight(W, H, count, scale, rounds=rounds)
-        order = Order.plan(W.shape, count, rounds, None)
-        index = by_least_loss(W, H, order, torch.zeros_like(mask)).index
-        assert is_prefix(mask, index) and int(mask.sum()) == count
+# --- Patterns ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pattern, left", [("2:4", 2), ("1:4", 1), ("3:4", 3)])
@@ -246,10 +217,11 @@ def test_a_pattern_leaves_so_many_in_each_group(pattern, left):
     torch.testing.assert_close(pruned, solved(W, H, mask), rtol=1e-8, atol=1e-8)
 
 
-def test_a_pattern_follows_the_order_of_losses():
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_a_pattern_follows_the_order_of_losses(effort):
     # With independent inputs, the smallest weights of each group go.
     W = torch.tensor([[4.0, 3.0, 2.0, 1.0, 0.1, 0.2, 0.3, 0.4]])
-    _, mask = compress.prune_weight(W, torch.eye(8), pattern="2:4")
+    _, mask = compress.prune_weight(W, torch.eye(8), pattern="2:4", effort=effort)
     assert mask.tolist() == [[False, False, True, True, True, True, False, False]]
 
 
@@ -276,12 +248,12 @@ def test_neighbours_in_a_convolution_are_channels():
         ({"W": torch.ones(8)}, ValueError, "shape"),
         ({"row_scale": torch.ones(4)}, ValueError, "3 finite numbers"),
         ({"row_scale": torch.full((3,), float("inf"))}, ValueError, "finite"),
-        ({"rounds": -1}, ValueError, "rounds"),
+        ({"effort": "slow"}, ValueError, "effort: must be one of 'exact', 'balanced', 'fast'"),
+        ({"effort": 16}, ValueError, "effort"),
         ({"pattern": "2:4", "count": 11}, ValueError, "removes 12 weights, got 11"),
         ({"pattern": "2:3", "count": None}, ValueError, "does not divide 8 inputs"),
         ({"pattern": "4:4", "count": None}, ValueError, "0 < N < M"),
         ({"pattern": "half", "count": None}, ValueError, "'2:4'"),
-        ({"pattern": "2:4", "count": None, "rounds": 3}, ValueError, "rounds=0"),
     ],
 )
 def test_bad_input_is_named(change, error_type, message):
@@ -290,12 +262,12 @@ def test_bad_input_is_named(change, error_type, message):
         compress.prune_weight(**arguments)
 
 
-@pytest.mark.parametrize("rounds", [0, 16])
+@pytest.mark.parametrize("effort", EFFORTS)
 @pytest.mark.parametrize("weights, hessian", [(1e-25, 1.0), (1e25, 1.0), (1.0, 1e-40), (1.0, 1e40)])
-def test_units_do_not_matter_to_wide_layers_either(weights, hessian, rounds):
+def test_units_do_not_matter_to_wide_layers_either(weights, hessian, effort):
     W, H = layer_case(4, 300)
-    _, expected = compress.prune_weight(W, H, 600, rounds=rounds)
-    _, mask = compress.prune_weight(weights * W, hessian * H, 600, rounds=rounds)
+    _, expected = compress.prune_weight(W, H, 600, effort=effort)
+    _, mask = compress.prune_weight(weights * W, hessian * H, 600, effort=effort)
     assert torch.equal(mask, expected)
 
 

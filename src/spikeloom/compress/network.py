@@ -23,9 +23,9 @@ from spikeloom.compress.layers import (
 )
 from spikeloom.compress.objective import quadratic_error
 from spikeloom.compress.order import Order, Pattern
-from spikeloom.compress.pruning import choose, prune_blocks
+from spikeloom.compress.pruning import choose, prune_blocks, working_memory
 from spikeloom.compress.quantization import check_bits, grid, quantize_blocks, round_to_grid
-from spikeloom.compress.removal import by_magnitude, working_memory
+from spikeloom.compress.removal import by_magnitude
 from spikeloom.compress.statistics import LayerStatistics, Statistics, fingerprint
 from spikeloom.compress.swap import Change, make_changes
 from spikeloom.compress.weights import check_weights
@@ -45,7 +45,7 @@ def prune(
     power: float = 2.0,
     pattern: str | Pattern | None = None,
     layers: Sequence[str] | None = None,
-    rounds: int | None = None,
+    effort: str = "balanced",
 ) -> Report:
     """Remove weights of a trained network in place, without training.
 
@@ -72,7 +72,7 @@ def prune(
         power: Exponent of the LAMPS scores.
         pattern: Such as ``"2:4"``: of each 4 neighbouring input channels, 2 stay.
         layers: Names of the layers to prune; None takes all that were calibrated.
-        rounds: As for :func:`prune_weight`.
+        effort: ``"exact"``, ``"balanced"`` or ``"fast"``, see :func:`prune_weight`.
 
     Returns:
         A report with a row for each layer: how many weights were to go and went, how they were
@@ -116,7 +116,7 @@ def prune(
         counts = allocate(weights, sparsity, allocation, power)
 
     def one(name: str, W: Tensor, layer: LayerStatistics) -> _Result:
-        order = Order.plan(weights[name].shape, counts[name], rounds, parsed)
+        order = Order.plan(weights[name].shape, effort, parsed)
         held = _held(found[name])
         if method == "magnitude":
             mask = choose(by_magnitude(W, order, held), counts[name], order, held)
@@ -125,7 +125,7 @@ def prune(
             blocks = _blocks(name, layer, method == "osbc")
             scale = layer.row_scale if method == "osbc" else None
             pruned, mask = prune_blocks(W, blocks, counts[name], scale, order, held, repr(name))
-            how = f"{order.rounds} rounds" if order.rounds else "exact"
+            how = order.name
             memory = max(working_memory(len(b.rows), W.shape[1], order) for b in blocks)
         shown = (W.numel(), counts[name], int(mask.sum()), how)
         return _Result(pruned, W.masked_fill(mask, 0.0), {"weight_mask": mask}, shown, memory)

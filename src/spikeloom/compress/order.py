@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Order", "Pattern"]
+__all__ = ["EFFORTS", "Order", "Pattern"]
 
-# Widest layer whose weights are ordered one by one unless asked for.
-EXACT_WIDTH = 1024
-# Number of rounds that wider layers are ordered in.
-ROUNDS = 16
+# Rounds in which weights leave (0: one by one); steps of compensation after each but the last, and
+# after the last.
+EFFORTS = {"exact": (0, 0, 0), "balanced": (24, 2, 100), "fast": (2, 2, 3)}
+# Up to this width, one by one costs little more than "balanced".
+EXACT_WIDTH = 512
+# The smaller, the more weights leave in the first rounds, where most of them cost next to nothing.
+HASTE = 0.4
 
 
 @dataclass(frozen=True)
@@ -79,38 +82,48 @@ class Pattern:
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """How the weights of a row are ordered.
+    """How the weights of a layer leave.
 
     Attributes:
         rounds: How many rounds lead to the wanted sparsity; 0: one by one.
-        share: Share of a row's remaining weights that leaves in one round.
+        steps: Steps of compensation after each round but the last.
+        last: Steps after the last round, at most.
         groups: Which group each input belongs to, under a pattern.
         leaving: How many weights of a group leave, under a pattern.
     """
 
     rounds: int = 0
-    share: float = 0.0
+    steps: int = 0
+    last: int = 0
     groups: Tensor | None = None
     leaving: int = 0
 
     @classmethod
-    def plan(
-        cls, shape: Sequence[int], count: int, rounds: int | None, pattern: Pattern | None
-    ) -> Order:
-        """The order for a layer: exact up to a width of 1024, or as ``rounds`` says."""
-        width = math.prod(shape[1:])
-        if rounds is None:
-            rounds = 0 if width <= EXACT_WIDTH or pattern else ROUNDS
-        if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
-            raise ValueError(
-                f"rounds: must be 0 (one weight at a time) or a number of rounds, got {rounds!r}"
-            )
-        if pattern is not None:
-            if rounds:
-                raise ValueError("rounds: an N:M pattern is ordered one by one; use rounds=0")
-            return cls(groups=pattern.groups(shape), leaving=pattern.of - pattern.keep)
-        kept = max(1 - count / max(math.prod(shape), 1), 1 / max(width, 1))
-        return cls(rounds, 1 - kept ** (1 / rounds)) if rounds else cls()
+    def plan(cls, shape: Sequence[int], effort: str, pattern: Pattern | None) -> Order:
+        """The order for a layer: ``"balanced"`` is exact up to a width of 512."""
+        if effort not in EFFORTS:
+            known = ", ".join(map(repr, EFFORTS))
+            raise ValueError(f"effort: must be one of {known}, got {effort!r}")
+        if effort == "balanced" and math.prod(shape[1:]) <= EXACT_WIDTH:
+            effort = "exact"
+        if pattern is None:
+            return cls(*EFFORTS[effort])
+        return cls(*EFFORTS[effort], pattern.groups(shape), pattern.of - pattern.keep)
+
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+        return f"{self.rounds} rounds" if self.rounds else "exact"
+
+    def schedule(self, before: int, after: int) -> list[int]:
+        r"""How many weights of a layer stay after each round.
+
+        .. math:: k_r = k_0\, (k_R / k_0)^{(r / R)^{0.4}}
+        """
+        share = max(after, 1) / max(before, 1)
+        early = [(r / self.rounds) ** HASTE for r in range(1, self.rounds)]
+        kept = [max(after, round(before * share**part)) for part in early] + [after]
+        return [count for count in dict.fromkeys(kept) if count < before]
 
     def fixed_counts(self, gone: Tensor) -> Tensor:
         """How many weights of each row leave under a pattern, shape ``[rows]``.
@@ -122,3 +135,13 @@ class Order:
         groups = torch.as_tensor(self.groups, device=gone.device)
         lost = gone.new_zeros(len(gone), int(groups.max()) + 1, dtype=torch.long)
         return lost.index_add(1, groups, gone.long()).clamp(min=self.leaving).sum(1)
+
+    def kept_by_pattern(self, costs: Tensor) -> Tensor:
+        """True for all but the cheapest of each group, shape ``[rows, d]``."""
+        # Sort by cost, then, keeping that, by group: each group becomes a run from small to large.
+        groups = torch.as_tensor(self.groups, device=costs.device)
+        by_cost = costs.argsort(dim=1, stable=True)
+        runs = by_cost.gather(1, groups[by_cost].argsort(dim=1, stable=True))
+        of = costs.shape[1] // (int(groups.max()) + 1)
+        kept = runs.unflatten(1, (-1, of))[..., self.leaving :].flatten(1)
+        return torch.zeros_like(costs, dtype=torch.bool).scatter_(1, kept, True)

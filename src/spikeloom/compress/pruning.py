@@ -1,7 +1,8 @@
 r"""One-shot pruning of one layer: which weights go, and what the others take over.
 
-Every row is taken apart completely, always at the weight that costs least; the costs of all rows
-tell how many of its first weights each row gives up; those that stay are then solved for at once.
+A narrow layer is taken apart row by row: every row completely, always at the weight that costs
+least; the costs of all rows tell how many of its first weights each row gives up; those that stay
+are then solved for at once. In a wide layer, all rows lose weights together in a few rounds.
 
 Source: Shi, Li, Ward-Cherrier, arXiv 2506.03996.
 """
@@ -15,12 +16,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from spikeloom.compress import removal, rounds
 from spikeloom.compress.blocks import Block, check_weight, damped, split_blocks
 from spikeloom.compress.order import Order, Pattern
 from spikeloom.compress.removal import Removals, by_least_loss, by_magnitude
 from spikeloom.compress.selection import first_of_each, shared_counts
 
-__all__ = ["choose", "prune_blocks", "prune_weight"]
+__all__ = ["choose", "prune_blocks", "prune_weight", "working_memory"]
 
 
 def prune_weight(
@@ -29,13 +31,13 @@ def prune_weight(
     count: int | None = None,
     row_scale: Tensor | None = None,
     *,
-    rounds: int | None = None,
+    effort: str = "balanced",
     pattern: str | Pattern | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Remove weights from a layer and let the others compensate.
 
-    Each row loses the first weights of its own order of least cost. Row o's losses are multiplied
-    by ``row_scale[o] ** 2`` before all rows compete. The compensation of a row with kept weights S
+    The weights that cost least leave. Row o's losses are multiplied by ``row_scale[o] ** 2`` before
+    all rows compete. The compensation of a row with kept weights S
     is, with the damped Hessian,
 
     .. math:: w_S \leftarrow H_{SS}^{-1} H_{S,:}\, w .
@@ -47,9 +49,10 @@ def prune_weight(
         count: How many weights of the whole layer are removed; may be left out with a pattern.
         row_scale: The factor of a normalisation behind each row (:math:`\gamma / \sqrt{var +
             \epsilon}`); None is 1.
-        rounds: 0 takes one weight at a time; R > 0 reaches the count in R rounds of many at once,
-            re-solved in between (a slightly worse choice of weights; what stays is solved for as
-            well); None takes one at a time up to d = 1024, and 16 rounds beyond.
+        effort: ``"exact"`` takes one weight at a time from each row. ``"balanced"`` does so up to
+            d = 512; in wider layers all rows together lose weights in 24 rounds, and what stays is
+            solved for. ``"fast"`` takes 2 rounds at any width, and stops before what stays is
+            solved for to the end.
         pattern: Such as ``"2:4"``: of each 4 neighbouring inputs of a row, 2 stay.
 
     Returns:
@@ -57,7 +60,7 @@ def prune_weight(
 
     Raises:
         TypeError: If W is not a floating-point tensor, or the count not an integer.
-        ValueError: If a shape, the count, the rounds or the pattern does not fit, or values are NaN
+        ValueError: If a shape, the count, the effort or the pattern does not fit, or values are NaN
             or infinite.
 
     Warns:
@@ -84,7 +87,7 @@ def prune_weight(
         raise TypeError(f"count: must be an integer, or a pattern given; got {count!r}") from None
     if not 0 <= count <= flat.numel():
         raise ValueError(f"count: must be from 0 to {flat.numel()}, got {count}")
-    order = Order.plan(W.shape, count, rounds, pattern)
+    order = Order.plan(W.shape, effort, pattern)
     pruned, mask = prune_blocks(flat, blocks, count, _check_scale(row_scale, flat), order)
     return pruned.to(W.dtype).reshape(W.shape), mask.reshape(W.shape)
 
@@ -113,31 +116,41 @@ def prune_blocks(
         Compensated weights in float64, and the mask of what was removed.
     """
     gone = torch.zeros_like(W, dtype=torch.bool) if held is None else held
+    scale = _with_silence(W, blocks, row_scale, name)
+    if order.rounds:
+        return rounds.in_rounds(W, blocks, count, scale, order, gone)
     index, losses = torch.empty_like(W, dtype=torch.long), torch.empty_like(W)
-    silent = [bool((block.hessian.diagonal() == 0).all()) for block in blocks]
-    # Inputs that never fired cost nothing; among themselves the smallest weights go first.
-    negligible = 1.0 if all(silent) else torch.finfo(torch.float64).tiny
-    for block, is_silent in zip(blocks, silent, strict=True):
+    for block in blocks:
         rows = block.rows
-        if is_silent:
-            warnings.warn(
-                f"prune: the inputs of {name} ({len(rows)} rows) never fired, so its "
-                "smallest weights are removed; check the calibration data",
-                stacklevel=3,
-            )
+        if block.is_silent:
             found = by_magnitude(W[rows], order, gone[rows])
-            index[rows], losses[rows] = found.index, found.losses * negligible
         else:
             found = by_least_loss(W[rows], block.hessian, order, gone[rows])
-            index[rows], losses[rows] = found.index, found.losses
-    if row_scale is not None:
-        losses *= row_scale.square()[:, None]
-    mask = choose(Removals(index, losses), count, order, gone)
+        index[rows], losses[rows] = found.index, found.losses
+    mask = choose(Removals(index, losses * scale[:, None]), count, order, gone)
     pruned = W.masked_fill(mask, 0.0)
-    for block, is_silent in zip(blocks, silent, strict=True):
-        if not is_silent:
+    for block in blocks:
+        if not block.is_silent:
             pruned[block.rows] = compensate(W[block.rows], block.hessian, mask[block.rows])
     return pruned, mask
+
+
+def _with_silence(
+    W: Tensor, blocks: Sequence[Block], row_scale: Tensor | None, name: str
+) -> Tensor:
+    """What the losses of each row are multiplied by; warn of inputs that never fired."""
+    factor = torch.ones_like(W[:, 0]) if row_scale is None else row_scale.square()
+    silent = [block.rows for block in blocks if block.is_silent]
+    for rows in silent:
+        warnings.warn(
+            f"prune: the inputs of {name} ({len(rows)} rows) never fired, so its "
+            "smallest weights are removed; check the calibration data",
+            stacklevel=4,
+        )
+        # Such inputs cost nothing; among themselves the smallest weights go first.
+        if len(silent) < len(blocks):
+            factor[rows] *= torch.finfo(torch.float64).tiny
+    return factor
 
 
 def choose(removals: Removals, count: int, order: Order, gone: Tensor) -> Tensor:
@@ -155,6 +168,11 @@ def choose(removals: Removals, count: int, order: Order, gone: Tensor) -> Tensor
     else:
         counts = shared_counts(removals.losses, count, gone.sum(1))
     return first_of_each(removals, counts)
+
+
+def working_memory(rows: int, width: int, order: Order) -> int:
+    """Bytes that pruning so many rows holds at once, beside their Hessian."""
+    return (rounds if order.rounds else removal).working_memory(rows, width)
 
 
 def compensate(W: Tensor, H: Tensor, mask: Tensor) -> Tensor:

@@ -20,13 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spikeloom.compress.blocks import damped_inverse
+from spikeloom.compress.blocks import damped_inverse, working_dtype
 from spikeloom.compress.order import Order
 
 __all__ = ["Removals", "by_least_loss", "by_magnitude", "working_memory"]
 
-# Widest layer that is ordered in float64; float32 leaves errors of 1e-5 in the losses.
-PRECISE_WIDTH = 256
 # Removals that are collected before the inverse is brought up to date.
 PANEL = 64
 # Bytes of inverse Hessians that are held at once.
@@ -60,7 +58,7 @@ def by_least_loss(W: Tensor, H: Tensor, order: Order, gone: Tensor) -> Removals:
         gone: True where a weight has been removed before and is zero; these leave first.
     """
     inverse = damped_inverse(H)
-    if W.shape[1] <= PRECISE_WIDTH:
+    if working_dtype(W.shape[1]) == torch.float64:
         return _taken_apart(W, inverse, order, gone)
     # Pivots are safe: those of the inverse are at least the inverses of H's damped diagonal.
     # In units of their own, neither weights nor inverse leave the range of float32.
@@ -72,8 +70,6 @@ def by_least_loss(W: Tensor, H: Tensor, order: Order, gone: Tensor) -> Removals:
 
 
 def _taken_apart(W: Tensor, inverse: Tensor, order: Order, gone: Tensor) -> Removals:
-    if order.rounds:
-        return _in_rounds(W, inverse, order.share, gone)
     together = max(1, _rows_together(*W.shape))
     memory = inverse.new_empty(together, *inverse.shape)
     parts = [
@@ -94,26 +90,14 @@ def by_magnitude(W: Tensor, order: Order, gone: Tensor) -> Removals:
     """
     costs = W.square().masked_fill(gone, FIRST)
     if order.groups is not None:
-        costs = costs.masked_fill(_kept_by_pattern(costs, order) & ~gone, math.inf)
+        costs = costs.masked_fill(order.kept_by_pattern(costs) & ~gone, math.inf)
     losses, index = costs.sort(dim=1, stable=True)
     return Removals(index, losses.clamp(min=0.0))
 
 
-def _kept_by_pattern(costs: Tensor, order: Order) -> Tensor:
-    """True for all but the cheapest of each group."""
-    # Sort by cost, then, keeping that, by group: each group becomes a run from small to large.
-    groups = torch.as_tensor(order.groups, device=costs.device)
-    by_cost = costs.argsort(dim=1, stable=True)
-    runs = by_cost.gather(1, groups[by_cost].argsort(dim=1, stable=True))
-    of = costs.shape[1] // (int(groups.max()) + 1)
-    kept = runs.unflatten(1, (-1, of))[..., order.leaving :].flatten(1)
-    return torch.zeros_like(costs, dtype=torch.bool).scatter_(1, kept, True)
-
-
-def working_memory(rows: int, width: int, order: Order) -> int:
+def working_memory(rows: int, width: int) -> int:
     """Bytes of inverse Hessians that ordering so many rows holds at once."""
-    # In rounds: what the rows share, and one row's own.
-    return _inverse_bytes(width) * (2 if order.rounds else _rows_together(rows, width))
+    return _inverse_bytes(width) * _rows_together(rows, width)
 
 
 def _rows_together(rows: int, width: int) -> int:
@@ -122,38 +106,7 @@ def _rows_together(rows: int, width: int) -> int:
 
 
 def _inverse_bytes(width: int) -> int:
-    return (4 if width > PRECISE_WIDTH else 8) * width * width
-
-
-def _in_rounds(W: Tensor, inverse: Tensor, share: float, gone: Tensor) -> Removals:
-    """The order if a share of a row's remaining weights leaves at once."""
-    index, losses = torch.empty_like(gone, dtype=torch.long), torch.empty_like(W)
-    for row in range(len(W)):
-        weights, left = W[row], inverse
-        inputs = torch.arange(W.shape[1], device=W.device)
-        parts = []
-        while len(inputs):
-            costs = weights.square() / left.diagonal()
-            order = costs.masked_fill(gone[row, inputs], FIRST).argsort(stable=True)
-            leave, stay = order.split_with_sizes(_division(len(order), share))
-            # In memory order, the copies below are faster.
-            stay = stay.sort().values
-            columns = left[leave]
-            factor = torch.linalg.cholesky(columns[:, leave])
-            panel = torch.linalg.solve_triangular(factor, columns[:, stay], upper=False)
-            paid = torch.linalg.solve_triangular(factor, weights[leave, None], upper=False)
-            parts.append((inputs[leave], paid[:, 0].square()))
-            weights = weights[stay] - (paid.mT @ panel)[0]
-            left = left[stay][:, stay].addmm_(panel.mT, panel, alpha=-1)
-            inputs = inputs[stay]
-        if parts:
-            index[row], losses[row] = (torch.cat(part) for part in zip(*parts, strict=True))
-    return Removals(index, losses)
-
-
-def _division(count: int, share: float) -> list[int]:
-    leaving = max(1, math.ceil(share * count))
-    return [leaving, count - leaving]
+    return working_dtype(width).itemsize * width * width
 
 
 class _Dissection:
