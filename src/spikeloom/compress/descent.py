@@ -50,7 +50,9 @@ class Descent:
         self.rest = (width - values.sum()) / max(width - count, 1)
         share = self.rest / (values - self.rest).clamp(min=LEAST * self.rest)
         self.inner = share.clamp(min=LEAST).diag()
-        self.products = (self.basis[:, :, None] * self.basis[:, None]).flatten(1)
+        # Symmetric: the lower triangle is enough.
+        self.one, self.other = torch.tril_indices(count, count, device=H.device)
+        self.products = self.basis[:, self.one] * self.basis[:, self.other]
 
     def _leading(self, count: int) -> tuple[Tensor, Tensor]:
         """The largest eigenvalues of the scaled Hessian, rising, and their vectors, nearly."""
@@ -103,8 +105,9 @@ class Descent:
     def _factor(self, removed: Tensor) -> Tensor:
         """The small matrix of each row, factored, ``[rows, directions, directions]``."""
         kept = (~removed).to(self.H.dtype)
-        small = (kept @ self.products).unflatten(1, self.inner.shape)
-        return torch.linalg.cholesky(small + self.inner)
+        small = self.inner.repeat(len(kept), 1, 1)
+        small[:, self.one, self.other] += kept @ self.products
+        return torch.linalg.cholesky(small)
 
     def _preconditioned(self, residual: Tensor, removed: Tensor, factor: Tensor) -> Tensor:
         """The gradient times nearly the inverse Hessian of what stays in each row."""

@@ -13,7 +13,7 @@ __all__ = ["EFFORTS", "Order", "Pattern"]
 
 # Rounds in which weights leave (0: one by one); steps of compensation after each but the last, and
 # after the last.
-EFFORTS = {"exact": (0, 0, 0), "balanced": (24, 2, 100), "fast": (2, 2, 3)}
+EFFORTS = {"exact": (0, 0, 0), "balanced": (24, 2, 100), "fast": (2, 1, 3)}
 # Up to this width, one by one costs little more than "balanced".
 EXACT_WIDTH = 512
 # The smaller, the more weights leave in the first rounds, where most of them cost next to nothing.

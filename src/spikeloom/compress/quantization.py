@@ -127,20 +127,23 @@ def _quantize_rows(W: Tensor, H: Tensor, scale: Tensor, bits: int, mask: Tensor 
         return codes if mask is None else codes.masked_fill(mask, 0.0)
     inverse = damped_inverse(H)
     order = inverse.diagonal().argsort(stable=True)
-    factor = torch.linalg.cholesky(inverse[order][:, order], upper=True)
-    rest = W[:, order]
-    held = None if mask is None else mask[:, order]
+    inverse = inverse.index_select(0, order).index_select(1, order)
+    factor = torch.linalg.cholesky(inverse, upper=True)
+    # An input's weights side by side in memory: that is how they are read.
+    rest = W.mT.index_select(0, order)
+    held = None if mask is None else mask.mT.index_select(0, order)
     codes = torch.empty_like(rest)
-    for start in range(0, rest.shape[1], COLUMNS):
-        end = min(start + COLUMNS, rest.shape[1])
-        errors = torch.empty_like(rest[:, start:end])
-        for j in range(start, end):
-            code = round_to_grid(rest[:, j, None], scale, bits)[:, 0]
+    for start in range(0, len(rest), COLUMNS):
+        part = slice(start, start + COLUMNS)
+        weights, diagonal = rest[part], factor[part, part]
+        errors = torch.empty_like(weights)
+        for j, column in enumerate(weights):
+            code = round_to_grid(column[:, None], scale, bits)[:, 0]
             if held is not None:
-                code = code.masked_fill(held[:, j], 0.0)
-            codes[:, j] = code
-            error = (rest[:, j] - scale * code) / factor[j, j]
-            rest[:, j:end].addr_(error, factor[j, j:end], alpha=-1)
-            errors[:, j - start] = error
-        rest[:, end:].addmm_(errors, factor[start:end, end:], alpha=-1)
-    return torch.empty_like(codes).scatter_(1, order.expand_as(codes), codes)
+                code = code.masked_fill(held[start + j], 0.0)
+            codes[start + j] = code
+            errors[j] = (column - scale * code) / diagonal[j, j]
+            weights[j:].addr_(diagonal[j, j:], errors[j], alpha=-1)
+        behind = slice(start + COLUMNS, None)
+        rest[behind].addmm_(factor[part, behind].mT, errors, alpha=-1)
+    return torch.empty_like(W).index_copy_(1, order, codes.mT)
