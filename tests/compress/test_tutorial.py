@@ -1,5 +1,6 @@
 """The tutorial's Python runs and prints what it shows; the example and the benchmark run."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -38,8 +39,21 @@ def test_the_example_runs_in_every_host(host, capsys, monkeypatch):
     assert f"{host}, mlp, latency code" in printed and "magnitude" in printed
 
 
-def test_the_benchmark_runs(capsys, monkeypatch):
-    arguments = ["osbc.py", "layer", "--inputs", "64", "--outputs", "3", "--rows", "3"]
+def test_the_benchmark_finds_the_exact_effort_as_good_as_the_plain_loop(monkeypatch, tmp_path):
+    arguments = ["osbc.py", "layer", "--inputs", "64", "--outputs", "1", "--rows", "1"]
+    arguments += ["--turns", "1", "--output", str(tmp_path)]
     monkeypatch.setattr("sys.argv", [*arguments, "--threads", str(torch.get_num_threads())])
     runpy.run_path(str(ROOT / "examples" / "benchmarks" / "osbc.py"), run_name="__main__")
-    assert "same mask as the plain loop on those rows: yes" in capsys.readouterr().out
+    (rows,) = json.loads((tmp_path / "osbc.json").read_text()).values()
+    for share in ("50%", "90%"):
+        exact, loop = (rows[f"{share} {name}"]["objective"] for name in ("exact", "plain loop"))
+        assert exact == pytest.approx(loop, rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["nmnist", "vgg11", "resnet18"])
+def test_the_benchmark_of_whole_networks_runs(net, capsys, monkeypatch):
+    arguments = ["osbc_networks.py", net, "--quick", "--threads", str(torch.get_num_threads())]
+    monkeypatch.setattr("sys.argv", arguments)
+    runpy.run_path(str(ROOT / "examples" / "benchmarks" / "osbc_networks.py"), run_name="__main__")
+    assert "pruned to 90 %" in capsys.readouterr().out

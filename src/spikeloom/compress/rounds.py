@@ -159,7 +159,8 @@ class _Part:
         self.removed = leave
         change = self.dense - self.now
         residual = change @ self.hessian
-        limit = TOLERANCE * (change * residual).sum(1, keepdim=True)
+        limit = TOLERANCE * change.mul_(residual).sum(1, keepdim=True)
+        del change
         self.descent.descend(self.now, residual, leave, steps, limit)
 
     def weights(self) -> Tensor:
