@@ -1,7 +1,7 @@
 """Pruning and quantisation of one layer: how long they take, and what they cost.
 
     python examples/benchmarks/osbc.py layer                                  # 256 x 1024
-    python examples/benchmarks/osbc.py layer --outputs 1024 --inputs 4096 --exact-rows 4
+    python examples/benchmarks/osbc.py layer --outputs 1024 --inputs 4096 --rows 0 --exact-rows 4
     python examples/benchmarks/osbc.py quantize --outputs 1024 --inputs 4096
 
 Each effort is measured beside SparseGPT (arXiv 2301.00774), quantisation beside GPTQ (arXiv
@@ -157,13 +157,10 @@ def efforts(args: argparse.Namespace, W: Tensor, H: Tensor, sparsity: float) -> 
         return compress.prune_weight(W, H, int(sparsity * W.numel()), effort=effort)[0]
 
     some, few = W[: args.exact_rows or args.outputs], W[: args.rows]
-    found = in_turns(
-        {
-            "plain loop": lambda: plain_loop(few, H, int(sparsity * args.inputs)),
-            "exact": lambda: pruned(some, "exact"),
-        },
-        1,
-    )
+    once = {"exact": lambda: pruned(some, "exact")}
+    if args.rows:
+        once["plain loop"] = lambda: plain_loop(few, H, int(sparsity * args.inputs))
+    found = in_turns(once, 1)
     found |= in_turns(
         {
             "balanced": lambda: pruned(W, "balanced"),
@@ -240,7 +237,7 @@ def main() -> None:
     parser.add_argument("what", choices=("layer", "quantize"))
     parser.add_argument("--inputs", type=int, default=1024)
     parser.add_argument("--outputs", type=int, default=256)
-    parser.add_argument("--rows", type=int, default=2, help="rows of the plain loop to time")
+    parser.add_argument("--rows", type=int, default=2, help="rows of the plain loop; 0: none")
     parser.add_argument("--exact-rows", type=int, help="rows of the exact effort; default: all")
     parser.add_argument("--bits", type=int, default=3)
     parser.add_argument("--turns", type=int, default=2)

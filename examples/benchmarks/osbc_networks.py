@@ -97,7 +97,7 @@ def adapted(net: nn.Module, batch: Tensor) -> nn.Module:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=4 * module.in_features**-0.5)
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.constant_(module.weight, 3.0)
+            nn.init.constant_(module.weight, 6.0)
     net.train()
     with torch.no_grad():
         for _ in range(10):
