@@ -53,7 +53,7 @@ def test_rows_in_several_chunks_equal_rows_at_once(monkeypatch):
 
 HOW = {
     "exact": Order(),
-    "pattern": Order.plan((4, 80), "exact", Pattern(2, 4)),
+    "pattern": Order.plan((4, 80), 160, "exact", Pattern(2, 4)),
 }
 
 
@@ -96,7 +96,7 @@ def test_a_group_that_has_lost_more_than_its_pattern_asks_for_loses_no_other(met
 
 def test_under_a_pattern_each_weight_is_the_cheapest_of_those_that_may_go():
     W, H = correlated(3, 12, 1)
-    found = taken_apart(W, H, Order.plan((3, 12), "exact", Pattern(2, 4)))
+    found = taken_apart(W, H, Order.plan((3, 12), 18, "exact", Pattern(2, 4)))
     damped = H + 0.01 * H.diagonal().mean() * torch.eye(12, dtype=H.dtype)
     for row, dense in enumerate(W):
         left, room = list(range(12)), [2, 2, 2]

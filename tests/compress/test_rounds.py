@@ -80,12 +80,12 @@ def test_what_stays_after_balanced_rounds_is_solved_for(share):
     W, H = patch_case()
     pruned, mask = compress.prune_weight(W, H, int(share * W.numel()))
     best = error(W, solved(W, H, mask), H)
-    assert error(W, pruned, H) == pytest.approx(best, rel=1e-5)
+    assert error(W, pruned, H) == pytest.approx(best, rel=1e-4)
 
 
 def test_narrow_layers_are_exact_and_wide_ones_take_rounds_unless_told():
     plans = {
-        (effort, width): Order.plan((8, width), effort, None).rounds
+        (effort, width): Order.plan((8, width), int(7.5 * width), effort, None).rounds
         for effort in EFFORTS
         for width in (512, 513)
     }
@@ -97,6 +97,15 @@ def test_narrow_layers_are_exact_and_wide_ones_take_rounds_unless_told():
         ("fast", 512): 2,
         ("fast", 513): 2,
     }
+
+
+def test_fewer_rounds_remove_fewer_weights():
+    rounds = [
+        Order.plan((1, 1000), count, "balanced", None).rounds for count in range(0, 1001, 100)
+    ]
+    assert rounds == [1, 8, 12, 14, 16, 18, 20, 22, 23, 24, 24]
+    assert [Order.plan((1, 9), count, "fast", None).rounds for count in (0, 4, 9)] == [1, 2, 2]
+    assert Order.plan((1, 1000), 500, "exact", None).rounds == 0
 
 
 def test_the_schedule_falls_to_the_count_and_early_rounds_take_more():
@@ -117,7 +126,7 @@ def test_narrow_layers_in_rounds_remove_the_count_too(effort):
             assert int(mask.sum()) == count and not pruned[mask].any()
             assert pruned.isfinite().all()
             if effort == "balanced":
-                torch.testing.assert_close(pruned, solved(W, H, mask), rtol=1e-3, atol=1e-3)
+                torch.testing.assert_close(pruned, solved(W, H, mask), rtol=1e-2, atol=1e-2)
 
 
 def test_what_is_gone_stays_gone_and_counts():

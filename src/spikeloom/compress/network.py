@@ -116,7 +116,7 @@ def prune(
         counts = allocate(weights, sparsity, allocation, power)
 
     def one(name: str, W: Tensor, layer: LayerStatistics) -> _Result:
-        order = Order.plan(weights[name].shape, effort, parsed)
+        order = Order.plan(weights[name].shape, counts[name], effort, parsed)
         held = _held(found[name])
         if method == "magnitude":
             mask = choose(by_magnitude(W, order, held), counts[name], order, held)

@@ -14,6 +14,8 @@ __all__ = ["EFFORTS", "Order", "Pattern"]
 # Rounds in which weights leave (0: one by one); steps of compensation after each but the last, and
 # after the last.
 EFFORTS = {"exact": (0, 0, 0), "balanced": (24, 2, 100), "fast": (2, 1, 3)}
+# Share of the weights that all rounds together remove; where fewer leave, fewer rounds do as well.
+ALL_ROUNDS = 0.9
 # Up to this width, one by one costs little more than "balanced".
 EXACT_WIDTH = 512
 # The smaller, the more weights leave in the first rounds, where most of them cost next to nothing.
@@ -99,16 +101,19 @@ class Order:
     leaving: int = 0
 
     @classmethod
-    def plan(cls, shape: Sequence[int], effort: str, pattern: Pattern | None) -> Order:
+    def plan(cls, shape: Sequence[int], count: int, effort: str, pattern: Pattern | None) -> Order:
         """The order for a layer: ``"balanced"`` is exact up to a width of 512."""
         if effort not in EFFORTS:
             known = ", ".join(map(repr, EFFORTS))
             raise ValueError(f"effort: must be one of {known}, got {effort!r}")
         if effort == "balanced" and math.prod(shape[1:]) <= EXACT_WIDTH:
             effort = "exact"
+        rounds, steps, last = EFFORTS[effort]
+        share = count / max(math.prod(shape), 1)
+        rounds = min(rounds, max(1, math.ceil(rounds * (share / ALL_ROUNDS) ** 0.5)))
         if pattern is None:
-            return cls(*EFFORTS[effort])
-        return cls(*EFFORTS[effort], pattern.groups(shape), pattern.of - pattern.keep)
+            return cls(rounds, steps, last)
+        return cls(rounds, steps, last, pattern.groups(shape), pattern.of - pattern.keep)
 
     @property
     def name(self) -> str:

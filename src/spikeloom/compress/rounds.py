@@ -28,7 +28,7 @@ __all__ = ["in_rounds", "working_memory"]
 # Stands for the cost of a weight that is gone already: less than any other.
 GONE = -1.0
 # The weights that stay are solved for until this share of the error at most may be left to gain.
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5
 # Columns of an inverse Hessian that are searched at once.
 STRIP = 256
 
