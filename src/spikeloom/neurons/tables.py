@@ -28,7 +28,7 @@ from spikeloom.kernel.call import run
 from spikeloom.neurons.arguments import checked_number, checked_steps
 from spikeloom.neurons.gated import LinearHG
 
-__all__ = ["FUNCTIONS", "checked_segments", "draw_hg", "fit_hg", "gelu_tanh"]
+__all__ = ["FUNCTIONS", "REACH", "checked_segments", "draw_hg", "fit_hg", "gelu_tanh"]
 
 Function = Callable[[Tensor], Tensor]
 
@@ -39,19 +39,33 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 FUNCTIONS: dict[str, Function] = {
+    "erf": torch.erf,
     "exp": torch.exp,
     "exp2": torch.exp2,
     "gelu": torch.nn.functional.gelu,
     "gelu_tanh": gelu_tanh,
+    "mish": torch.nn.functional.mish,
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "reciprocal": torch.reciprocal,
     "relu": torch.relu,
     "rsqrt": torch.rsqrt,
     "sigmoid": torch.sigmoid,
     "silu": torch.nn.functional.silu,
+    "softplus": torch.nn.functional.softplus,
     "sqrt": torch.sqrt,
     "square": torch.square,
     "tanh": torch.tanh,
+}
+
+# Functions that become the identity far out, and zero on the other side -> from which magnitude.
+REACH = {
+    "gelu": 6.0,
+    "gelu_tanh": 6.0,
+    "mish": 20.0,
+    "quick_gelu": 8.0,
+    "relu": 2.0**-10,
+    "silu": 16.0,
+    "softplus": 16.0,
 }
 
 # Edges lie on a grid of this fraction of the range: short numbers, so that sums are exact. The
@@ -74,6 +88,7 @@ def fit_hg(
     identity_above: float | None = None,
     strict: bool = True,
     tie: str = "gt",
+    focus: float | None = None,
 ) -> LinearHG:
     """A gated few-spike neuron that computes a function, its error declared and checked.
 
@@ -90,6 +105,8 @@ def fit_hg(
             ``2**-(K+2)`` and the distance of the function from the identity.
         strict: As for :class:`~spikeloom.neurons.HG`: NaN outside the range, or held at its end.
         tie: As for :class:`~spikeloom.neurons.HG`.
+        focus: With ``segments``: half of them go to magnitudes up to this one, where most values
+            are; a quarter to each side.
 
     Returns:
         A neuron whose ``errors`` holds the declared error of each piece and ``max_error`` the
@@ -119,9 +136,8 @@ def fit_hg(
     tail = [] if last == high else _octaves(last, high)
     if segments is not None:
         checked_segments("fit_hg: segments", segments)
-        pieces = _fewest_errors(
-            f, first, last, steps, _at_least_one(segments - len(tail) - len(silent))
-        )
+        most = _at_least_one(segments - len(tail) - len(silent))
+        pieces = _focused(f, first, last, steps, most, focus)
     else:
         pieces = _within(f, first, last, steps, max_error)
     pieces += [Piece(left, right, right - left, left, 0.0) for left, right in tail]
@@ -213,6 +229,18 @@ def _fewest_errors(f: Function, low: float, high: float, steps: int, most: int) 
         else:
             pieces, worst = found, max(piece.error(steps) for piece in found)
     return pieces
+
+
+def _focused(
+    f: Function, low: float, high: float, steps: int, most: int, focus: float | None
+) -> list[Piece]:
+    """At most so many pieces, with the least error in the middle and on each side."""
+    if focus is None or not low < -focus < focus < high or most < 4:
+        return _fewest_errors(f, low, high, steps, most)
+    side = most // 4
+    middle = _fewest_errors(f, -focus, focus, steps, most - 2 * side)
+    below = _fewest_errors(f, low, -focus, steps, side)
+    return [*below, *middle, *_fewest_errors(f, focus, high, steps, side)]
 
 
 def _octaves(low: float, high: float) -> list[tuple[float, float]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["is_in_place", "name_of", "overload_of", "spellings"]
+__all__ = ["arguments", "is_in_place", "name_of", "overload_of", "spellings"]
 
 # Namespaces whose operations go by their plain names.
 PLAIN = ("aten", "spikeloom")
@@ -98,3 +98,52 @@ def overload_of(name: str, overload: str = "default") -> Any:
 
 # Methods of Python's whose names begin alike.
 NOT_IN_PLACE = ("__index__", "__int__", "__invert__", "__iter__", "__init__")
+
+
+# The names of arguments, where a call may give them by name.
+ARGUMENTS = {
+    "addcmul": "input tensor1 tensor2",
+    "addmm": "input mat1 mat2",
+    "baddbmm": "input batch1 batch2",
+    "bilinear": "input1 input2 weight bias",
+    "bmm": "input mat2",
+    "celu": "input alpha",
+    "clamp": "input min max",
+    "cosine_similarity": "x1 x2 dim eps",
+    "elu": "input alpha",
+    "gelu": "input",
+    "glu": "input dim",
+    "group_norm": "input num_groups weight bias eps",
+    "hardtanh": "input min_val max_val",
+    "layer_norm": "input normalized_shape weight bias eps",
+    "leaky_relu": "input negative_slope",
+    "mm": "input mat2",
+    "norm": "input p dim keepdim",
+    "normalize": "input p dim eps",
+    "pow": "input exponent",
+    "rms_norm": "input normalized_shape weight eps",
+    "scaled_dot_product_attention": "query key value attn_mask dropout_p is_causal",
+    "softmax": "input dim",
+    "softmin": "input dim",
+    "vector_norm": "input ord dim keepdim",
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "linear"), "input weight bias"),
+}
+
+
+def arguments(
+    name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a call by position, as far as their names are known; the rest by name.
+
+    Args:
+        name: The operation's.
+        args: As they were given by position.
+        kwargs: As they were given by name.
+    """
+    found, rest = list(args), dict(kwargs)
+    known = ARGUMENTS.get(name, "input other").split()
+    while len(found) < len(known) and any(later in rest for later in known[len(found) :]):
+        found.append(rest.pop(known[len(found)], None))
+    if name == "einsum" and len(found) == 2 and isinstance(found[1], (list, tuple)):
+        found = [found[0], *found[1]]
+    return found, rest

@@ -85,6 +85,7 @@ class Operation:
         bounds: For a choice between a value and limits: the limits where the call states none.
         is_partial: Whether it is infinite or undefined for some finite values, or grows like an
             exponential.
+        ranks: Whether it tells the order of values, by which a program may choose what to run.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Operation:
     ignores: tuple[int, ...] = ()
     bounds: tuple[float, ...] | None = None
     is_partial: bool = False
+    ranks: bool = False
 
     def is_affine(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], varies: Callable[[Any], bool]

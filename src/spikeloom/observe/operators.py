@@ -102,7 +102,7 @@ _rows(
     addends=EVERY,
 )
 _rows(Effect.KEEPS, "to=_to_copy=type type_as", addends=(0,), ignores=(1,))
-_rows(Effect.KEEPS, "copy", addends=(1,))
+_rows(Effect.KEEPS, "copy", addends=(1,), ignores=(0,))
 _rows(
     Effect.MOVES,
     """
@@ -164,7 +164,7 @@ _rows(
     addends=EVERY,
 )
 _rows(Effect.AVERAGES, "lerp", addends=(0, 1))
-_rows(Effect.MULTIPLIES, "mul=multiply outer=ger kron", factors=(0, 1))
+_rows(Effect.MULTIPLIES, "mul=multiply outer=ger kron cross", factors=(0, 1))
 _rows(Effect.MULTIPLIES, "addcmul addr", addends=(0,), factors=(1, 2))
 _rows(
     Effect.MULTIPLIES,
@@ -181,7 +181,9 @@ _rows(
     addends=(2,),
     factors=(0, 1),
 )
-_rows(Effect.WEIGHS, "mm bmm mv dot matmul vdot vecdot inner", factors=(0, 1))
+_rows(
+    Effect.WEIGHS, "mm bmm mv dot matmul vdot vecdot inner grouped_mm=_grouped_mm", factors=(0, 1)
+)
 _rows(Effect.WEIGHS, "addmm baddbmm addmv addbmm", addends=(0,), factors=(1, 2))
 _rows(Effect.WEIGHS, "einsum tensordot chain_matmul multi_dot", factors=EVERY)
 _rows(Effect.WEIGHS, "bilinear", factors=(0, 1, 2))
@@ -215,11 +217,12 @@ _rows(
 _rows(
     Effect.SELECTS,
     """
-    max min amax amin maximum minimum fmax fmin aminmax topk sort msort kthvalue median nanmedian
-    mode cummax cummin max_pool1d max_pool2d=mkldnn_max_pool2d max_pool3d=mkldnn_max_pool3d
+    max min amax amin maximum minimum fmax fmin aminmax median nanmedian mode cummax cummin
+    max_pool1d max_pool2d=mkldnn_max_pool2d max_pool3d=mkldnn_max_pool3d
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
     """,
 )
+_rows(Effect.SELECTS, "topk sort msort kthvalue", ranks=True)
 _rows(Effect.SELECTS, "where", addends=(1, 2))
 _rows(Effect.SELECTS, "Tensor.where", addends=(0, 2))  # the condition stands second
 _rows(Effect.SELECTS, "masked_fill", addends=(0, 2))
@@ -261,7 +264,7 @@ _rows(
     bitwise_and=and=__rand__ bitwise_or=or bitwise_xor=xor bitwise_not=invert
     """,
 )
-_rows(Effect.RANKS, "argmax argmin argsort searchsorted bucketize")
+_rows(Effect.RANKS, "argmax argmin argsort searchsorted bucketize", ranks=True)
 _rows(Effect.FIRES, "scan")
 
 # --- Chance, tables and losses -------------------------------------------------------------------

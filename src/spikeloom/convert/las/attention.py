@@ -12,10 +12,12 @@ from spikeloom.convert.las.sites import Site
 from spikeloom.convert.las.trains import matrix_product, product, same_steps
 from spikeloom.neurons import fit_reduced
 
-__all__ = ["ATTENTION", "OBSERVING", "Attention", "Softmax"]
+__all__ = ["ATTENTION", "EAGER", "OBSERVING", "Attention", "Softmax"]
 
 # The names that transformers knows it by; while observing it may get its sites.
 ATTENTION, OBSERVING = "spikeloom_las", "spikeloom_las_observing"
+# The attribute of an attention that is computed by the operations of its own file.
+EAGER = "las_eager"
 
 
 class Softmax(nn.Module):

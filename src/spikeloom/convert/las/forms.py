@@ -5,12 +5,16 @@ from __future__ import annotations
 from torch import nn
 
 from spikeloom.convert.las.attention import Attention
+from spikeloom.convert.las.calls.kinds import Product, SoftmaxCall
 from spikeloom.convert.las.layers import Activation, Spiking
 from spikeloom.convert.las.sites import Site
 from spikeloom.hosted import Make
 from spikeloom.neurons.arguments import checked_choice
 
-__all__ = ["set_form"]
+__all__ = ["FORMED", "set_form"]
+
+# What computes with decoded spikes or step by step.
+FORMED = (Spiking, Attention, Product, SoftmaxCall)
 
 
 def set_form(network: nn.Module, form: str, make: Make | None = None) -> None:
@@ -31,7 +35,7 @@ def set_form(network: nn.Module, form: str, make: Make | None = None) -> None:
     if make is not None and form != "spikes":
         raise ValueError(f"set_form: make needs the form 'spikes', got {form!r}")
     for module in list(network.modules()):
-        if isinstance(module, (Spiking, Attention)):
+        if isinstance(module, FORMED):
             module.form = form
         if isinstance(module, (Site, Activation)):
             module.fire_through(make)

@@ -7,6 +7,8 @@ Importing this registers spiking attention with transformers. A pickled network 
 from __future__ import annotations
 
 import functools
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,7 +17,8 @@ from transformers import PreTrainedModel, pytorch_utils
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
-from spikeloom.convert.las.attention import ATTENTION, OBSERVING, Attention
+from spikeloom.convert.las.attention import ATTENTION, EAGER, OBSERVING, Attention
+from spikeloom.convert.las.calls.interception import let_pass
 from spikeloom.convert.las.layers import Linear, WeightLayer, owned
 from spikeloom.convert.las.sites import Site
 
@@ -43,6 +46,12 @@ class Conv1D(WeightLayer, pytorch_utils.Conv1D):
         """The weights as ``[out, in]``."""
         return self.weight.T
 
+    def plain(self) -> nn.Module:
+        """``Conv1D`` with the same weights."""
+        layer = pytorch_utils.Conv1D(self.nf, self.nx)
+        layer.weight, layer.bias = self.weight, self.bias
+        return layer
+
     __repr__ = nn.Module.__repr__
 
     def extra_repr(self) -> str:
@@ -64,23 +73,54 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
     """What transformers calls in place of its own attention function."""
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if getattr(module, EAGER, False):
+        # By its operations one by one, as calls of the module.
+        return _eager(module)(module, query, key, value, attention_mask, scaling=scaling, **kwargs)  # type: ignore[misc]  # not None
     if "las" not in module._modules:
         raise ValueError(
             f"model: calibration did not reach this {type(module).__name__}, whose values are "
             f"not known; calibrate on batches that use it, or name it in exclude"
         )
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     context, probabilities = module.las(query, key, value, attention_mask, scaling)  # type: ignore[operator]  # a module
     return context.transpose(1, 2).contiguous(), probabilities
 
 
 def _observing_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     """The same during calibration, where an attention gets its sites when it is first called."""
-    if "las" not in module._modules:
+    if "las" not in module._modules and not hasattr(module, EAGER):
         # Making it fits tables, which is no part of what the model computes.
         with torch._C.DisableTorchFunction():
-            module.add_module("las", TransformersAttention())
+            if _is_plain(module, *args, **kwargs):
+                module.add_module("las", TransformersAttention())
+                let_pass(module.las)  # type: ignore[arg-type]  # a module
+            else:
+                setattr(module, EAGER, True)
     return _attention(module, *args, **kwargs)
+
+
+def _eager(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """The attention of a module's own file, operation by operation."""
+    return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+
+
+def _is_plain(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> bool:
+    """Whether an attention is a softmax of scaled products and a mask, without sinks or caps."""
+    eager = _eager(module)
+    if eager is None:
+        return True
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    own, *_ = eager(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    found, _ = Attention()(query, key, value, attention_mask, scaling)
+    return torch.allclose(found.transpose(1, 2), own, rtol=1e-2, atol=1e-3 * float(own.abs().max()))
 
 
 AttentionInterface.register(ATTENTION, _attention)
@@ -132,7 +172,7 @@ def check_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     if most is None or not isinstance(ids, Tensor) or ids.dim() != 2:
         return
     most -= config.pad_token_id + 1 if config.model_type in OFFSET_POSITIONS else 0
-    if ids.shape[1] > most:
+    if 0 < most < ids.shape[1]:
         raise ValueError(
             f"input_ids: {ids.shape[1]} tokens, but the model has {most} positions; truncate them"
         )

@@ -21,12 +21,9 @@ from spikeloom.hosted import Make
 from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons import LinearHG, fit_hg
-from spikeloom.neurons.tables import FUNCTIONS
+from spikeloom.neurons.tables import FUNCTIONS, REACH
 
 __all__ = ["Activation", "GatedMLP", "Linear", "Spiking", "WeightLayer", "owned", "wide"]
-
-# Activations that are the identity far out -> where they become so, and zero on the other side.
-REACH = {"gelu": 6.0, "gelu_tanh": 6.0, "quick_gelu": 8.0, "silu": 16.0, "relu": 2.0**-10}
 
 
 class Spiking(nn.Module):
@@ -85,6 +82,10 @@ class WeightLayer(Spiking):
         del self.site
         self.site = SharedSite(site)
 
+    def plain(self) -> nn.Module:
+        """The layer that it replaces, with the same weights."""
+        raise NotImplementedError
+
     @property
     def source(self) -> Site:
         """The site that encodes the input, its own or another layer's."""
@@ -113,14 +114,24 @@ class Linear(WeightLayer, nn.Linear):  # type: ignore[misc]  # torch declares it
         self.weight, self.bias = owned(weight), None if bias is None else owned(bias)
         self.site = Site()
 
+    def plain(self) -> nn.Module:
+        """``nn.Linear`` with the same weights."""
+        layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        layer.weight, layer.bias = self.weight, self.bias  # type: ignore[assignment]  # or none
+        return layer
+
     def set_outputs(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
         """Take other weights for the same inputs, whose spikes stay as they are."""
         self.weight, self.bias, self.out_features = weight, bias, len(weight)
 
 
+# Where all other functions have become flat.
+FLAT = 9.0
+
+
 @lru_cache(maxsize=256)
 def activation_neuron(
-    function: str, low: float, high: float, steps: int, segments: int
+    function: str, low: float, high: float, steps: int, segments: int, focus: float | None
 ) -> tuple[LinearHG, Neuron]:
     """An activation on a range, with the tails that it has; and its closed form."""
     if function in REACH:
@@ -129,8 +140,10 @@ def activation_neuron(
         # Two pieces an octave beyond the core come on top.
         segments += 2 * max(0, math.ceil(math.log2(high / core))) + 1
     else:
-        low, high, tails = max(low, -9.0), min(high, 9.0), {}
-    neuron = fit_hg(function, low, high, steps, segments=segments, strict=False, **tails)
+        tails = {}
+    neuron = fit_hg(
+        function, low, high, steps, segments=segments, strict=False, focus=focus, **tails
+    )
     return neuron, neuron.decoder()
 
 
@@ -147,11 +160,12 @@ class Activation(Spiking):
         self.name = ""
         self.node: nn.Module | None = None
         self.low = self.high = 0.0
+        self.looks = True  # whether it observes what passes
         self.watch = Watch()
 
     def exact(self, x: Tensor) -> Tensor:
         """The function itself; its range is observed."""
-        if x.numel():
+        if x.numel() and self.looks:
             least, most = (float(value) for value in torch.aminmax(x.detach()))
             if not math.isfinite(least + most):
                 raise ValueError(
@@ -162,16 +176,20 @@ class Activation(Spiking):
 
     def fit(self, steps: int, segments: int, headroom: float) -> None:
         """Generate the table for what was observed."""
-        # A power of two, so that layers share tables; at least two octaves beyond the core.
-        reach = max(abs(self.low), self.high, 16.0) * headroom
-        reach = 2.0 ** math.ceil(math.log2(reach))
-        self.install(steps, segments, reach)
+        # A power of two, so that layers share tables.
+        largest = max(abs(self.low), self.high, 2.0**-20)
+        focus = 2.0 ** math.ceil(math.log2(largest))
+        reach = 2.0 ** math.ceil(math.log2(largest * headroom))
+        core = REACH.get(self.function, FLAT)
+        self.install(steps, segments, reach, focus if focus < core / 2 else None)
 
-    def install(self, steps: int, segments: int, reach: float) -> None:
-        """Take the table for magnitudes up to ``reach``."""
-        self.steps, self.segments, self.reach = steps, segments, max(reach, 32.0)
+    def install(self, steps: int, segments: int, reach: float, focus: float | None = None) -> None:
+        """Take the table for magnitudes up to ``reach``, most of them up to ``focus``."""
+        # Two octaves at least beyond the core; a function that is flat far out ends there.
+        reach = max(reach, 32.0) if self.function in REACH else FLAT
+        self.steps, self.segments, self.reach, self.focus = steps, segments, reach, focus
         self.neuron, self._decoder = activation_neuron(
-            self.function, -self.reach, self.reach, steps, segments
+            self.function, -self.reach, self.reach, steps, segments, focus
         )
 
     def decoded(self, x: Tensor) -> Tensor:

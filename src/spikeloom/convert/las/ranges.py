@@ -48,6 +48,12 @@ class Observation:
         if sum(map(len, self.rows)) > 2 * ROWS:
             self._thin()
 
+    def forget_channels(self) -> None:
+        """Take all values for those of one channel."""
+        rows = torch.cat(self.rows).reshape(-1, 1)
+        self.rows, self._keys = [rows], [torch.rand(len(rows), generator=self._draw)]
+        self._thin()
+
     def _thin(self) -> None:
         """Keep ``ROWS`` of the rows, by chance: those with the smallest keys."""
         rows, keys = torch.cat(self.rows), torch.cat(self._keys)

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from spikeloom.calibrate import Batch, batches
-from spikeloom.convert.las.attention import OBSERVING, Attention, Softmax
-from spikeloom.convert.las.checks import check_same, nothing_in_float
-from spikeloom.convert.las.forms import set_form
-from spikeloom.convert.las.layers import Activation, Spiking, WeightLayer
+from spikeloom.convert.las.attention import OBSERVING, Softmax
+from spikeloom.convert.las.calls.interception import calibrating
+from spikeloom.convert.las.calls.kinds import Magnitude
+from spikeloom.convert.las.checks import check_same
+from spikeloom.convert.las.forms import FORMED, set_form
+from spikeloom.convert.las.layers import Activation, WeightLayer
 from spikeloom.convert.las.nodes import node_for
 from spikeloom.convert.las.norms import Norm
 from spikeloom.convert.las.pretrained import attend, guard
@@ -48,7 +50,7 @@ __all__ = ["LAS"]
 MOST_SQNR = 144.0
 FEED_FORWARD = re.compile(r"intermediate|\.output\.dense$|mlp|\.fc\d|ffn|\.lin\d|linear\d")
 # Layers that fire by tables, whose number of steps is theirs.
-WITH_TABLES = (Activation, Norm, Softmax)
+WITH_TABLES = (Activation, Norm, Softmax, Magnitude)
 
 
 @dataclass(frozen=True)
@@ -168,23 +170,26 @@ class LAS:
         calls = list(batches(model, calibration, progress=self.progress))
         with torch.inference_mode(False), torch.no_grad(), _as_written(model):
             network = _copied(model).eval()
-            attend(network, self.exclude, "eager")
+            # As the model attends now: its own ways of attending may differ.
             expected = layer_outputs(network, calls[0])
             network = replace_layers(network, self.exclude)
             attend(network, self.exclude, OBSERVING)
             _name_sites(network)
-            self._calibrate(network, calls, expected)
+            deciding, layers = self._calibrate(network, calls, expected)
             encodings = self._fit(network)
             attend(network, self.exclude)
             found = layer_outputs(network, calls[0])
-        guard(network, list(self.exclude))
+        excluded = [*self.exclude, *layers]
+        guard(network, excluded)
         network.eval()
         if self.make is not None:
             set_form(network, "spikes", self.make)
         report = conversion_report(encodings, fan_out(network), expected, found)
         report.notes += self._missed(encodings)
-        if float_names := left_in_float(network):
+        if float_names := left_in_float(network, excluded):
             report.notes.append(f"left in float: {shortened(float_names)}")
+        if deciding:
+            report.notes.append(f"decide in float what runs: {shortened(deciding)}")
         if "output" not in expected:
             report.notes.append("the model's output holds no tensor, so it was not compared")
         network.report = report  # type: ignore[assignment]  # not a tensor
@@ -192,27 +197,43 @@ class LAS:
 
     def _calibrate(
         self, network: nn.Module, calls: list[Batch], expected: dict[str, list[Tensor]]
-    ) -> None:
-        """Let the sites of a network see every batch, and layers share what they all read."""
+    ) -> tuple[list[str], list[str]]:
+        """Let the sites of a network see every batch, and layers share what they all read.
+
+        Returns:
+            As :meth:`_Session.decide_in_float`.
+        """
+        deciding: list[str] = []
+        layers: list[str] = []
         readers = Readers(
             [module for module in network.modules() if isinstance(module, WeightLayer)]
         )
         bar = tqdm(calls, "calibrating", leave=False, disable=not self.progress, delay=2.0)
-        for number, call in enumerate(bar):
-            readers.next_batch()
-            if number:
-                network(*call.args, **call.kwargs)
-            else:
-                with nothing_in_float(network, self.exclude, call):
+        with calibrating(network, self.exclude) as session:
+            for number, call in enumerate(bar):
+                readers.next_batch()
+                if number:
+                    network(*call.args, **call.kwargs)
+                    session.check()
+                else:
                     found = layer_outputs(network, call)
-                check_same(expected, found, _dtype(network))
-            # Attention gets its sites when it is first called.
+                    session.check()
+                    check_same(expected, found, _dtype(network))
+                names, plain = session.decide_in_float(network)
+                deciding, layers = [*deciding, *names], [*layers, *plain]
+                # Attention and calls get their sites when they are first reached.
+                _name_sites(network)
+            session.explore(network, calls[0])
             _name_sites(network)
         readers.stop()
-        for first, *others in readers.groups():
-            for layer in others:
-                layer.share(first.source)
-            first.source.users = 1 + len(others)
+        kept = {module for module in network.modules() if isinstance(module, WeightLayer)}
+        for group in readers.groups():
+            readers_left = [layer for layer in group if layer in kept]
+            for layer in readers_left[1:]:
+                layer.share(readers_left[0].source)
+            for layer in readers_left[:1]:
+                layer.source.users = len(readers_left)
+        return deciding, layers
 
     def _fit(self, network: nn.Module) -> list[Encoding]:
         """Choose steps and ranges, generate tables; what each site then does."""
@@ -226,9 +247,9 @@ class LAS:
         for module in names:
             if isinstance(module, Activation):
                 module.fit(steps[module], self._segments(steps[module]), self.headroom)
-            elif isinstance(module, (Norm, Softmax)):
+            elif isinstance(module, (Norm, Softmax, Magnitude)):
                 module.install(steps[module], self._segments(steps[module]))
-            if isinstance(module, (Spiking, Attention)):
+            if isinstance(module, FORMED):
                 module.observing = False
         return encodings
 

@@ -15,21 +15,12 @@ from spikeloom.convert.las.norms import LayerNorm, RMSNorm
 from spikeloom.convert.las.torch_layers import EncoderLayer, MultiheadAttention
 
 __all__ = [
-    "FAMILIES",
     "is_float_place",
     "is_kept",
-    "is_spiking",
     "is_under",
     "left_in_float",
     "replace_layers",
 ]
-
-# Architectures of transformers whose layers are all modules that the rules below know.
-FAMILIES = (
-    "albert", "bert", "camembert", "clip_text_model", "clip_vision_model", "deit", "distilbert",
-    "electra", "gpt2", "gpt_neox", "llama", "mistral", "opt", "phi", "qwen2", "qwen3", "roberta",
-    "vit", "xlm-roberta",
-)  # fmt: skip
 
 # Class name -> function; the classes of transformers and torch.
 ACTIVATIONS = {
@@ -55,7 +46,6 @@ FUNCTION_NAMES = {
 }
 # Nothing to convert: lookups, losses, and what does nothing at inference.
 KEPT = (nn.Embedding, nn.Dropout, nn.Identity, nn.Flatten, nn.modules.loss._Loss)
-KEPT_NAMES = re.compile(r"RotaryEmbedding$|^LinearActivation$")
 # The embedding, its norm and a patch embedding work on pixels and tokens, not on spikes.
 FLOAT_PLACES = re.compile(r"(^|\.)(\w*embeddings|embed_tokens|embed_positions)(\.|$)")
 ITSELF = "'', the model itself"
@@ -88,29 +78,18 @@ def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> nn.Module:
     """
     _check_names(model, exclude)
     root = nn.ModuleDict({"model": model})
-    unknown: list[str] = []
     made: dict[nn.Module, nn.Module] = {}
     done: list[str] = []
     for name, module, parent, attribute in list(_places(root)):
         if is_under(name, [*exclude, *done]) or is_float_place(name):
             continue
         # A module that two places share stays shared.
-        new = made.get(module) or _spiking(module)
+        new = made.get(module) or _faithful(module, _spiking(module))
         if new is not None:
             _check_whole(name, module, exclude)
             made[module] = new
             done.append(name)
             parent._modules[attribute] = new
-        elif isinstance(module, nn.TransformerEncoderLayer):
-            unknown.append(f"{name or ITSELF} (TransformerEncoderLayer with {_odd_part(module)})")
-            done.append(name)
-        elif _is_leaf(module) and not is_kept(module):
-            unknown.append(f"{name or ITSELF} ({_kind(module)})")
-    if unknown:
-        raise TypeError(
-            f"model: no rule converts {', '.join(unknown)}; leave them as they are by naming them "
-            f"in exclude"
-        )
     _gather_gates(root)
     return root["model"]
 
@@ -129,14 +108,6 @@ def _check_names(model: nn.Module, exclude: Sequence[str]) -> None:
         alias = first[parent] != name.rpartition(".")[0] or not _is_leaf(names[name])
         if own != name and alias and not is_under(own, exclude):
             raise ValueError(f"exclude: {name!r} is {own!r} as well; exclude it by that name")
-    for name, module in names.items():
-        family = getattr(getattr(module, "config", None), "model_type", None)
-        if family not in (None, *FAMILIES) and not is_under(name, exclude):
-            place = f" of {name}" if name else ""
-            raise ValueError(
-                f"model: architecture {family!r}{place} is not supported; there are "
-                f"{', '.join(FAMILIES)}"
-            )
 
 
 def _check_whole(name: str, module: nn.Module, exclude: Sequence[str]) -> None:
@@ -149,20 +120,49 @@ def _check_whole(name: str, module: nn.Module, exclude: Sequence[str]) -> None:
         )
 
 
-def left_in_float(network: nn.Module) -> list[str]:
-    """The modules of a converted network that compute with weights or functions, but not spikes."""
-    spiking = [name for name, module in network.named_modules() if is_spiking(module)]
-    if "" in spiking:
-        return []
+def left_in_float(network: nn.Module, exclude: Sequence[str]) -> list[str]:
+    """The modules of a converted network that compute with weights or functions, but not spikes.
+
+    Args:
+        network: The network.
+        exclude: Names of modules that were left as they are.
+    """
+    named = [name for name in exclude if name]
     return [
         name
         for name, module in network.named_modules()
-        if _is_leaf(module) and not is_kept(module) and not is_under(name, spiking)
+        if (is_float_place(name) or is_under(name, named))
+        and _is_leaf(module)
+        and not is_kept(module)
     ]
 
 
-def is_spiking(module: nn.Module) -> bool:
-    """Whether a module is a layer that a rule has put in the place of another."""
+def _faithful(module: nn.Module, new: nn.Module | None) -> nn.Module | None:
+    """The spiking layer, unless it only bears the name of a layer that computes something else.
+
+    Args:
+        module: A layer.
+        new: The spiking layer that its class has.
+    """
+    if not isinstance(new, (RMSNorm, Activation)):
+        return new
+    weight = getattr(module, "weight", None)
+    like = torch.empty(8) if weight is None else weight.detach()
+    x = torch.linspace(-3, 4, 2 * like.shape[-1], dtype=like.dtype, device=like.device)
+    x = x.reshape(2, -1)
+    try:
+        wanted, found = module(x), type(new)(*_arguments(new)).forward(x)
+    except (RuntimeError, TypeError, ValueError):
+        return new  # it takes other arguments; the whole network is compared later
+    return new if torch.allclose(found, wanted, rtol=1e-2, atol=1e-2) else None
+
+
+def _arguments(new: RMSNorm | Activation) -> tuple[Any, ...]:
+    """What makes the layer again, so that the one in use has observed nothing."""
+    return (new.function,) if isinstance(new, Activation) else (new.weight, new.bias, new.eps)
+
+
+def _is_spiking(module: nn.Module) -> bool:
     return isinstance(module, (Spiking, Attention, EncoderLayer, MultiheadAttention))
 
 
@@ -193,12 +193,14 @@ def is_float_place(name: str) -> bool:
 
 def is_kept(module: nn.Module) -> bool:
     """Whether a module has nothing to convert."""
-    return isinstance(module, KEPT) or bool(KEPT_NAMES.search(type(module).__name__))
+    return isinstance(module, KEPT)
 
 
 def _spiking(module: nn.Module) -> nn.Module | None:
     """The spiking layer for a module; None if there is none."""
     name = type(module).__name__
+    if not _has_own_forward(module):
+        return None
     if isinstance(module, nn.TransformerEncoderLayer):
         if _odd_part(module) is not None:
             return None
@@ -217,6 +219,14 @@ def _spiking(module: nn.Module) -> nn.Module | None:
         return _rms_norm(module)
     function = _function_name(module)
     return None if function is None else Activation(function)
+
+
+def _has_own_forward(module: nn.Module) -> bool:
+    """Whether a layer of torch, or one derived from it, computes what torch wrote."""
+    known = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention, nn.TransformerEncoderLayer)
+    base = next((cls for cls in known if isinstance(module, cls)), None)
+    own: Any = type(module).forward
+    return "forward" not in vars(module) and (base is None or own is base.forward)
 
 
 def _conv1d(layer: Any) -> nn.Module:
@@ -245,12 +255,6 @@ def _odd_part(layer: nn.TransformerEncoderLayer) -> str | None:
     if _function_name(layer.activation) is None:
         return str(getattr(layer.activation, "__name__", layer.activation))
     return None
-
-
-def _kind(module: Any) -> str:
-    """What a module is, for errors."""
-    axes = len(getattr(module, "normalized_shape", ()))
-    return type(module).__name__ + (f" of {axes} axes" if axes > 1 else "")
 
 
 def _function_name(activation: Any) -> str | None:

@@ -40,6 +40,7 @@ class Site(nn.Module):
         self.users = 1
         self.watch = Watch()
         self.observation: Observation | None = Observation(bound)
+        self.looks = True  # whether it observes what passes
         self.neuron: OAT | None = None
         self.node: nn.Module | None = None
         self._decoder: Neuron | None = None
@@ -74,6 +75,15 @@ class Site(nn.Module):
             return (self.heads, 1, channels // self.heads)
         return (channels,)
 
+    def _observe(self, observation: Observation, x: Tensor) -> None:
+        rows = self._rows(x)
+        if observation.rows and rows.shape[1] != observation.rows[0].shape[1]:
+            # Not features, whose number does not change, but places.
+            self.channels = ()
+            observation.forget_channels()
+            rows = self._rows(x)
+        observation.see(self.name, rows)
+
     def _rows(self, x: Tensor) -> Tensor:
         """The values as ``[n, channels]``."""
         if self.channels == (-3, -1):
@@ -86,7 +96,8 @@ class Site(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The decoded value for the first of the readers; the value itself in calibration."""
         if self.observation is not None:
-            self.observation.see(self.name, self._rows(x))
+            if self.looks:
+                self._observe(self.observation, x)
             return x
         y = self.decoded(x)
         self.latest.keep(x, y, self.users - 1)
@@ -97,7 +108,7 @@ class Site(nn.Module):
         x = self._watched(x)
         # Rows as time: ranges need not be copied for every row, and the decoder has no memory.
         rows = x if self.channels == (-3, -1) else self._flat(x)
-        y, _ = run(self._decoder, rows, params=self._ranges())  # type: ignore[arg-type]  # fitted
+        y, _ = run(self._decoder, rows, params=self._ranges(x))  # type: ignore[arg-type]  # fitted
         return y.view(x.shape)
 
     def _flat(self, x: Tensor) -> Tensor:
@@ -108,7 +119,7 @@ class Site(nn.Module):
         x = self._watched(x)
         if self.node is not None:
             return fired(self.node, x, self.neuron.steps)  # type: ignore[union-attr]  # fitted
-        y, _ = run(self.neuron, x[None], params=self._ranges())  # type: ignore[arg-type]  # fitted
+        y, _ = run(self.neuron, x[None], params=self._ranges(x))  # type: ignore[arg-type]  # fitted
         return y
 
     def fire_through(self, make: Make | None) -> None:
@@ -120,9 +131,14 @@ class Site(nn.Module):
             fitted = self.neuron.replace(normal=normal, between=between, outlier=outlier)
             self.node = node_for(make, fitted).train(self.training)
 
-    def _ranges(self) -> dict[str, Any]:
+    def _ranges(self, x: Tensor | None = None) -> dict[str, Any]:
+        """The ranges; one for all features if values have others than calibration saw."""
         assert self.neuron is not None
-        return {name: getattr(self, name) for name in self.neuron.ranges}
+        ranges = {name: getattr(self, name) for name in self.neuron.ranges}
+        normal = ranges["normal"]
+        if x is not None and self.channels == (-1,) and x.shape[-1] != normal.numel():
+            ranges["normal"] = normal.max().expand(x.shape[-1])
+        return ranges
 
     def _watched(self, x: Tensor) -> Tensor:
         return self.watch.see(self.name, x, self.outlier)  # type: ignore[arg-type]  # a 0-d buffer

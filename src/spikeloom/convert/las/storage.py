@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from spikeloom.convert.checkpoint import load_weights
-from spikeloom.convert.las.attention import Attention
-from spikeloom.convert.las.layers import Spiking
+from spikeloom.convert.las.attention import EAGER
+from spikeloom.convert.las.calls.interception import rebuild_calls
+from spikeloom.convert.las.forms import FORMED
 from spikeloom.convert.las.pretrained import attend
 from spikeloom.convert.las.rules import replace_layers
 from spikeloom.convert.las.sites import Site
@@ -59,6 +60,9 @@ def _rebuild(network: nn.Module, plan: dict[str, Any]) -> None:
         parent, _, leaf = name.rpartition(".las.")
         if leaf == "q":
             network.get_submodule(parent).add_module("las", TransformersAttention())
+    for name in plan["eager"]:
+        setattr(network.get_submodule(name), EAGER, True)
+    rebuild_calls(network, plan["calls"], plan["exclude"])
     for name, first in plan["shared"].items():
         network.get_submodule(name).share(network.get_submodule(first))  # type: ignore[operator]  # a Linear
     for name, site in plan["sites"].items():
@@ -71,5 +75,5 @@ def _rebuild(network: nn.Module, plan: dict[str, Any]) -> None:
     for name, settings in plan["tables"].items():
         network.get_submodule(name).install(*settings)  # type: ignore[operator]  # a table's layer
     for module in network.modules():
-        if isinstance(module, (Spiking, Attention)):
+        if isinstance(module, FORMED):
             module.observing = False

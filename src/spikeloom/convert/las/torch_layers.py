@@ -24,6 +24,8 @@ class MultiheadAttention(nn.Module):
         TypeError: If it has added key or value biases, or a zero attention.
     """
 
+    in_proj_bias = None  # by which torch's encoder layer sees that its fused path is not for this
+
     def __init__(self, original: nn.MultiheadAttention) -> None:
         super().__init__()
         if original.bias_k is not None or original.add_zero_attn:

@@ -1,0 +1,292 @@
+"""Spiking calls: a product, a function, a softmax, a norm or an attention at its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spikeloom.convert.las.attention import Attention, Softmax
+from spikeloom.convert.las.layers import Activation, Spiking
+from spikeloom.convert.las.norms import LayerNorm, Norm, RMSNorm
+from spikeloom.convert.las.sites import Site
+from spikeloom.convert.las.trains import same_steps
+from spikeloom.neurons import Reduced, fit_reduced
+
+__all__ = ["KINDS", "AttentionCall", "Function", "Magnitude", "NormCall", "Product", "SoftmaxCall"]
+
+Compute = Callable[..., Any]
+
+
+class Product(nn.Module):
+    """A product that is linear in each of its factors; activations among them become spikes.
+
+    Args:
+        axes: Factor that is an activation, by the position of its argument -> its axis of features,
+            which have ranges of their own; None for one range.
+    """
+
+    def __init__(self, axes: dict[int, int | None]) -> None:
+        super().__init__()
+        self.form, self.observing = "decoded", True
+        self.axes: dict[int, int | None] = {}
+        for position, axis in axes.items():
+            self.encode(position, axis)
+
+    def spec(self) -> dict[str, Any]:
+        """The arguments that make it again."""
+        return {"axes": [[position, axis] for position, axis in self.axes.items()]}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Product:
+        """What :meth:`spec` describes."""
+        return cls(dict(spec["axes"]))
+
+    def encode(self, position: int, axis: int | None) -> None:
+        """Let spikes take the place of a further factor."""
+        if position not in self.axes:
+            self.axes[position] = axis
+            self.add_module(f"factor_{position}", Site(() if axis is None else (-1,)))
+
+    def forward(self, function: Compute, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The product.
+
+        Args:
+            function: What is computed.
+            args: Its arguments by position.
+            kwargs: Its arguments by name.
+        """
+        if self.form == "spikes" and not self.observing:
+            return self._spikes(function, args, kwargs)
+        args = list(args)
+        for position in self.axes:
+            args[position] = self._encoded(position, args[position], "forward")
+        return function(*args, **kwargs)
+
+    def _encoded(self, position: int, x: Tensor, how: str) -> Tensor:
+        """A factor with its features last, encoded."""
+        axis, site = self.axes[position], getattr(self, f"factor_{position}")
+        encode = site if how == "forward" else site.spikes
+        if axis in (None, -1):
+            y: Tensor = encode(x)
+            return y
+        y = encode(x.movedim(axis, -1).contiguous())
+        return y.movedim(-1, axis)
+
+    def _spikes(self, function: Compute, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """What each step adds to the product of what has arrived, added up."""
+        positions = list(self.axes)
+        trains = [self._encoded(position, args[position], "spikes") for position in positions]
+        if len(trains) == 2:
+            trains = list(same_steps(*trains))
+
+        def product(*factors: Tensor) -> Any:
+            given = list(args)
+            for position, factor in zip(positions, factors, strict=True):
+                given[position] = factor
+            return function(*given, **kwargs)
+
+        silent = [torch.zeros_like(train[0]) for train in trains]
+        base = product(*silent)  # a bias, or what the product is added to
+        total, arrived = base, silent
+        for spikes in zip(*trains, strict=True):
+            for number, spike in enumerate(spikes):
+                given = [*arrived[:number], spike, *arrived[number + 1 :]]
+                total = total + (product(*given) - base)
+                arrived = [*arrived[:number], arrived[number] + spike, *arrived[number + 1 :]]
+        return total
+
+
+class Function(nn.Module):
+    """A function of every element by a gated few-spike neuron.
+
+    Args:
+        function: A name in :data:`spikeloom.neurons.tables.FUNCTIONS`.
+    """
+
+    def __init__(self, function: str) -> None:
+        super().__init__()
+        self.table = Activation(function)
+
+    def spec(self) -> dict[str, Any]:
+        """The arguments that make it again."""
+        return {"function": self.table.function}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Function:
+        """What :meth:`spec` describes."""
+        return cls(**spec)
+
+    def forward(self, function: Compute, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The function of the first argument."""
+        return self.table(args[0])
+
+
+class Magnitude(Spiking):
+    """A power, a root or an exponential, of numbers of any magnitude.
+
+    Args:
+        function: As for :func:`spikeloom.neurons.fit_reduced`.
+    """
+
+    def __init__(self, function: str) -> None:
+        super().__init__()
+        self.function = function
+        self.install(8, 32)
+
+    def spec(self) -> dict[str, Any]:
+        """The arguments that make it again."""
+        return {"function": self.function}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Magnitude:
+        """What :meth:`spec` describes."""
+        return cls(**spec)
+
+    def install(self, steps: int, segments: int) -> None:
+        """Take a table of K steps."""
+        self.steps, self.segments = steps, segments
+        self.table: Reduced = fit_reduced(self.function, steps, segments=segments)
+
+    def forward(  # type: ignore[override]  # a call has more than one argument
+        self, function: Compute, args: list[Any], kwargs: dict[str, Any]
+    ) -> Any:
+        """The function of the first argument."""
+        x, *others = args
+        if self.function == "square" and others and others[0] is not x:
+            raise ValueError(
+                "model: calibration saw a square where now two values are multiplied; calibrate on "
+                "batches that do both"
+            )
+        if self.observing:
+            return function(*args, **kwargs)
+        return self.table.spikes(x).sum(0) if self.form == "spikes" else self.table(x)
+
+
+class SoftmaxCall(nn.Module):
+    """A softmax over any axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.form, self.observing = "decoded", True
+        self.table = Softmax()
+
+    def spec(self) -> dict[str, Any]:
+        """The arguments that make it again."""
+        return {}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> SoftmaxCall:
+        """What :meth:`spec` describes."""
+        return cls()
+
+    def forward(self, function: Compute, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The probabilities over the axis that is the second argument."""
+        if self.observing:
+            return function(*args, **kwargs)
+        x, axis = args[0], args[1] if len(args) > 1 else kwargs.get("dim")
+        if axis is None:
+            axis = 0 if x.dim() in (0, 1, 3) else 1  # as torch takes it
+        kind = kwargs.get("dtype")
+        x = x if kind is None else x.to(kind)
+        moved = x.movedim(axis, -1)
+        if self.form == "spikes":
+            return self.table.spikes(moved).sum(0).to(x.dtype).movedim(-1, axis)
+        return self.table.decoded(moved).movedim(-1, axis)
+
+
+class NormCall(nn.Module):
+    """A norm of the last axes without weights, which the call itself multiplies and adds.
+
+    Args:
+        centred: Whether the mean is subtracted.
+        eps: As in torch.
+        channels: Whether the last axis has features, with ranges of their own.
+        axes: How many axes there are.
+    """
+
+    def __init__(self, centred: bool, eps: float | None, channels: bool, axes: int = 1) -> None:
+        super().__init__()
+        self.centred, self.eps, self.channels, self.axes = centred, eps, channels, axes
+        self.norm: Norm
+        if centred:
+            assert eps is not None
+            self.norm = LayerNorm(nn.LayerNorm(1, eps, elementwise_affine=False))
+        else:
+            self.norm = RMSNorm(None, None, eps)
+        if not channels:
+            self.norm.before, self.norm.after = Site(()), Site(())
+
+    def spec(self) -> dict[str, Any]:
+        """The arguments that make it again."""
+        names = ("centred", "eps", "channels", "axes")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> NormCall:
+        """What :meth:`spec` describes."""
+        return cls(**spec)
+
+    def forward(self, function: Compute, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The norm of the first argument."""
+        x = args[0]
+        return self.norm(x) if self.axes == 1 else self.norm(x.flatten(-self.axes)).view(x.shape)
+
+
+class AttentionCall(nn.Module):
+    """``scaled_dot_product_attention`` by spikes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = Attention()
+
+    def spec(self) -> dict[str, Any]:
+        """The arguments that make it again."""
+        return {}
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> AttentionCall:
+        """What :meth:`spec` describes."""
+        return cls()
+
+    def forward(self, function: Compute, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """The context.
+
+        Args:
+            function: torch's.
+            args: Query, key, value, and mask, dropout and causality if they are given.
+            kwargs: ``scale`` and ``enable_gqa``.
+        """
+        q, k, v, *rest = args
+        given = dict(zip(("attn_mask", "dropout_p", "is_causal"), rest, strict=False))
+        kwargs = {**given, **kwargs}
+        mask = kwargs.get("attn_mask")
+        if kwargs.get("dropout_p"):
+            raise ValueError("scaled_dot_product_attention: dropout_p must be 0 at inference")
+        if kwargs.get("is_causal"):
+            seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+            mask = seen if mask is None else mask & seen
+        if mask is not None and mask.dtype != torch.bool:
+            # A finite floor, so that a query that sees nothing does not become NaN.
+            mask = mask.clamp(min=torch.finfo(q.dtype).min / 4)
+        scale = kwargs.get("scale")
+        scale = q.shape[-1] ** -0.5 if scale is None else scale
+        lead = q.shape[:-3]
+        q, k, v = (_four(x) for x in (q, k, v))
+        if mask is not None and mask.dim() > 4:
+            mask = mask.flatten(0, -4)
+        y, _ = self.attention(q, k, v, mask, scale)
+        return y.reshape(*lead, *y.shape[1:]) if len(lead) != 1 else y
+
+
+def _four(x: Tensor) -> Tensor:
+    """``[batch, heads, length, features]``, whatever axes there are before the length."""
+    return x.reshape(-1, *(1,) * (3 - x.dim()), *x.shape[-3:])
+
+
+KINDS: dict[str, Any] = {
+    kind.__name__: kind
+    for kind in (Product, Function, Magnitude, SoftmaxCall, NormCall, AttentionCall)
+}

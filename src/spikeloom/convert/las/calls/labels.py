@@ -1,0 +1,64 @@
+"""Which tensors are activations: they depend on what the network was given, and come from where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
+
+__all__ = ["Activations", "Sources"]
+
+# What an activation was last computed by: products, and the functions behind them.
+Sources = frozenset[Any]
+NOWHERE: Sources = frozenset()
+
+
+class Activations:
+    """The tensors of a run that are activations; all others are weights, masks and positions."""
+
+    def __init__(self) -> None:
+        self._known = WeakTensorKeyDictionary()
+
+    def _sources(self, value: Tensor) -> Sources | None:
+        known: Sources | None = self._known.get(value)
+        if known is None and value._is_view():
+            known = self._known.get(value._base)
+        return known
+
+    def __contains__(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and self._sources(value) is not None
+
+    def among(self, values: Any) -> bool:
+        """Whether any tensor within is one."""
+        return any(value in self for value in tree_leaves(values))
+
+    def sources(self, values: Any) -> Sources:
+        """Where the activations within come from."""
+        tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+        return NOWHERE.union(*(self._sources(tensor) or NOWHERE for tensor in tensors))
+
+    def mark(self, values: Any, sources: Sources | None = NOWHERE) -> None:
+        """State where the floating-point tensors within come from; None: they are constants."""
+        for value in _numbers(values):
+            self._known[value] = sources
+
+    def mark_unknown(self, values: Any) -> None:
+        """State that the tensors within of which nothing is known are activations."""
+        for value in _numbers(values):
+            self._known.setdefault(value, NOWHERE)
+
+    def written(self, value: Any, sources: Sources) -> None:
+        """State that an activation was written into a tensor, or into the one that it shows."""
+        if isinstance(value, Tensor):
+            self.mark((value, value._base), sources)
+
+
+def _numbers(values: Any) -> list[Tensor]:
+    leaves = tree_leaves(values)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and _has_numbers(leaf)]
+
+
+def _has_numbers(value: Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()

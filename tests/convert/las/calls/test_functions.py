@@ -1,0 +1,206 @@
+"""What a forward calls by itself becomes spikes: every product, norm and function of torch."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from spikeloom.convert import LAS, set_form
+
+WEIGHT = torch.linspace(-1, 1, 64).reshape(8, 8) ** 3
+CASES = {
+    # Products.
+    "matmul with a weight": lambda h: h @ WEIGHT,
+    "matmul of activations": lambda h: h @ h.mT,
+    "mm": lambda h: torch.mm(h[0], h[1].T),
+    "mv": lambda h: torch.mv(h[0], h[1, 0]),
+    "bmm": lambda h: torch.bmm(h, h.mT),
+    "addmm": lambda h: torch.addmm(h[0], h[1], WEIGHT),
+    "baddbmm by name": lambda h: torch.baddbmm(h @ h.mT, batch1=h, batch2=h.mT, alpha=0.5),
+    "inner": lambda h: torch.inner(h[0], h[1]),
+    "outer": lambda h: torch.outer(h[0, 0], h[0, 1]),
+    "tensordot": lambda h: torch.tensordot(h, WEIGHT, 1),
+    "einsum": lambda h: torch.einsum("bid,bjd->bij", h, h),
+    "einsum of a list": lambda h: torch.einsum("bid,de->bie", [h, WEIGHT]),
+    "bilinear": lambda h: F.bilinear(h, h, WEIGHT[None].expand(2, 8, 8)),
+    "linear by name": lambda h: F.linear(h, weight=WEIGHT, bias=WEIGHT[0]),
+    "conv1d": lambda h: F.conv1d(h, torch.ones(3, 5, 2) / 8, WEIGHT[0, :3]),
+    "conv2d": lambda h: F.conv2d(h[:, None], torch.ones(2, 1, 3, 3) / 9, padding=1),
+    "conv3d": lambda h: F.conv3d(h.reshape(-1, 1, 2, 2, 2), torch.ones(1, 1, 1, 2, 1)),
+    "conv_transpose1d": lambda h: F.conv_transpose1d(h, torch.ones(5, 3, 2) / 8),
+    "mul of activations": lambda h: h[..., :4] * h[..., 4:],
+    "mul in place": lambda h: h.clone().mul_(h.flip(-1)),
+    "mul of itself": lambda h: h * h,
+    "addcmul": lambda h: torch.addcmul(h, h.flip(0), h.flip(-1), value=0.5),
+    # Quotients, powers, roots.
+    "div of activations": lambda h: h / (2 + h.abs().sum(-1, keepdim=True)),
+    "a number over an activation": lambda h: 1.0 / (2 + h * h),
+    "div in place": lambda h: h.clone().div_(1 + h * h),
+    "addcdiv": lambda h: torch.addcdiv(h, h, 1 + h * h),
+    "square": lambda h: h.square(),
+    "pow 2": lambda h: h**2,
+    "pow 3": lambda h: torch.pow(h, 3.0),
+    "pow -0.5": lambda h: (1 + h * h) ** -0.5,
+    "a number to the power of an activation": lambda h: 2.0**h,
+    "sqrt": lambda h: torch.sqrt(1 + h * h),
+    "exp": lambda h: h.exp(),
+    "expm1": lambda h: torch.expm1(h),
+    # Norms.
+    "norm": lambda h: h / h.norm(dim=-1, keepdim=True),
+    "linalg.vector_norm": lambda h: torch.linalg.vector_norm(h, dim=(1, 2)),
+    "normalize": lambda h: F.normalize(h, dim=-1),
+    "cosine_similarity": lambda h: F.cosine_similarity(h, h.flip(-1), dim=-1),
+    "layer_norm": lambda h: F.layer_norm(h, (8,), WEIGHT[0], WEIGHT[1]),
+    "rms_norm": lambda h: F.rms_norm(h, (8,), WEIGHT[0]),
+    "group_norm": lambda h: F.group_norm(h.mT, 2, WEIGHT[0]),
+    "instance_norm": lambda h: F.instance_norm(h),
+    "batch_norm": lambda h: F.batch_norm(h.mT, torch.zeros(8), torch.ones(8)),
+    "var": lambda h: h.var(-1),
+    "std": lambda h: h.std(dim=-1, keepdim=True),
+    # Attention.
+    "softmax": lambda h: h.softmax(-1),
+    "softmax of another axis and dtype": lambda h: F.softmax(h, dim=1, dtype=torch.float32),
+    "softmin": lambda h: F.softmin(h, -1),
+    "scaled_dot_product_attention": lambda h: F.scaled_dot_product_attention(h, h, h),
+    "causal attention": lambda h: F.scaled_dot_product_attention(
+        h[:, None], h[:, None], h[:, None], is_causal=True, scale=0.7
+    ),
+    "masked attention": lambda h: F.scaled_dot_product_attention(
+        h, h, h, attn_mask=torch.eye(5, dtype=torch.bool)
+    ),
+    # Functions.
+    "celu": lambda h: torch.celu(h, 0.7),
+    "clamp": lambda h: h.clamp(-0.5, 0.7),
+    "clamp from above": lambda h: h.clamp(max=0.3),
+    "clamp_min in place": lambda h: h.clone().clamp_min_(0.1),
+    "elu": F.elu,
+    "erf": torch.erf,
+    "gelu": F.gelu,
+    "gelu by tanh": lambda h: F.gelu(h, approximate="tanh"),
+    "gelu by erf": lambda h: 0.5 * h * (1 + torch.erf(h / math.sqrt(2))),
+    "glu": F.glu,
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
+    "hardtanh": lambda h: F.hardtanh(h, min_val=-0.4, max_val=0.9),
+    "leaky_relu": lambda h: F.leaky_relu(h, 0.2),
+    "logsigmoid": F.logsigmoid,
+    "maximum": lambda h: torch.maximum(h, h.flip(-1)),
+    "minimum": lambda h: torch.minimum(h, h.flip(-1)),
+    "mish": F.mish,
+    "prelu": lambda h: F.prelu(h, torch.linspace(0, 1, 5)),
+    "relu": F.relu,
+    "relu in place": lambda h: F.relu(h.clone(), inplace=True),
+    "relu6": lambda h: F.relu6(4 * h),
+    "selu": F.selu,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "softplus": F.softplus,
+    "softshrink": F.softshrink,
+    "softsign": F.softsign,
+    "tanh": torch.tanh,
+    "tanhshrink": F.tanhshrink,
+    "threshold": lambda h: F.threshold(h, 0.2, 0.2),
+    "abs": abs,
+}
+
+
+class Calling(nn.Module):
+    """A layer, and a function that its own forward calls."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.function = nn.Linear(8, 8), function
+
+    def forward(self, x):
+        return self.function(self.layer(x))
+
+
+def seen(seed):
+    return torch.randn(4, 5, 8, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CASES)
+def test_a_function_called_in_a_forward_is_computed_by_spikes(name):
+    model = Calling(CASES[name])
+    network = LAS(steps=12, progress=False).apply(model, [seen(0), seen(1)])
+    wanted, found = model(seen(2)), network(seen(2))
+    assert found.shape == wanted.shape and found.dtype == wanted.dtype
+    error = float((found - wanted).norm() / wanted.norm())
+    assert 0 < error < 4e-3, error
+    set_form(network, "spikes")
+    assert float((network(seen(2)) - found).norm() / wanted.norm()) < 2e-3
+
+
+PARAMETER = torch.linspace(0.5, 1.0, 8)
+FREE = {
+    "a number": lambda h: 2 * h / 3 - 1,
+    "a parameter": lambda h: h * PARAMETER,
+    "a function of a parameter": lambda h: h * PARAMETER.exp().clamp(max=5),
+    "a mask": lambda h: torch.where(torch.arange(8) > 3, h, 0.0).masked_fill(
+        torch.eye(5, 8) > 0, 1
+    ),
+    "an index": lambda h: h[..., torch.tensor([0, 3])].mean(-1, keepdim=True) + h,
+    "a mask of its dtype": lambda h: h * (torch.arange(8) > 3).to(h) + torch.ones(8).type_as(h),
+    "shapes": lambda h: h * h.shape[-1] ** -0.5,
+    "a table by positions": lambda h: h * torch.arange(h.shape[-1]).cos(),
+    "lerp": lambda h: torch.lerp(h, h.flip(-1), 0.5).contiguous().float(),
+    "in place": lambda h: h.mul_(0.5).add_(h.sum(-1, keepdim=True)),
+    "a decision": lambda h: h if bool(h.isfinite().all()) else 0 * h,
+    "a loss": lambda h: nn.functional.mse_loss(h, torch.zeros(4, 5, 8)),
+    "a mean of a pool": lambda h: F.avg_pool1d(h, 2),
+    "a sum over a slice written in place": lambda h: h.clone().index_add_(
+        0, torch.tensor([1]), h[:1]
+    ),
+    "a product of constants": lambda h: h + torch.exp(WEIGHT @ WEIGHT)[0],
+    "the largest and a choice by it": lambda h: torch.where(h > 0, h, h - h.amax(-1, keepdim=True)),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FREE)
+def test_what_is_affine_in_activations_or_a_choice_of_them_passes_as_it_is(name):
+    model = Calling(FREE[name]).eval()
+    network = LAS(steps=12, progress=False).apply(model, [seen(0)])
+    assert network.report.column("site") == ["layer.site"]
+    wanted = model(seen(0))
+    assert float((network(seen(0)) - wanted).norm() / wanted.norm()) < 1e-3
+
+
+def test_what_was_written_into_a_tensor_is_an_activation():
+    def gate(h):
+        both = torch.zeros(*h.shape[:-1], 16)
+        both[..., :8] = h
+        return both[..., :8] * h
+
+    network = LAS(progress=False).apply(Calling(gate), [seen(0)])
+    assert "las_calls.mul_0.factor_0" in network.report.column("site")
+
+
+REFUSED = {
+    "log_softmax": lambda h: F.log_softmax(h, -1),
+    "cumprod": lambda h: h.cumprod(-1),
+    "pow with the exponent 2.5": lambda h: (1 + h * h) ** 2.5,
+    "fft": lambda h: torch.fft.rfft(h).abs(),
+    "norm of order 3": lambda h: h.norm(p=3),
+    "lerp": lambda h: torch.lerp(h, h.flip(-1), h),
+    "round": torch.round,
+    "sin": torch.sin,
+    "item": lambda h: h + h[0, 0, 0].item(),
+    "numpy": lambda h: torch.from_numpy(h.detach().numpy()),
+    "mul with out=": lambda h: torch.mul(h, h.flip(-1), out=torch.empty(4, 5, 8)),
+    "batch_norm with the statistics of the batch": lambda h: F.batch_norm(
+        h.mT, None, None, training=True
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_no_rule_computes_is_refused_with_its_place(name):
+    with pytest.raises(
+        TypeError, match=rf"'', the model's own forward \(Calling\) calls \w*{name}"
+    ):
+        LAS(progress=False).apply(Calling(REFUSED[name]), [seen(0)])
