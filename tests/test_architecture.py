@@ -54,7 +54,7 @@ WITHOUT_TORCH = (
     "cuda_text",
     "elementary",
 )
-ONLY_IN = {"cupy": "run_cuda", "llvmlite": "run_cpu"}
+ONLY_IN = {"cupy": "run_cuda", "llvmlite": "compile_cpu"}
 
 
 def imports(path, *, top_level=False):

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from spikeloom.kernel import operators
+from spikeloom.kernel import call, plan
 
 COMPILER = shutil.which("g++")
 FLAGS = ("-O1", "-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-Wno-unknown-pragmas")
@@ -109,7 +109,10 @@ def install(monkeypatch):
     if COMPILER is None:
         pytest.skip("g++ is not installed")
     run_cuda = pytest.importorskip("spikeloom.kernel.run_cuda", reason="CuPy is not installed")
-    monkeypatch.setattr(operators, "_engine", lambda x: run_cuda)
+    monkeypatch.setattr(plan, "_engine", lambda device: run_cuda)
+    # Plans for this test alone, also where a neuron knows one already.
+    monkeypatch.setattr(plan, "_plan", plan._plan.__wrapped__)
+    monkeypatch.setattr(call, "key_of", lambda *call: None)
     monkeypatch.setattr(run_cuda, "Kernel", ShimKernel)
     monkeypatch.setattr(ShimKernel, "launched", [])
     # Fresh caches for this test, the real ones afterwards.

@@ -133,6 +133,9 @@ class Neuron:
             check_form(f"{self.name}: {parameter}", value)
         self.check_parameters(self.params)
         self.kinds = Fixed({parameter: kind(value) for parameter, value in self.params.items()})
+        self.tensor_params = tuple(name for name, kind in self.kinds.items() if kind != "number")
+        # What a call has found out, for those like it; see spikeloom.kernel.known.
+        self.known_calls: dict[Any, Any] = {}
         self.program: str | None = None
         self.outputs = 1
         self.reason = ""
@@ -149,6 +152,10 @@ class Neuron:
         if self._made and not name.startswith("_"):
             self._refuse(name, "deleted")
         super().__delattr__(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is known of its calls belongs to this object alone.
+        return {**self.__dict__, "known_calls": {}}
 
     def _refuse(self, name: str, change: str) -> NoReturn:
         raise AttributeError(

@@ -1,4 +1,4 @@
-"""The torch operators: tensors made dense, results allocated, the device's kernel called.
+"""The torch operators, which find the plan of a call and follow it.
 
 ``spikeloom::scan`` and ``spikeloom::scan_backward`` carry the program as text, so a compiled or
 exported graph is complete in itself. The functions behind them may be called as they are where
@@ -8,15 +8,13 @@ nobody needs to see an operator.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from spikeloom.kernel import layout
-from spikeloom.kernel.adjoint import Adjoint, adjoint
 from spikeloom.kernel.layout import Order
+from spikeloom.kernel.plan import plan_for
 from spikeloom.kernel.trace import Program
 
 Tensors = Sequence[Tensor]
@@ -32,17 +30,6 @@ LIBRARY.define(
 )
 
 
-@cache
-def _engine(device: str) -> ModuleType:
-    if device == "cuda":
-        from spikeloom.kernel import run_cuda
-
-        return run_cuda
-    from spikeloom.kernel import run_cpu
-
-    return run_cpu
-
-
 def _is_empty(steps: int, x: Tensor) -> bool:
     return steps == 0 or x.shape[1:].numel() == 0
 
@@ -55,24 +42,6 @@ def _check_steps(program: Program, steps: int, xs: Tensors) -> None:
             f"spikeloom: this graph was recorded for T={steps}, the input has {xs[0].shape[0]} "
             f"steps; record it again for this length"
         )
-
-
-def _state(v: Tensor, order: Order) -> Tensor:
-    """A state for the kernel: dense, or one number that serves all neurons."""
-    if v.numel() > 1 and not any(v.stride()):
-        return v.as_strided((), ())
-    return layout.row(v, order)
-
-
-def _dense(
-    program: Program, order: Order, xs: Tensors, vs: Tensors, ps: Tensors
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """The tensors of a call as a kernel takes them."""
-    parameters = [
-        layout.row(p, order) if kind == "neuron" else p.contiguous()
-        for p, (_, kind) in zip(ps, program.tensors, strict=True)
-    ]
-    return [layout.rows(x, order) for x in xs], [_state(v, order) for v in vs], parameters
 
 
 def _outputs(
@@ -97,25 +66,14 @@ def scan(
         vs: Initial states.
         ps: The other parameters, in order.
     """
-    program, order = Program.parse(text), layout.row_order(xs[0])
+    program = Program.parse(text)
     _check_steps(program, steps, xs)
-    ys, ws = _outputs(program, steps, order, xs[0], vs)
-    if _is_empty(steps, xs[0]):
-        for w, v in zip(ws, vs, strict=True):
-            w.copy_(v)
-    else:
-        dense = _dense(program, order, xs, vs, ps)
-        _engine(xs[0].device.type).forward(program, steps, numbers, *dense, ys, ws)
+    if not _is_empty(steps, xs[0]):
+        return list(plan_for(text, steps, numbers, xs, vs, ps).forward((*xs, *vs, *ps)))
+    ys, ws = _outputs(program, steps, layout.row_order(xs[0]), xs[0], vs)
+    for w, v in zip(ws, vs, strict=True):
+        w.copy_(v)
     return [*ys, *ws]
-
-
-@lru_cache(maxsize=1024)
-def _adjoint(program: Program, wanted: tuple[int, ...]) -> Adjoint:
-    """The adjoint for the wanted ones of a call's tensors."""
-    inputs = [("x", i) for i in range(program.inputs)]
-    states = [("v", i) for i in range(program.states)]
-    leaves = [*inputs, *states, *(("p", name) for name, _ in program.tensors)]
-    return adjoint(program, frozenset(leaves[i] for i in wanted) - frozenset(states))
 
 
 Fresh = list[Tensor | None]
@@ -165,36 +123,16 @@ def scan_backward(
         gys: Gradients of the outputs.
         gws: Gradients of the last states; None is zero.
     """
-    program, order = Program.parse(text), layout.row_order(xs[0])
-    gxs, gvs, gps = _gradients(program, wanted, order, xs, vs, ps)
-    if _is_empty(steps, xs[0]):
-        for result in _found(gxs, gvs, gps):
-            result.zero_()
-        for gv, gw in zip(gvs, gws, strict=True):
-            if gv is not None and gw is not None:
-                gv.copy_(gw)
-        return _found(gxs, gvs, gps)
-    gradient = _adjoint(program, tuple(wanted))
-    for gx, node in zip(gxs, (gradient.begin or gradient.step).x, strict=True):
-        if gx is not None and node is None:
-            gx.zero_()
-    dense = _dense(program, order, xs, vs, ps)
-    arrived = (
-        [layout.rows(gy, order) for gy in gys],
-        [None if gw is None else _state(gw, order) for gw in gws],
-    )
-    sums = _engine(xs[0].device.type).backward(
-        program, gradient, steps, numbers, *dense, *arrived, gxs, gvs
-    )
-    for gp, (name, kind) in zip(gps, program.tensors, strict=True):
-        if gp is None:
-            continue
-        if name not in sums:
-            gp.zero_()
-        elif kind == "neuron":
-            layout.row(gp, order).view(-1).copy_(sums[name])  # a view: it lies in this order
-        else:
-            gp.copy_(sums[name])
+    if not _is_empty(steps, xs[0]):
+        plan = plan_for(text, steps, numbers, xs, vs, ps)
+        return plan.backward(tuple(wanted), (*xs, *vs, *ps), gys, gws)
+    order = layout.row_order(xs[0])
+    gxs, gvs, gps = _gradients(Program.parse(text), wanted, order, xs, vs, ps)
+    for result in _found(gxs, gvs, gps):
+        result.zero_()
+    for gv, gw in zip(gvs, gws, strict=True):
+        if gv is not None and gw is not None:
+            gv.copy_(gw)
     return _found(gxs, gvs, gps)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from spikeloom.kernel import layout, run_cpu
 from spikeloom.kernel.counted import counting_modes
 from spikeloom.kernel.neuron import Neuron
-from spikeloom.kernel.scan import is_plain
+from spikeloom.kernel.plain import is_plain
 from spikeloom.kernel.trace import Program
 
 __all__ = ["Replay"]
@@ -69,9 +69,8 @@ class Replay:
         program = Program.parse(neuron.variant(None, False))
         numbers = [value for value in neuron.params.values() if isinstance(value, (int, float))]
         index = None if layout.is_dense(row) else layout.places(row)
-        size = self._shape[0] * self._row_bytes
-        self._plan = run_cpu.forward_plan(
-            program, numbers, x.dtype, size, indexed=index is not None
+        self._kernel = run_cpu.Forward(
+            program, self._shape[0], numbers, x.dtype, self._neurons, indexed=index is not None
         )
         rest = [torch.full((), value, dtype=x.dtype) for value in neuron.rest.values()]
         tensors = self._rows(neuron, params, order)
@@ -134,6 +133,5 @@ class Replay:
             words += (start + offset, self._row_stride)
         words.append(y.data_ptr())
         words += range(first, first + self._states * self._row_bytes, self._row_bytes)
-        run_cpu.advise_huge_pages([y])
-        run_cpu.run_forward(self._plan, self._shape[0], self._neurons, words + self._settled)
+        self._kernel.launch(words + self._settled, [y])
         return y

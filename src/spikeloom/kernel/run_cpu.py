@@ -1,4 +1,4 @@
-"""LLVM IR -> spikes: compile with llvmlite, run on the threads that torch is allowed."""
+"""Kernels on a CPU: where their arguments are in memory, and on how many threads they run."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import struct
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import llvmlite
-import llvmlite.binding as llvm
 import torch
 from torch import Tensor
 
-from spikeloom.kernel import emit_llvm, layout
+from spikeloom.kernel import layout
 from spikeloom.kernel.adjoint import Adjoint, learned
+from spikeloom.kernel.compile_cpu import Kernel, backward_kernel, forward_kernel
 from spikeloom.kernel.emit_llvm import Assume
 from spikeloom.kernel.llvm_text import LANES
 from spikeloom.kernel.threads import share_out
@@ -36,272 +34,259 @@ SEGMENT = 16
 WORTH_A_THREAD = 1 << 17
 
 
-class Kernel:
-    """A compiled function of one argument: the address of its words, numbers last."""
-
-    def __init__(self, text: str, name: str) -> None:
-        module = llvm.parse_assembly(text)
-        module.verify()
-        machine = _machine()
-        tuning = llvm.create_pipeline_tuning_options(speed_level=2)
-        tuning.loop_vectorization = tuning.slp_vectorization = False
-        builder = llvm.create_pass_builder(machine, tuning)
-        builder.getModulePassManager().run(module, builder)
-        # The engine owns the machine code; it must live as long as the function.
-        self._engine = llvm.create_mcjit_compiler(module, machine)
-        self._engine.finalize_object()
-        address = self._engine.get_function_address(name)
-        self._function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
-
-    def __call__(self, words: Sequence[int], numbers: bytes) -> None:
-        """Run; other Python threads may run meanwhile."""
-        self._function(struct.pack(f"{len(words)}q", *words) + numbers)
-
-
-def _machine() -> Any:
-    if tuple(int(part) for part in llvmlite.__version__.split(".")[:2]) < (0, 45):
-        llvm.initialize()
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    target = llvm.Target.from_default_triple()
-    features = llvm.get_host_cpu_features().flatten()
-    return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
-
-
-@lru_cache(maxsize=1024)
-def _forward_kernel(program: Program, dtype: str, assume: Assume) -> Kernel:
-    return Kernel(emit_llvm.forward(program, dtype, assume), "forward")
-
-
-@lru_cache(maxsize=1024)
-def _backward_kernel(program: Program, gradient: Adjoint, dtype: str, assume: Assume) -> Kernel:
-    return Kernel(emit_llvm.backward(program, gradient, dtype, assume), "backward")
-
-
-# --- What a call like an earlier one needs, found at once ---
-
-
-class Plan(NamedTuple):
+class Tiles(NamedTuple):
     """A kernel, and how it goes through the neurons.
 
     Attributes:
         kernel: The kernel.
-        tile: Neurons of a tile.
+        size: Neurons of a tile.
         scratch: Values that fit into working memory.
         numbers: The parameters of kind ``number``, as words.
-        segment: Steps of a segment of the backward pass.
-        learned: ``(name, kind)`` of the parameters whose gradients it sums.
     """
 
     kernel: Kernel
-    tile: int
+    size: int
     scratch: int
     numbers: bytes
-    segment: int = 0
-    learned: tuple[tuple[str, str], ...] = ()
 
 
-# Numbers are told apart by their bits, because 0 and -0 are equal.
-
-
-def forward_plan(
-    program: Program,
-    numbers: Sequence[float],
-    dtype: torch.dtype,
-    size: int,
-    *,
-    stream: bool = False,
-    indexed: bool = False,
-) -> Plan:
-    """The forward kernel for some calls.
-
-    Args:
-        program: The traced neuron.
-        numbers: The parameters of kind ``number``, in order.
-        dtype: Of the inputs.
-        size: Bytes of an output.
-        stream: Whether outputs may be written past the cache.
-        indexed: Whether an index tells where the inputs' values are.
-    """
-    room = TILE_LONG if size >= STREAM_FROM and not stream else TILE_FORWARD
-    return _forward_plan(program, _bits(numbers), dtype, stream, indexed, room)
-
-
-@lru_cache(maxsize=4096)
-def _forward_plan(
-    program: Program, numbers: bytes, dtype: torch.dtype, stream: bool, indexed: bool, room: int
-) -> Plan:
-    assume = replace(_assume(program, numbers, stream), indexed=indexed)
-    kernel = _forward_kernel(program, layout.DTYPES[dtype], assume)
-    states = max(1, program.states)
-    tile = max(256, _aligned(room // (_width(dtype) * states)))
-    return Plan(kernel, tile, tile * states, numbers)
-
-
-@lru_cache(maxsize=4096)
-def _backward_plan(
-    program: Program,
-    gradient: Adjoint,
-    numbers: bytes,
-    dtype: torch.dtype,
-    stream: bool,
-    steps: int,
-) -> Plan:
-    assume = _assume(program, numbers, stream)
-    kernel = _backward_kernel(program, gradient, layout.DTYPES[dtype], assume)
-    segment = min(steps, SEGMENT)
-    kept, moving = len(gradient.kept), len(gradient.history)
-    tile = _aligned(TILE_BACKWARD // (_width(dtype) * segment * max(1, kept)))
-    tile = max(64, min(2048, tile))
-    buffers = program.states + moving + kept * segment + moving * -(-steps // segment)
-    sums = tuple(learned(program, gradient))
-    return Plan(kernel, tile, tile * buffers, numbers, segment, sums)
-
-
-def _bits(numbers: Sequence[float]) -> bytes:
-    return struct.pack(f"{len(numbers)}d", *numbers)
-
-
-def _assume(program: Program, numbers: bytes, stream: bool) -> Assume:
-    return Assume(program.powers(struct.unpack(f"{len(numbers) // 8}d", numbers)), stream)
-
-
-def _width(dtype: torch.dtype) -> int:
-    """Bytes of a value that is computed with."""
-    return 8 if dtype == torch.float64 else 4
-
-
-def _aligned(count: int) -> int:
-    return count // 64 * 64
-
-
-def _size(fresh: Sequence[Tensor]) -> int:
-    """Bytes of each of some sequences alike; 0 if there is none."""
-    return fresh[0].numel() * fresh[0].element_size() if fresh else 0
-
-
-def _streams(fresh: Sequence[Tensor], neurons: int) -> bool:
-    """Whether to write past the cache: all is large, and every row aligned."""
-    if _size(fresh) < STREAM_FROM or neurons % max(LANES.values()):
-        return False
-    return not any(tensor.data_ptr() % 64 for tensor in fresh)
-
-
-# --- Calls ---
-
-
-def forward(
-    program: Program,
-    steps: int,
-    numbers: Sequence[float],
-    xs: Sequence[Tensor],
-    vs: Sequence[Tensor],
-    ps: Sequence[Tensor],
-    ys: Sequence[Tensor],
-    ws: Sequence[Tensor],
-) -> None:
-    """Run a neuron through time.
+class _Launch:
+    """What both directions share: how many neurons there are, and how large a sequence of them.
 
     Args:
         program: The traced neuron.
         steps: T, at least 1.
         numbers: The parameters of kind ``number``, in order.
-        xs: Inputs with dense rows.
-        vs: Initial states, dense; a 0-d tensor serves all neurons.
-        ps: The other parameters, dense, in order.
-        ys: Receive the outputs, rows one after another.
-        ws: Receive the last states.
-
-    Raises:
-        ValueError: If a state has become NaN.
+        dtype: Of the inputs.
+        neurons: N.
+        rows: Of the sequences that are written, T by default.
     """
-    neurons = xs[0].shape[1:].numel()
-    stream = _streams(ys, neurons)
-    plan = forward_plan(program, numbers, xs[0].dtype, _size(ys), stream=stream)
-    keep: list[Any] = []
-    words: list[int] = []
-    for x in xs:
-        words += [x.data_ptr(), x.stride(0)]
-    words += [tensor.data_ptr() for tensor in (*ys, *ws)]
-    for v in vs:
-        words += row_words(v, keep)
-    advise_huge_pages(ys)
-    run_forward(plan, steps, neurons, words + parameter_words(program, ps))
+
+    def __init__(
+        self,
+        program: Program,
+        steps: int,
+        numbers: Sequence[float],
+        dtype: torch.dtype,
+        neurons: int,
+        rows: int | None = None,
+    ) -> None:
+        self.program, self.steps, self.neurons = program, steps, neurons
+        self._dtype, self._numbers = dtype, struct.pack(f"{len(numbers)}d", *numbers)
+        self._powers = program.powers(numbers)
+        self._width = 8 if dtype == torch.float64 else 4
+        size = (steps if rows is None else rows) * neurons * dtype.itemsize
+        self._is_large = size >= STREAM_FROM
+        self._may_stream = self._is_large and not neurons % max(LANES.values())
+        self._has_huge_pages = size >= HUGE_PAGE
+        self._tiles: dict[bool, Tiles] = {}
+
+    def _tiles_for(self, fresh: Sequence[Tensor]) -> Tiles:
+        """How to go through the neurons, after these sequences have been made ready."""
+        if self._has_huge_pages:
+            advise_huge_pages(fresh)
+        # Past the cache if every row is aligned.
+        stream = self._may_stream and bool(fresh)
+        stream = stream and not any(tensor.data_ptr() % 64 for tensor in fresh)
+        found = self._tiles.get(stream)
+        if found is None:
+            found = self._tiles[stream] = self._made(stream, bool(fresh))
+        return found
+
+    def _made(self, stream: bool, written: bool) -> Tiles:
+        """The tiles.
+
+        Args:
+            stream: Whether to write past the cache.
+            written: Whether a sequence is written at all.
+        """
+        raise NotImplementedError
 
 
-def run_forward(plan: Plan, steps: int, neurons: int, words: Sequence[int]) -> None:
-    """Run a forward kernel.
+class Forward(_Launch):
+    """The forward kernel, ready for calls of one size.
 
     Args:
-        plan: The kernel.
-        steps: T.
-        neurons: N.
-        words: Its arguments behind ``nan``, see :func:`~spikeloom.kernel.emit_llvm.forward_words`.
-
-    Raises:
-        ValueError: If a state has become NaN.
+        arguments: Those of every launch.
+        indexed: Whether an index tells where the inputs' values are.
     """
-    nan = ctypes.c_int64(0)
-    _run(plan, steps, neurons, [ctypes.addressof(nan), *words], even=True)
-    if nan.value:
-        raise ValueError(
-            f"run: a state is NaN after {steps} steps; the input or the initial state holds NaN, "
-            f"or the recurrence diverged"
-        )
+
+    def __init__(self, *arguments: Any, indexed: bool = False) -> None:
+        super().__init__(*arguments)
+        self._indexed = indexed
+
+    def _made(self, stream: bool, written: bool) -> Tiles:
+        assume = Assume(self._powers, stream, self._indexed)
+        kernel = forward_kernel(self.program, layout.DTYPES[self._dtype], assume)
+        room = TILE_LONG if self._is_large and written and not stream else TILE_FORWARD
+        states = max(1, self.program.states)
+        size = max(256, _aligned(room // (self._width * states)))
+        return Tiles(kernel, size, size * states, self._numbers)
+
+    def __call__(
+        self,
+        xs: Sequence[Tensor],
+        vs: Sequence[Tensor],
+        ps: Sequence[Tensor],
+        ys: Sequence[Tensor],
+        ws: Sequence[Tensor],
+    ) -> None:
+        """Run the neuron through time.
+
+        Args:
+            xs: Inputs with dense rows.
+            vs: Initial states, dense; a 0-d tensor serves all neurons.
+            ps: The parameters that are tensors, dense, in order.
+            ys: Receive the outputs, rows one after another.
+            ws: Receive the last states.
+
+        Raises:
+            ValueError: If a state has become NaN.
+        """
+        keep: list[Any] = []
+        words: list[int] = []
+        for x in xs:
+            words += (x.data_ptr(), x.stride(0))
+        for y in ys:
+            words.append(y.data_ptr())
+        for w in ws:
+            words.append(w.data_ptr())
+        for v in vs:
+            words += row_words(v, keep)
+        if ps:
+            words += parameter_words(self.program, ps)
+        self.launch(words, ys)
+
+    def launch(self, words: Sequence[int], ys: Sequence[Tensor]) -> None:
+        """Run the kernel.
+
+        Args:
+            words: Its arguments behind ``nan``, see :func:`~spikeloom.kernel.emit_llvm.forward_words`.
+            ys: Receive the outputs.
+
+        Raises:
+            ValueError: If a state has become NaN.
+        """
+        nan = ctypes.c_int64(0)
+        arguments = [ctypes.addressof(nan), *words]
+        _run(self._tiles_for(ys), self.steps, self.neurons, arguments, even=True)
+        if nan.value:
+            raise ValueError(
+                f"run: a state is NaN after {self.steps} steps; the input or the initial state "
+                f"holds NaN, or the recurrence diverged"
+            )
 
 
-def backward(
-    program: Program,
-    gradient: Adjoint,
-    steps: int,
-    numbers: Sequence[float],
-    xs: Sequence[Tensor],
-    vs: Sequence[Tensor],
-    ps: Sequence[Tensor],
-    gys: Sequence[Tensor],
-    gws: Sequence[Tensor | None],
-    gxs: Sequence[Tensor | None],
-    gvs: Sequence[Tensor | None],
-) -> dict[str, Tensor]:
-    """Run the reverse sweep.
+class Backward(_Launch):
+    """The backward kernel, ready for calls of one size.
 
     Args:
         program: The traced neuron.
         gradient: Its adjoint.
         steps: T, at least 1.
         numbers: The parameters of kind ``number``, in order.
-        xs: Inputs with dense rows.
-        vs: Initial states.
-        ps: The other parameters.
-        gys: Gradients of the outputs, with dense rows.
-        gws: Gradients of the last states; None is zero.
-        gxs: Receive the gradients of the inputs; None where ``gradient`` has none.
-        gvs: Receive the gradients of the initial states; None where nobody wants one.
-
-    Returns:
-        Learned parameter -> gradient, in the parameter's shape (a row of neurons for per-neuron
-        ones), perhaps in a wider dtype. Sums are taken in a fixed order, whatever the number of
-        threads.
+        dtype: Of the inputs.
+        neurons: N.
     """
-    fresh = [gx for gx in gxs if gx is not None]
-    neurons = xs[0].shape[1:].numel()
-    stream = _streams(fresh, neurons)
-    plan = _backward_plan(program, gradient, _bits(numbers), xs[0].dtype, stream, steps)
-    sums = _sums(program, plan, ps, steps, neurons)
-    keep: list[Any] = []
-    words = [plan.segment]
-    for x, gx in zip(xs, gxs, strict=True):
-        words += [x.data_ptr(), x.stride(0), _address(gx)]
-    for v, gw, gv in zip(vs, gws, gvs, strict=True):
-        words += [*row_words(v, keep), *row_words(gw, keep), _address(gv)]
-    for gy in gys:
-        words += [gy.data_ptr(), gy.stride(0)]
-    words += [total.data_ptr() for total in sums.values()]
-    words += parameter_words(program, ps)
-    advise_huge_pages(fresh)
-    _run(plan, steps, neurons, words, even=False)
-    return {name: _total(sums[name], kind) for name, kind in plan.learned}
 
+    def __init__(
+        self,
+        program: Program,
+        gradient: Adjoint,
+        steps: int,
+        numbers: Sequence[float],
+        dtype: torch.dtype,
+        neurons: int,
+    ) -> None:
+        rows = steps if program.begin is None else 1
+        super().__init__(program, steps, numbers, dtype, neurons, rows)
+        self._gradient = gradient
+        self._segment = min(steps, SEGMENT)
+        self._learned = learned(program, gradient)
+
+    def _made(self, stream: bool, written: bool) -> Tiles:
+        program, gradient = self.program, self._gradient
+        assume = Assume(self._powers, stream)
+        kernel = backward_kernel(program, gradient, layout.DTYPES[self._dtype], assume)
+        segment, kept, moving = self._segment, len(gradient.kept), len(gradient.history)
+        size = _aligned(TILE_BACKWARD // (self._width * segment * max(1, kept)))
+        size = max(64, min(2048, size))
+        buffers = program.states + moving + kept * segment + moving * -(-self.steps // segment)
+        return Tiles(kernel, size, size * buffers, self._numbers)
+
+    def __call__(
+        self,
+        xs: Sequence[Tensor],
+        vs: Sequence[Tensor],
+        ps: Sequence[Tensor],
+        gys: Sequence[Tensor],
+        gws: Sequence[Tensor | None],
+        gxs: Sequence[Tensor | None],
+        gvs: Sequence[Tensor | None],
+    ) -> dict[str, Tensor]:
+        """Run the reverse sweep.
+
+        Args:
+            xs: Inputs with dense rows.
+            vs: Initial states.
+            ps: The parameters that are tensors.
+            gys: Gradients of the outputs, with dense rows.
+            gws: Gradients of the last states; None is zero.
+            gxs: Receive the gradients of the inputs; None where the adjoint has none.
+            gvs: Receive the gradients of the initial states; None where nobody wants one.
+
+        Returns:
+            Learned parameter -> gradient, in the parameter's shape (a row of neurons for per-neuron
+            ones), perhaps in a wider dtype. Sums are taken in a fixed order, whatever the number of
+            threads.
+        """
+        tiles = self._tiles_for([gx for gx in gxs if gx is not None])
+        sums = self._sums(tiles, ps)
+        keep: list[Any] = []
+        words = [self._segment]
+        for x, gx in zip(xs, gxs, strict=True):
+            words += (x.data_ptr(), x.stride(0), _address(gx))
+        for v, gw, gv in zip(vs, gws, gvs, strict=True):
+            words += (*row_words(v, keep), *row_words(gw, keep), _address(gv))
+        for gy in gys:
+            words += (gy.data_ptr(), gy.stride(0))
+        for total in sums.values():
+            words.append(total.data_ptr())
+        if ps:
+            words += parameter_words(self.program, ps)
+        _run(tiles, self.steps, self.neurons, words, even=False)
+        return {name: _total(sums[name], kind) for name, kind in self._learned}
+
+    def _sums(self, tiles: Tiles, ps: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Where the tiles leave their shares of the parameter gradients."""
+        if not self._learned:
+            return {}
+        count = -(-self.neurons // tiles.size)
+        values = {name: p for (name, _), p in zip(self.program.tensors, ps, strict=True)}
+        found: dict[str, Tensor] = {}
+        for name, kind in self._learned:
+            p = values[name]
+            shapes = {"neuron": (self.neurons,), "gated": (count, *p.shape)}
+            found[name] = p.new_zeros(shapes.get(kind, (count, self.steps)))
+        return found
+
+
+# What a plan asks for.
+forward_launch, backward_launch = Forward, Backward
+
+
+def _total(shares: Tensor, kind: str) -> Tensor:
+    """The gradient itself; sums over tiles are taken, and left, in float64."""
+    if kind == "neuron":
+        return shares
+    return shares.sum((0, 1) if kind == "scalar" else 0, dtype=torch.float64)
+
+
+def _aligned(count: int) -> int:
+    return count // 64 * 64
+
+
+# --- Words ---
 
 # One vector of zeros.
 _zeros = (ctypes.c_double * max(LANES.values()))()
@@ -323,7 +308,8 @@ def row_words(v: Tensor | None, keep: list[Any]) -> tuple[int, int]:
         return ZEROS, 0
     if v.dim():
         return v.data_ptr(), 1
-    keep.append(_vector(_bits([v.item()]), v.dtype))
+    # Numbers are told apart by their bits, because 0 and -0 are equal.
+    keep.append(_vector(struct.pack("d", v.item()), v.dtype))
     return ctypes.addressof(keep[-1]), 0
 
 
@@ -350,27 +336,7 @@ def parameter_words(program: Program, ps: Sequence[Tensor]) -> list[int]:
     return words
 
 
-def _sums(
-    program: Program, plan: Plan, ps: Sequence[Tensor], steps: int, neurons: int
-) -> dict[str, Tensor]:
-    """Where the tiles leave their shares of the parameter gradients."""
-    if not plan.learned:
-        return {}
-    tiles = -(-neurons // plan.tile)
-    values = {name: p for (name, _), p in zip(program.tensors, ps, strict=True)}
-    found: dict[str, Tensor] = {}
-    for name, kind in plan.learned:
-        p = values[name]
-        shape = {"neuron": (neurons,), "gated": (tiles, *p.shape)}.get(kind, (tiles, steps))
-        found[name] = p.new_zeros(shape)
-    return found
-
-
-def _total(shares: Tensor, kind: str) -> Tensor:
-    """The gradient itself; sums over tiles are taken, and left, in float64."""
-    if kind == "neuron":
-        return shares
-    return shares.sum((0, 1) if kind == "scalar" else 0, dtype=torch.float64)
+# --- Threads and memory ---
 
 
 class _Scratch(threading.local):
@@ -378,31 +344,35 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self._memory = torch.empty(0, dtype=torch.uint8)
+        self._size = self._address = 0
 
     def address(self, size: int) -> int:
-        if self._memory.numel() < size:
+        if self._size < size:
             self._memory = torch.empty(size, dtype=torch.uint8)
-        return self._memory.data_ptr()
+            self._size, self._address = size, self._memory.data_ptr()
+        return self._address
 
 
 _scratch = _Scratch()
 
 
-def _run(plan: Plan, steps: int, neurons: int, words: list[int], *, even: bool) -> None:
+def _run(tiles: Tiles, steps: int, neurons: int, words: list[int], *, even: bool) -> None:
     """Split the neurons over threads, at whole tiles unless an even split is allowed."""
-    threads = min(torch.get_num_threads(), max(1, steps * neurons // WORTH_A_THREAD))
-    unit = 64 if even else plan.tile
+    kernel, size, scratch, numbers = tiles
+    threads = min(torch.get_num_threads(), steps * neurons // WORTH_A_THREAD)
+
+    def part(first: int, last: int) -> None:
+        address = _scratch.address(8 * scratch + 64)
+        kernel([steps, neurons, first, last, size, address, *words], numbers)
+
+    if threads <= 1:
+        part(0, neurons)
+        return
+    unit = 64 if even else size
     share = -(-neurons // (threads * unit)) * unit
-
-    def part(first: int) -> None:
-        last = min(first + share, neurons)
-        address = _scratch.address(8 * plan.scratch + 64)
-        plan.kernel([steps, neurons, first, last, plan.tile, address, *words], plan.numbers)
-
-    if share >= neurons:
-        part(0)
-    else:
-        share_out(range(0, neurons, share), part, threads)
+    share_out(
+        range(0, neurons, share), lambda first: part(first, min(first + share, neurons)), threads
+    )
 
 
 HUGE_PAGE = 2 * 1024 * 1024

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import cupy
@@ -211,6 +211,33 @@ def backward(
     arguments += _parameters(program, numbers, ps, x.dtype)
     kernel(x.device, shares.blocks, arguments)
     return shares.totals()
+
+
+def forward_launch(
+    program: Program, steps: int, numbers: Sequence[float], dtype: torch.dtype, neurons: int
+) -> partial[None]:
+    """:func:`forward` for calls of one size.
+
+    Args:
+        program: The traced neuron.
+        steps: T, at least 1.
+        numbers: The parameters of kind ``number``, in order.
+        dtype: Of the inputs.
+        neurons: N.
+    """
+    return partial(forward, program, steps, numbers)
+
+
+def backward_launch(
+    program: Program,
+    gradient: Adjoint,
+    steps: int,
+    numbers: Sequence[float],
+    dtype: torch.dtype,
+    neurons: int,
+) -> partial[dict[str, Tensor]]:
+    """:func:`backward` for calls of one size; arguments as above."""
+    return partial(backward, program, gradient, steps, numbers)
 
 
 # --- How wide, how long, how many ---

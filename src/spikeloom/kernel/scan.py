@@ -2,26 +2,27 @@
 
 The operators beneath have no autograd rule of their own; the autograd.Function around them is the
 form that torch.compile, torch.export, torch.func and vmap all accept. Where none of these looks on,
-the functions behind the operators are called as they are, which is quicker.
+the plan of a call is followed without an operator, which is quicker.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from spikeloom.kernel import operators
 from spikeloom.kernel.batch import Dims, Mapped, each_sample, more_neurons
 from spikeloom.kernel.freed import saved_tensors
 from spikeloom.kernel.operators import LIBRARY
+from spikeloom.kernel.plain import is_plain
+from spikeloom.kernel.plan import Plan, lies
 from spikeloom.kernel.trace import Program
 
-__all__ = ["Call", "is_plain", "scan"]
+__all__ = ["Call", "follow", "scan"]
 
 Tensors = tuple[Tensor, ...]
 
@@ -65,67 +66,25 @@ class Call(NamedTuple):
         groups = (*self.groups(tensors[:first]), *arrived)
         return tuple(run(self.text, self.steps, self.numbers, wanted, *groups))
 
-    def filled(self, grads: Sequence[Tensor | None], x: Tensor) -> list[Tensor | None]:
-        """The gradients that arrived, where an output's did not a zero that takes no memory."""
-        return [
-            x.new_zeros(()).expand(self.steps, *x.shape[1:])
-            if grad is None and i < self.outputs
-            else grad
-            for i, grad in enumerate(grads)
-        ]
-
     def kinds(self) -> list[str]:
         """The kinds of the parameters that come as tensors."""
         return [kind for _, kind in Program.parse(self.text).tensors]
 
 
 def scan(call: Call, tensors: Tensors) -> Tensors:
-    """Run a program; returns the outputs and the last states."""
+    """Run a program where somebody may look on; returns the outputs and the last states."""
     gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    plain = is_plain(tensors)
-    if not plain:
-        operators.check_recorder(gradient=gradient)
-    if gradient:
-        return (PlainScan if plain else Scan).apply(call, *tensors)
-    return call.forward(*tensors)
+    operators.check_recorder(gradient=gradient)
+    return Scan.apply(call, *tensors) if gradient else call.forward(*tensors)
 
 
-def _watchers() -> tuple[Callable[[], Any], ...]:
-    """Functions of this torch that tell whether somebody follows a call."""
-    try:
-        return (
-            torch.jit.is_tracing,
-            torch.autograd._profiler_enabled,
-            torch._C._are_functorch_transforms_active,
-            torch._C._len_torch_dispatch_stack,
-        )
-    except AttributeError:  # they have other names: take it that somebody does
-        return (lambda: True,)
-
-
-WATCHERS = _watchers()
-
-
-def is_plain(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether nobody but autograd follows a call, and its tensors are simply memory.
-
-    Graphs, transformations, dispatch modes and profiles see operators only.
-    """
-    if torch.compiler.is_compiling() or any(watches() for watches in WATCHERS):
-        return False
-    return all(map(_is_memory, tensors))
-
-
-def _is_memory(tensor: Tensor | None) -> bool:
-    """Whether a tensor's values are what lies at its address."""
-    if tensor is None:
-        return True
-    if type(tensor) not in (Tensor, Parameter) or tensor.is_neg():
-        return False
-    try:
-        return tensor.data_ptr() != 0
-    except RuntimeError:  # it wraps another
-        return False
+def follow(plan: Plan, tensors: Tensors) -> Tensors:
+    """The same where nobody but autograd does, and the plan is known."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor.requires_grad:
+                return PlannedScan.apply(plan, *tensors)
+    return plan.forward(tensors)
 
 
 # --- Autograd ---
@@ -146,16 +105,9 @@ class Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        needed = ctx.needs_input_grad[1:]
-        wanted = tuple(number for number, need in enumerate(needed) if need)
-        saved = saved_tensors(ctx)  # read once: activation checkpointing allows no more
-        tensors = (*saved, *ctx.call.filled(grads, saved[0]))
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            found = ScanBackward.apply(ctx.call, wanted, *tensors)
-        else:
-            found = ctx.call.backward(wanted, *tensors)
-        place = dict(zip(wanted, found, strict=True))
-        return (None, *(place.get(number) for number in range(len(needed))))
+        # Read once: activation checkpointing allows no more.
+        saved = saved_tensors(ctx)
+        return None, *_swept(ctx.call, ctx.needs_input_grad[1:], saved, grads)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], call: Call, *tensors: Tensor) -> Any:
@@ -166,15 +118,67 @@ class Scan(torch.autograd.Function):
 Scan.forward.__signature__ = inspect.signature(Scan.forward)  # type: ignore[attr-defined]  # any function takes one
 
 
-class PlainScan(torch.autograd.Function):
+class PlannedScan(torch.autograd.Function):
     """The same in the form that functorch does not accept, and torch applies faster."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, *tensors: Tensor) -> Tensors:
-        Scan.setup_context(ctx, (call, *tensors), ())
-        return call.forward(*tensors)
+    def forward(ctx: Any, plan: Plan, *tensors: Tensor) -> Tensors:
+        ctx.plan = plan
+        ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
+        return plan.forward(tensors)
 
-    backward = staticmethod(Scan.backward)
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        plan, needed, saved = ctx.plan, ctx.needs_input_grad[1:], saved_tensors(ctx)
+        # Hooks on what is saved may bring it back in another layout.
+        if torch.is_grad_enabled() or lies(saved) != plan.tensors or not is_plain((*saved, *grads)):
+            return None, *_swept(_call_of(plan), needed, saved, grads)
+        wanted, outputs = _wanted(needed), len(plan.program.outputs)
+        arrived = _filled(grads, outputs, plan.steps, saved[0])
+        found = plan.backward(wanted, saved, arrived[:outputs], arrived[outputs:])
+        return None, *_placed(wanted, found, len(needed))
+
+
+def _call_of(plan: Plan) -> Call:
+    program, states = plan.program, plan.given - plan.inputs
+    params, outputs = len(plan.tensors) - plan.given, len(program.outputs)
+    return Call(program.text, plan.steps, plan.numbers, plan.inputs, states, params, outputs)
+
+
+def _swept(
+    call: Call, needed: tuple[bool, ...], saved: Tensors, grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradients of a call's tensors, None where there is none."""
+    wanted = _wanted(needed)
+    tensors = (*saved, *_filled(grads, call.outputs, call.steps, saved[0]))
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        found = ScanBackward.apply(call, wanted, *tensors)
+    else:
+        found = call.backward(wanted, *tensors)
+    return _placed(wanted, found, len(needed))
+
+
+def _filled(
+    grads: Sequence[Tensor | None], outputs: int, steps: int, x: Tensor
+) -> list[Tensor | None]:
+    """The gradients that arrived, where an output's did not a zero that takes no memory."""
+    return [
+        x.new_zeros(()).expand(steps, *x.shape[1:]) if grad is None and i < outputs else grad
+        for i, grad in enumerate(grads)
+    ]
+
+
+def _wanted(needed: tuple[bool, ...]) -> tuple[int, ...]:
+    return tuple([number for number, need in enumerate(needed) if need])
+
+
+def _placed(wanted: tuple[int, ...], found: Sequence[Tensor], count: int) -> list[Tensor | None]:
+    """The gradients found, each at its tensor's place among so many."""
+    placed: list[Tensor | None] = [None] * count
+    for number, gradient in zip(wanted, found, strict=True):
+        placed[number] = gradient
+    return placed
 
 
 class ScanBackward(torch.autograd.Function):

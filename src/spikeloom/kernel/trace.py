@@ -269,6 +269,13 @@ class Program:
         """The ``(name, kind)`` of the parameters that are tensors."""
         return tuple((name, kind) for name, kind in self.params if kind != "number")
 
+    @cached_property
+    def leaves(self) -> tuple[Node, ...]:
+        """The leaves that are tensors of a call: inputs, states and parameters."""
+        inputs = [("x", i) for i in range(self.inputs)]
+        states = [("v", i) for i in range(self.states)]
+        return (*inputs, *states, *(("p", name) for name, _ in self.tensors))
+
     def powers(self, numbers: Sequence[float]) -> frozenset[str]:
         """The number parameters that are powers of two here: dividing by them is multiplying."""
         names = [name for name, kind in self.params if kind == "number"]

@@ -1,0 +1,75 @@
+"""Whether nobody but autograd follows a call, and its tensors are simply memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+__all__ = ["Facts", "facts", "is_plain", "is_watched"]
+
+# The shape, strides, dtype and device of a tensor, and whether it requires grad.
+Facts = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device, bool]
+
+
+def _watchers() -> tuple[Callable[[], Any], ...]:
+    """Functions of this torch that tell whether somebody follows a call."""
+    try:
+        return (
+            torch.jit.is_tracing,
+            torch.autograd._profiler_enabled,
+            torch._C._are_functorch_transforms_active,
+            torch._C._len_torch_dispatch_stack,
+        )
+    except AttributeError:  # they have other names: take it that somebody does
+        return (lambda: True,)
+
+
+WATCHERS = _watchers()
+
+
+def is_watched() -> bool:
+    """Whether a graph, a transformation, a dispatch mode or a profile looks on now.
+
+    They see operators only.
+    """
+    if torch.compiler.is_compiling():
+        return True
+    for watches in WATCHERS:  # noqa: SIM110 -- half the time of any() over a generator
+        if watches():
+            return True
+    return False
+
+
+def facts(tensor: Any) -> Facts | None:
+    """What a call depends on of a tensor besides its values.
+
+    Args:
+        tensor: Any argument of a call.
+
+    Returns:
+        The facts; None if it is no tensor, or its values are not what lies at its address.
+    """
+    kind = type(tensor)
+    if kind is not Tensor and kind is not Parameter:
+        return None
+    try:
+        if tensor.layout is not torch.strided or tensor.is_neg() or not tensor.data_ptr():
+            return None
+    except RuntimeError:  # it wraps another
+        return None
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
+
+
+def is_plain(tensors: Sequence[Tensor | None]) -> bool:
+    """Whether nobody but autograd follows a call, and its tensors are simply memory.
+
+    Args:
+        tensors: Those of the call; None stands for zeros.
+    """
+    if is_watched():
+        return False
+    return all(tensor is None or facts(tensor) is not None for tensor in tensors)
