@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from spikeloom.kernel.choose import choose
 from spikeloom.kernel.neuron import Neuron, tensor_of
-from spikeloom.layer import as_now, checked_neuron
+from spikeloom.layer import Implemented, as_now, checked_neuron
 from spikeloom.modules import register, registered
 
 Class = TypeVar("Class", bound=type)
@@ -109,7 +109,7 @@ def _given(neuron: Neuron, *others: Any, **settings: Any) -> Neuron:
     return neuron
 
 
-class Describing:
+class Describing(Implemented):
     """Mixin of a host's base module: made from a neuron description, or from its arguments.
 
     Subclasses may say ``describes=``, a Neuron class or any function that returns a Neuron: their
@@ -121,7 +121,6 @@ class Describing:
     _is_leaf_module = True
 
     neuron: Any
-    implementation: str
     __signature__: ClassVar[inspect.Signature]
 
     _describe: Callable[..., Neuron] = staticmethod(_given)

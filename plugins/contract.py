@@ -378,6 +378,15 @@ def implementations_agree_and_are_honoured(host: Host) -> None:
         host.forward(host.make(lif(), implementation="fastest"), x, None)
 
 
+def an_unknown_implementation_is_refused_when_it_is_set(host: Host) -> None:
+    with pytest.raises(ValueError, match="must be one of auto, cupy, llvm, eager, got 'foo'"):
+        host.make(neurons.LIF(), implementation="foo")
+    module = host.make(neurons.LIF(), implementation="eager")
+    with pytest.raises(ValueError, match="got 'foo'"):
+        module.implementation = "foo"
+    assert module.implementation == "eager"
+
+
 def unusual_shapes_work(host: Host) -> None:
     """Empty axes, views and many axes work."""
     for shape in ((5,), (5, 1), (3, 0), (3, 2, 0, 4), (1, 7), (2, 2, 3, 2, 2)):
@@ -592,6 +601,7 @@ CHECKS = (
     a_neuron_of_the_user_trains,
     a_step_that_cannot_be_traced_runs_all_the_same,
     implementations_agree_and_are_honoured,
+    an_unknown_implementation_is_refused_when_it_is_set,
     unusual_shapes_work,
     no_steps_leave_the_state_alone,
     nan_is_never_silence,

@@ -80,3 +80,12 @@ def test_repr_shows_the_values_that_the_layer_holds_now():
 def test_a_class_in_the_place_of_a_neuron_is_named():
     with pytest.raises(TypeError, match="got the class LIF"):
         SpikingLayer(LIF)
+
+
+def test_an_unknown_implementation_is_refused_when_it_is_set():
+    with pytest.raises(ValueError, match="must be one of auto, cupy, llvm, eager, got 'foo'"):
+        SpikingLayer(LIF(), implementation="foo")
+    layer = SpikingLayer(LIF(), implementation="eager")
+    with pytest.raises(ValueError, match="got 'foo'"):
+        layer.implementation = "foo"
+    assert layer.implementation == "eager"

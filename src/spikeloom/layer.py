@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from spikeloom.kernel.call import run
+from spikeloom.kernel.choose import checked_implementation
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep, tensor_of
 
 __all__ = [
+    "Implemented",
     "SpikingLayer",
     "as_now",
     "as_vectors",
@@ -60,10 +62,18 @@ def register_parameters(module: nn.Module, neuron: Neuron) -> None:
 def current_parameters(module: nn.Module, neuron: Neuron) -> dict[str, Parameter]:
     """The neuron's tensors as the module holds them now, for ``run(..., params=)``."""
     found: dict[str, Parameter] = {}
-    for name, kind in neuron.kinds.items():
-        if kind != "number":
+    if not neuron.tensor_params:
+        return found
+    own = vars(module)
+    for name in neuron.tensor_params:
+        # As getattr looks them up, which takes longer.
+        tensor = own["_parameters"].get(name)
+        if tensor is None:
+            tensor = own["_buffers"].get(name)
+        if tensor is None or name in own:
             tensor = getattr(module, name)
-            found[name] = WRAPPERS[kind](tensor) if kind in WRAPPERS else tensor
+        kind = neuron.kinds[name]
+        found[name] = WRAPPERS[kind](tensor) if kind in WRAPPERS else tensor
     return found
 
 
@@ -115,14 +125,33 @@ def as_now(module: nn.Module, neuron: Neuron) -> Neuron:
     return now
 
 
-class SpikingLayer(nn.Module):
+class Implemented:
+    """Mixin of a module that runs a neuron: the implementation, checked when it is set."""
+
+    _implementation = "auto"
+
+    @property
+    def implementation(self) -> str:
+        """What runs the neuron, as for :func:`spikeloom.run`."""
+        return self._implementation
+
+    @implementation.setter
+    def implementation(self, name: str) -> None:
+        self._implementation = checked_implementation(name)
+
+
+class SpikingLayer(Implemented, nn.Module):
     """A neuron as a module: time first, a fresh state at each call.
 
     Args:
         neuron: What to run. Its tensors become the module's parameters (if they are Parameters)
             or buffers, so they train, move and save with it. Modules made of one description
             share its tensors; for tensors of their own give each a ``copy.deepcopy``.
-        implementation: As for :func:`spikeloom.run`.
+        implementation: As for :func:`spikeloom.run`; it may also be set later.
+
+    Raises:
+        TypeError: If ``neuron`` is no Neuron.
+        ValueError: If the implementation is unknown.
 
     Shape:
         - Input: ``[T, batch, *]``

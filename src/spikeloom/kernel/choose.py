@@ -18,6 +18,22 @@ for _name, _package in {"llvm": "llvmlite", "cupy": "cupy"}.items():
         MISSING[_name] = ""
 
 
+def checked_implementation(name: str) -> str:
+    """The name, if it is that of an implementation.
+
+    Args:
+        name: What a user gave.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    if name not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"implementation: must be one of {', '.join(IMPLEMENTATIONS)}, got {name!r}"
+        )
+    return name
+
+
 def choose(implementation: str, device: str, untraceable: str = "") -> tuple[str, str]:
     """Pick the implementation for a call.
 
@@ -33,11 +49,7 @@ def choose(implementation: str, device: str, untraceable: str = "") -> tuple[str
         ValueError: If the name is unknown.
         RuntimeError: If the implementation asked for cannot run this call.
     """
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation: must be one of {', '.join(IMPLEMENTATIONS)}, got {implementation!r}"
-        )
-    if implementation == "eager":
+    if checked_implementation(implementation) == "eager":
         return "eager", "asked for"
     kernel = _KERNEL_OF.get(device)
     if implementation not in ("auto", kernel):
