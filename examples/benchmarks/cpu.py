@@ -25,9 +25,10 @@ from spikeloom.files import write_text
 from spikeloom.kernel import run_cpu
 from spikeloom.kernel.adjoint import adjoint
 from spikeloom.kernel.trace import Program
-from spikeloom.neurons import LIF, Leaky, LIFBox, surrogate
+from spikeloom.neurons import LIF, surrogate
 
 Candidates = dict[str, Callable[[], object]]
+Forward = Callable[[torch.Tensor], torch.Tensor]
 
 # Steps and neurons of a layer.
 SIZES = ((1, 64), (16, 64), (4, 10_000), (16, 100_000), (16, 1_000_000))
@@ -52,7 +53,7 @@ def interleaved(candidates: Candidates, rounds: int) -> dict[str, dict[str, floa
 # --- Through autograd: what a training step sees ---
 
 
-def train(x: torch.Tensor, forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], None]:
+def train(x: torch.Tensor, forward: Forward) -> Callable[[], None]:
     grad = torch.ones_like(x)
 
     def step() -> None:
@@ -63,52 +64,69 @@ def train(x: torch.Tensor, forward: Callable[[torch.Tensor], torch.Tensor]) -> C
 
 
 def frameworks(steps: int, neurons: int) -> Candidates:
-    """Forward and backward of the same neuron: ours in each framework's form, and its own."""
+    """Forward and backward of a layer, as its user calls it: ours in each framework, and its own.
+
+    Every call begins at rest. One step is called as a step, by every candidate; of more, a
+    framework's own neurons take what they can at once, and ours the whole sequence.
+    """
     import snntorch
     from norse.torch import LIFBoxCell, LIFBoxParameters
     from snntorch import surrogate as snn_surrogate
     from spikingjelly.activation_based import functional, neuron
     from spikingjelly.activation_based import surrogate as sj_surrogate
 
+    from spikeloom.plugins import norse as our_norse
+    from spikeloom.plugins import snntorch as our_snntorch
+    from spikeloom.plugins import spikingjelly as our_spikingjelly
+
     x = torch.randn(steps, neurons) * 1.2 + 0.6
-    theirs = neuron.LIFNode(tau=2.0, surrogate_function=sj_surrogate.ATan(), step_mode="m")
-    leaky = snntorch.Leaky(beta=0.5, spike_grad=snn_surrogate.atan(alpha=2.0))
-    cell = LIFBoxCell(p=LIFBoxParameters(tau_mem_inv=torch.tensor(500.0)))
+    mode = "s" if steps == 1 else "m"
+    lif = {"tau": 2.0, "surrogate_function": sj_surrogate.ATan(), "step_mode": mode}
+    leaky = {"beta": 0.5, "spike_grad": snn_surrogate.atan(alpha=2.0)}
+    box = LIFBoxParameters(tau_mem_inv=torch.tensor(500.0))
 
-    def spikingjelly_forward(x: torch.Tensor) -> torch.Tensor:
-        functional.reset_net(theirs)
-        return theirs(x)
+    def with_reset(node: torch.nn.Module) -> Forward:
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            functional.reset_net(node)
+            return node(x)
 
-    def snntorch_forward(x: torch.Tensor) -> torch.Tensor:
-        mem, spikes = torch.zeros(neurons), []
-        for now in x:
-            spike, mem = leaky(now, mem)
-            spikes.append(spike)
-        return torch.stack(spikes)
+        return forward
 
-    def norse_forward(x: torch.Tensor) -> torch.Tensor:
-        state, spikes = None, []
-        for now in x:
-            spike, state = cell(now, state)
-            spikes.append(spike)
-        return torch.stack(spikes)
+    def by_mem(layer: torch.nn.Module) -> Forward:
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            mem, spikes = layer.reset_mem(), []
+            for now in x:
+                spike, mem = layer(now, mem)
+                spikes.append(spike)
+            return torch.stack(spikes)
 
-    ours = {
-        "SpikingJelly": LIF(tau=2.0, surrogate=surrogate.ATan()),
-        "snnTorch": Leaky(0.5, surrogate=surrogate.ATan()),
-        "Norse": LIFBox(tau_mem_inv=500.0),
+        return (lambda x: layer(x, layer.reset_mem())[0]) if steps == 1 else forward
+
+    def by_state(cell: torch.nn.Module) -> Forward:
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            state, spikes = None, []
+            for now in x:
+                spike, state = cell(now, state)
+                spikes.append(spike)
+            return torch.stack(spikes)
+
+        return (lambda x: cell(x)[0]) if steps == 1 else forward
+
+    our_leaky = our_snntorch.Leaky(**leaky)
+    our_box = our_norse.LIFBoxCell(box) if steps == 1 else our_norse.LIFBox(box)
+    forwards = {
+        "spikeloom, as SpikingJelly": with_reset(our_spikingjelly.LIFNode(**lif)),
+        "spikeloom, as snnTorch": by_mem(our_leaky)
+        if steps == 1
+        else lambda x: our_leaky.sequence(x)[0],
+        "spikeloom, as Norse": lambda x: our_box(x)[0],
+        "SpikingJelly": with_reset(neuron.LIFNode(**lif)),
+        "snnTorch": by_mem(snntorch.Leaky(**leaky)),
+        "Norse": by_state(LIFBoxCell(box)),
+        "torch loop": with_reset(our_spikingjelly.LIFNode(**lif, implementation="eager")),
     }
-    candidates: Candidates = {
-        f"spikeloom, as {host}": train(x, lambda x, n=described: spikeloom.run(n, x)[0])
-        for host, described in ours.items()
-    }
-    candidates["SpikingJelly"] = train(x, spikingjelly_forward)
-    candidates["snnTorch"] = train(x, snntorch_forward)
-    candidates["Norse"] = train(x, norse_forward)
-    candidates["torch loop"] = train(
-        x, lambda x: spikeloom.run(ours["SpikingJelly"], x, implementation="eager")[0]
-    )
-    return candidates
+    inputs = x[0] if steps == 1 else x
+    return {name: train(inputs, forward) for name, forward in forwards.items()}
 
 
 # --- The kernel alone, on buffers that exist already ---
@@ -122,13 +140,14 @@ def kernel(steps: int, neurons: int, described: LIF) -> Candidates:
     y, gx = torch.empty_like(x), torch.empty_like(x)
     v, w, gv = torch.zeros(()), torch.empty(neurons), torch.empty(neurons)
     numbers = [float(value) for value in described.params.values()]
+    size = steps, numbers, x.dtype, neurons
+    forward = run_cpu.Forward(program, *size)
+    backward = run_cpu.Backward(program, gradient, *size)
     run_cpu.advise_huge_pages([x, y, gx, gy])
     return {
         "copy": lambda: y.copy_(x),
-        "forward": lambda: run_cpu.forward(program, steps, numbers, [x], [v], [], [y], [w]),
-        "backward": lambda: run_cpu.backward(
-            program, gradient, steps, numbers, [x], [v], [], [gy], [v], [gx], [gv]
-        ),
+        "forward": lambda: forward([x], [v], [], [y], [w]),
+        "backward": lambda: backward([x], [v], [], [gy], [v], [gx], [gv]),
     }
 
 
