@@ -12,7 +12,7 @@ from norse.torch.functional.reset import reset_subtract, reset_value
 from torch import Tensor, nn
 
 from spikeloom import neurons
-from spikeloom.kernel.call import COMPUTED, run
+from spikeloom.kernel.call import COMPUTED, run_step
 from spikeloom.kernel.neuron import Neuron, short
 from spikeloom.kernel.promotion import promoted
 
@@ -85,6 +85,11 @@ class _LIFBox(_SpikeloomModule):
         values = {**self._now().params, **self._fire}
         shown = ", ".join(f"{name}={short(values[name])}" for name in LIFBoxParameters._fields)
         return f"p=LIFBoxParameters({shown}), dt={self.dt}, {self._shown_habits()}"
+
+    def _begins_at_rest(self) -> bool:
+        # A leak potential that is a tensor may have changed since.
+        fixed = not isinstance(self.neuron.params["v_leak"], Tensor)
+        return fixed and super()._begins_at_rest()
 
     def _at_rest(self) -> tuple[float | Tensor, ...]:
         made_with = self.neuron.params["v_leak"]
@@ -224,12 +229,13 @@ def lif_box_feed_forward_step(
     """
     _require_parameters(p)
     values = {name: getattr(p, name) for name in _VALUES}
-    x = promoted(checked(input_tensor)[None], lambda: values)
+    x = promoted(checked(input_tensor), lambda: values)
     values = {name: _placed(value, x) for name, value in values.items()}
     neuron = _shared(p.method, p.alpha, p.reset_method, *map(_rank, values.values()))
-    start = expanded([_cut(values["v_leak"])], x) if state is None else fitted(neuron, state, x)
-    y, last = run(neuron, x, start, params={**values, "dt": dt})
-    return _spikes(p.method, y[0]), LIFBoxFeedForwardState(*last)
+    leak = _cut(values["v_leak"])
+    start = expanded([leak], x, x.shape) if state is None else fitted(neuron, state, x, x.shape)
+    y, last = run_step(neuron, x, start, params={**values, "dt": dt})
+    return _spikes(p.method, y), LIFBoxFeedForwardState(*last)
 
 
 def _spikes(method: str, y: Tensor) -> Tensor:

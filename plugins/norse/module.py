@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.kernel.call import COMPUTED, run
+from spikeloom.kernel.call import COMPUTED, run, run_step
 from spikeloom.kernel.neuron import Gated, Neuron, PerStep, tensor_of
 from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
@@ -48,22 +48,32 @@ class _SpikeloomModule(Describing, nn.Module):
         """Each state at rest: a number, or a tensor that broadcasts to the neurons."""
         return tuple(self.neuron.rest.values())
 
-    def _rest(self, x: Any) -> Any:
-        """The state at rest for an input with a time axis."""
-        first = checked(self._promoted(x))
-        return self.state_type(*expanded(self._at_rest(), first))
+    def _rest(self, x: Any, shape: torch.Size) -> Any:
+        """The state at rest for an input, and neurons of this shape."""
+        return self.state_type(*expanded(self._at_rest(), x, shape))
+
+    def _begins_at_rest(self) -> bool:
+        """Whether a call without a state begins at the neuron's own numbers."""
+        return type(self).state_fallback in _FALLBACKS  # a subclass may say otherwise
+
+    def state_fallback(self, input_tensor: Any) -> Any:
+        """The state before the first step, for this input: at rest."""
+        raise NotImplementedError
 
     def _promoted(self, x: Any) -> Any:
         """Counts and events as floating-point numbers."""
         return promoted(x, lambda: current_parameters(self, self.neuron))
 
-    def _scan(self, x: Any, state: Any, **options: Any) -> Any:
-        """Run the neuron over an input with a time axis."""
+    def _scan(self, x: Any, state: Any, *, how: Callable[..., Any] = run, **options: Any) -> Any:
+        """Run the neuron over an input, with a time axis unless ``how`` takes none."""
         first = checked(x := self._promoted(x))
-        return run(
+        if state is not None:
+            shape = first.shape if how is run_step else first.shape[1:]
+            state = fitted(self.neuron, state, first, shape)
+        return how(
             self.neuron,
             x,
-            fitted(self.neuron, state, first),
+            state,
             params=current_parameters(self, self.neuron),
             implementation=self.implementation,
             **options,
@@ -143,15 +153,17 @@ class SpikeloomCell(_SpikeloomModule):
 
     def state_fallback(self, input_tensor: Any) -> Any:
         """The state before the first step, for an input ``[batch, *]``: at rest."""
-        return self._rest(_each(_with_time, input_tensor))
+        first = checked(self._promoted(input_tensor))
+        return self._rest(first, first.shape)
 
     def forward(self, input_tensor: Any, state: Any = None) -> tuple[Any, Any]:
         """One step from a state; from rest without one."""
-        if state is None:
+        if state is None and not self._begins_at_rest():
             state = self.state_fallback(input_tensor)
-        y, last = self._scan(_each(_with_time, input_tensor), state)
         if self.neuron.begin is None:
-            y = _each(_without_time, y)
+            y, last = self._scan(input_tensor, state, how=run_step)
+        else:
+            y, last = self._scan(_each(_with_time, input_tensor), state)
         return y, self.state_type(*last)
 
 
@@ -202,11 +214,12 @@ class SpikeloomSequence(_SpikeloomModule):
 
     def state_fallback(self, input_tensor: Any) -> Any:
         """The state before the first step, for an input ``[time, batch, *]``: at rest."""
-        return self._rest(input_tensor)
+        first = checked(self._promoted(input_tensor))
+        return self._rest(first, first.shape[1:])
 
     def forward(self, input_tensor: Any, state: Any = None) -> tuple[Any, Any]:
         """A whole sequence from a state; from rest without one."""
-        if state is None:
+        if state is None and not self._begins_at_rest():
             state = self.state_fallback(input_tensor)
         names = self.neuron.state_names
         if not (self.record_states and names):
@@ -219,6 +232,7 @@ class SpikeloomSequence(_SpikeloomModule):
 
 register(SpikeloomCell, OUR_CELLS)
 register(SpikeloomSequence, OUR_SEQUENCES)
+_FALLBACKS = (SpikeloomCell.state_fallback, SpikeloomSequence.state_fallback)
 
 
 def _each(change: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -228,10 +242,6 @@ def _each(change: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 def _with_time(x: Any) -> Tensor:
     return checked(x)[None]
-
-
-def _without_time(y: Tensor) -> Tensor:
-    return y[0]
 
 
 def checked(x: Any) -> Tensor:
@@ -249,20 +259,22 @@ def checked(x: Any) -> Tensor:
     return first
 
 
-def expanded(values: Iterable[float | Tensor], x: Tensor) -> tuple[Tensor, ...]:
-    """Values for all neurons of an input with a time axis, in the dtype that is computed in."""
+def expanded(values: Iterable[float | Tensor], x: Tensor, shape: torch.Size) -> tuple[Tensor, ...]:
+    """Values for all neurons of this shape, where an input is, in the dtype it is computed in."""
     dtype = COMPUTED.get(x.dtype, x.dtype)
     return tuple(
-        torch.as_tensor(value, dtype=dtype, device=x.device).expand(x.shape[1:]) for value in values
+        torch.as_tensor(value, dtype=dtype, device=x.device).expand(shape) for value in values
     )
 
 
-def fitted(neuron: Neuron, state: Any, x: Tensor) -> tuple[Any, ...]:
-    """A state for an input with a time axis; single numbers, as Norse begins with, serve all."""
+def fitted(neuron: Neuron, state: Any, x: Tensor, shape: torch.Size) -> tuple[Any, ...]:
+    """A state for an input; single numbers, as Norse begins with, serve all neurons."""
     names = neuron.state_names
     if not isinstance(state, tuple) or getattr(state, "_fields", names) != names:
         raise TypeError(f"state: must be a tuple of {names}, got {state!r}")
-    return tuple(expanded([value], x)[0] if _is_number(value) else value for value in state)
+    return tuple(
+        [expanded([value], x, shape)[0] if _is_number(value) else value for value in state]
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._subclasses import FakeTensor
 
 from spikeloom import Neuron, run
-from spikeloom.kernel.call import COMPUTED
+from spikeloom.kernel.call import COMPUTED, run_step
 from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
 from spikeloom.modules import register
@@ -150,8 +150,8 @@ class SpikingModule(Describing, KeepsStates):
         """
         if self.time_first:
             return self.sequence(x, *states, mem=mem)
-        y, after, _ = self._run(_each(x, lambda t: t.unsqueeze(0)), states, mem, steps=True)
-        return self._answer(_each(y, lambda t: t.squeeze(0)), after)
+        y, after, _ = self._run(x, states, mem, steps=True)
+        return self._answer(y, after)
 
     def sequence(
         self,
@@ -193,50 +193,47 @@ class SpikingModule(Describing, KeepsStates):
         given = states if mem is None else (*states, mem)
         params = current_parameters(self, self.neuron)
         x = promoted(x, lambda: params)
-        y, after, *trace = run(
-            self.neuron,
-            x,
-            self._start(given, x, steps),
-            params=params,
-            record=record,
-            implementation=self.implementation,
+        how: Any = run_step if steps else partial(run, record=record)
+        state = self._start(given, x, steps)
+        y, after, *trace = how(
+            self.neuron, x, state, params=params, implementation=self.implementation
         )
         if self.init_hidden or _stays(after):
-            self._hidden, self._is_set = after, False
+            self._keep(after)
         return y, after, trace[0] if trace else None
 
     def _start(self, given: tuple[Any, ...], x: Input, steps: bool) -> State | None:
         """The states before a call; None for rest."""
+        shape = _first(x).shape if steps else _first(x).shape[1:]
         passed = any(state is not None for state in given)
         self._restart(goes_on=self.init_hidden or (not passed and (steps or self._is_set)))
         if not self.init_hidden:
             if passed:
-                return self._passed(given, x)
+                return self._passed(given, x, shape)
             goes_on = self._is_set or (steps and not _exporting())
-            return self._carried(x) if goes_on and self._fits(x) else None
+            return self._carried(x, shape) if goes_on and self._fits(x, shape) else None
         if not all(map(is_rest, given)):
             raise TypeError(
                 f"{self.neuron.name}: keeps its own states (init_hidden=True), so none can be "
                 f"passed; leave them out, or make it with init_hidden=False"
             )
-        return self._carried(x)
+        return self._carried(x, shape)
 
-    def _carried(self, x: Input) -> State | None:
-        """The states that are kept, for this input."""
+    def _carried(self, x: Input, shape: torch.Size) -> State | None:
+        """The states that are kept, for this input and neurons of this shape."""
         if self._hidden is None:
             return None
         device = _first(x).device
-        return self._fitted(tuple(state.to(device) for state in self._hidden), x)
+        return self._fitted(tuple([state.to(device) for state in self._hidden]), x, shape)
 
-    def _fits(self, x: Input) -> bool:
+    def _fits(self, x: Input, shape: torch.Size) -> bool:
         """Whether this input can go on from the states that are kept; as in snnTorch, or rest."""
         first = _first(x)
         return self._hidden is not None and all(
-            state.shape == first.shape[1:] and state.is_meta <= first.is_meta
-            for state in self._hidden
+            s.shape == shape and s.is_meta <= first.is_meta for s in self._hidden
         )
 
-    def _passed(self, given: tuple[Any, ...], x: Input) -> State | None:
+    def _passed(self, given: tuple[Any, ...], x: Input, shape: torch.Size) -> State | None:
         """The states a caller passed, in the neuron's order; None for rest."""
         if all(is_rest(state) for state in given):
             return None
@@ -246,10 +243,9 @@ class SpikingModule(Describing, KeepsStates):
                 f"{self.neuron.name}: pass all its states ({', '.join(names)}), or none to start "
                 f"at rest; got {len(given)} with {sum(map(is_rest, given))} of them at rest"
             )
-        return self._fitted(given[-1:] + given[:-1], x)
+        return self._fitted(given[-1:] + given[:-1], x, shape)
 
-    def _fitted(self, states: tuple[Any, ...], x: Input) -> State:
-        shape = _first(x).shape[1:]
+    def _fitted(self, states: tuple[Any, ...], x: Input, shape: torch.Size) -> State:
         for name, state in zip(self.neuron.rest, states, strict=True):
             if isinstance(state, Tensor) and state.shape != shape:
                 raise ValueError(
@@ -257,7 +253,7 @@ class SpikingModule(Describing, KeepsStates):
                     f"the input {tuple(shape)}; start a new batch at rest: with init_hidden by "
                     f"reset(net) or reset_mem(), else by mem=None"
                 )
-        return tuple(_widened(state, _first(x)) for state in states)
+        return tuple([_widened(state, _first(x)) for state in states])
 
     @property
     def _returns_states(self) -> bool:
@@ -301,11 +297,6 @@ def make(neuron: Neuron, **kw: Any) -> SpikingModule:
     return SpikingModule(neuron, **kw)
 
 
-def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The change, on a tensor or on every tensor of a tuple."""
-    return tuple(map(change, value)) if isinstance(value, tuple) else change(value)
-
-
 def _first(x: Input) -> Tensor:
     return x[0] if isinstance(x, tuple) else x
 
@@ -325,6 +316,8 @@ def _stays(states: State) -> bool:
 def _widened(state: Any, x: Tensor) -> Any:
     """A narrower state in the dtype that this input is computed in; never a wider one."""
     wide = COMPUTED.get(x.dtype, x.dtype)
+    if isinstance(state, Tensor) and state.dtype == wide:
+        return state
     if not isinstance(state, Tensor) or torch.promote_types(state.dtype, wide) != wide:
         return state
     return state.to(wide)

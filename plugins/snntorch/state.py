@@ -80,6 +80,12 @@ class KeepsStates(Restarting, nn.Module):
     def _kept(self, place: int) -> Tensor:
         return self._hidden[place] if self._hidden else torch.zeros(0)
 
+    def _keep(self, states: State | None) -> None:
+        """Keep the states that a call has left; None is rest."""
+        # Past nn.Module, which looks at each value to see whether it is a parameter.
+        object.__setattr__(self, "_hidden", states)
+        object.__setattr__(self, "_is_set", False)
+
     def _put(self, name: str, place: int, value: Any) -> None:
         if not isinstance(value, Tensor):
             raise TypeError(f"{self.neuron.name}: {name} must be a tensor, got {value!r}")
@@ -98,7 +104,7 @@ class KeepsStates(Restarting, nn.Module):
             state; alone if there is one, else a tuple.
         """
         self._restart(goes_on=False)
-        self._hidden, self._is_set = None, False
+        self._keep(None)
         states = tuple(torch.zeros(0) for _ in self.neuron.rest)
         return states[0] if len(states) == 1 else states
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from spikingjelly.activation_based.neuron import BaseNode
 from torch import Tensor, nn
 
-from spikeloom.kernel.call import COMPUTED, run
+from spikeloom.kernel.call import COMPUTED, run, run_step
 from spikeloom.kernel.counted import counting_modes, uncounted
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.promotion import promoted
@@ -149,12 +148,12 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
         """One step with explicit states: ``(outputs, new states)``."""
         if twin := self._twin(inputs[0]):
             return twin.single_step(inputs, states)
-        sequences = tuple(x[None] for x in inputs)
         if self.neuron.begin is not None:
+            sequences = tuple(x[None] for x in inputs)
             y, states = self._scan(sequences, states, reduce="sum")
-            return _as_tuple(y), states
-        y, states = self._scan(sequences, states)
-        return tuple(part[0] for part in _as_tuple(y)), states
+        else:
+            y, states = self._scan(inputs, states, run_step)
+        return _as_tuple(y), states
 
     def multi_step_functional_forward(
         self, inputs: tuple[Tensor, ...], states: State
@@ -210,18 +209,21 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
             native, stored = integrate_and_fire(self), self._promoted((x,))[0].dtype
             return Twin(native, x.dtype, stored) if native and stored in COMPUTED else None
 
-    def _scan(self, inputs: tuple[Tensor, ...], states: State, **options: Any) -> Any:
+    def _scan(
+        self,
+        inputs: tuple[Tensor, ...],
+        states: State,
+        how: Callable[..., Any] = run,
+        **options: Any,
+    ) -> Any:
         neuron = self.neuron
+        options["params"] = current_parameters(self, neuron)
+        options["implementation"] = self.implementation
         counted = counting_modes()
-        with complete_rules(counted, self, inputs[0], states) if counted else nullcontext():
-            return run(
-                neuron,
-                inputs,
-                states,
-                params=current_parameters(self, neuron),
-                implementation=self.implementation,
-                **options,
-            )
+        if not counted:
+            return how(neuron, inputs, states, **options)
+        with complete_rules(counted, self, inputs[0], states):
+            return how(neuron, inputs, states, **options)
 
     def reset(self) -> None:
         """Put the node back to rest."""

@@ -237,7 +237,12 @@ def test_saved_tensors_may_come_back_in_another_layout():
 def test_gradients_may_arrive_in_any_layout():
     neuron, x = LIF(surrogate=ATan()), torch.randn(5, 4, 6, requires_grad=True)
     arriving = torch.randn(5, 6, 4)
-    layouts = [arriving.transpose(1, 2), arriving.transpose(1, 2).contiguous(), torch.ones(()), None]
+    layouts = [
+        arriving.transpose(1, 2),
+        arriving.transpose(1, 2).contiguous(),
+        torch.ones(()),
+        None,
+    ]
     for gradient in layouts * 2:
         full = gradient if gradient is None else gradient.expand(5, 4, 6)
         found = []

@@ -14,12 +14,12 @@ from spikeloom.kernel.checked import COMPUTED
 from spikeloom.kernel.choose import choose
 from spikeloom.kernel.counted import counting_modes
 from spikeloom.kernel.freed import in_one_node
-from spikeloom.kernel.known import Answer, Known, key_of, remember
+from spikeloom.kernel.known import Answer, Known, Parameters, key_of, remember
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.kernel.plan import plan_for
 from spikeloom.kernel.scan import Call, follow, scan
 
-__all__ = ["COMPUTED", "run"]
+__all__ = ["COMPUTED", "run", "run_step"]
 
 State = tuple[Tensor, ...]
 
@@ -79,11 +79,59 @@ def run(
         tensor([0.5000])
     """
     xs = x if isinstance(x, tuple) else (x,)
-    params = params or {}
-    key = key_of(neuron, xs, state, params, (record, reduce, implementation))
+    return _run(neuron, xs, state, params or {}, record, reduce, implementation)
+
+
+def run_step(
+    neuron: Neuron,
+    x: Tensor | tuple[Tensor, ...],
+    state: State | None = None,
+    *,
+    params: dict[str, Parameter] | None = None,
+    implementation: str = "auto",
+) -> Any:
+    """Run a neuron for one step: :func:`run`, for inputs and outputs without a time axis.
+
+    Args:
+        neuron: What to run; it has no beginning.
+        x: Input of shape ``[...]``; a tuple for a neuron with several inputs.
+        state: As for :func:`run`, of shape ``x.shape``.
+        params: As for :func:`run`.
+        implementation: As for :func:`run`.
+
+    Returns:
+        ``(y, state)``: the output ``[...]`` and the states after the step.
+
+    Raises:
+        TypeError: As :func:`run`.
+        ValueError: As :func:`run`.
+        RuntimeError: As :func:`run`.
+
+    Example:
+        >>> import torch, spikeloom
+        >>> spikes, (v,) = run_step(spikeloom.neurons.LIF(tau=2.0), torch.tensor([1.5, 3.0]))
+        >>> spikes, v
+        (tensor([0., 1.]), tensor([0.7500, 0.0000]))
+    """
+    xs = x if isinstance(x, tuple) else (x,)
+    return _run(neuron, xs, state, params or {}, None, None, implementation, single=True)
+
+
+def _run(
+    neuron: Neuron,
+    xs: State,
+    state: State | None,
+    params: Parameters,
+    record: str | None,
+    reduce: str | None,
+    implementation: str,
+    single: bool = False,
+) -> Any:
+    key = key_of(neuron, xs, state, params, (record, reduce, implementation), single)
     if key is not None and (known := neuron.known_calls.get(key)) is not None:
         return known(neuron, xs, state, params)
-    given, xs = xs, checked.inputs(neuron, xs, params)
+    given, xs = xs, _with_time(xs) if single else xs
+    whole, xs = xs, checked.inputs(neuron, xs, params)
     stored, dtype = xs[0].dtype, COMPUTED[xs[0].dtype]
     steps = xs[0].shape[0] if neuron.steps is None else neuron.steps
     values = checked.parameters(neuron, params, xs[0], steps, dtype)
@@ -100,7 +148,7 @@ def run(
     elif record is not None and stored != dtype:
         # A kernel writes all sequences in the inputs' dtype, and states are not to be rounded.
         xs = tuple(part.to(dtype) for part in xs)
-    answer = Answer(neuron.outputs, len(vs), record, reduce, steps, stored)
+    answer = Answer(neuron.outputs, len(vs), record, reduce, steps, stored, single)
     if neuron.program is not None and counting_modes():
         # Nobody could count what a kernel does.
         return _run_on_tensors(run_traced.scan, answer, neuron, xs, vs, values, dtype)
@@ -109,10 +157,21 @@ def run(
     call, tensors = _call(neuron, answer, xs, vs, values)
     if key is None:
         return answer.of_kernel(scan(call, tensors))
-    plan = plan_for(call.text, steps, call.numbers, *call.groups(tensors))
-    if all(map(operator.is_, given, xs)):
-        remember(neuron, key, Known(plan, answer, neuron, params, tensors, at_rest=state is None))
+    as_given = all(map(operator.is_, whole, xs))
+    # Where a kernel needs no time axis, autograd need not put it there and take it away.
+    untimed = single and as_given and name == "llvm"
+    if untimed:
+        answer, tensors = answer._replace(single=False), (*given, *tensors[len(given) :])
+    groups = call.groups(tensors)
+    plan = plan_for(call.text, steps, call.numbers, *groups, single=untimed)
+    if as_given:
+        known = Known(plan, answer, neuron, params, tensors, at_rest=state is None)
+        remember(neuron, key, known)
     return answer.of_kernel(follow(plan, tensors))
+
+
+def _with_time(xs: tuple[Any, ...]) -> State:
+    return tuple([x[None] if isinstance(x, Tensor) else x for x in xs])
 
 
 def _run_on_tensors(

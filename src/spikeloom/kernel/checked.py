@@ -13,7 +13,7 @@ from spikeloom.kernel.promotion import promoted
 from spikeloom.kernel.values import as_float
 from spikeloom.kernel.vocabulary import with_grad
 
-__all__ = ["COMPUTED", "fitted", "inputs", "parameters", "states"]
+__all__ = ["COMPUTED", "inputs", "parameters", "states"]
 
 # The dtype that an input is computed in.
 COMPUTED = {
@@ -26,6 +26,17 @@ State = tuple[Tensor, ...]
 
 
 def inputs(neuron: Neuron, xs: State, params: dict[str, Parameter]) -> State:
+    """The inputs, counts and events among them as floating-point numbers.
+
+    Args:
+        neuron: What is run.
+        xs: What a user gave.
+        params: Values that replace the neuron's own in this call.
+
+    Raises:
+        TypeError: If one has the wrong type, dtype or device.
+        ValueError: If a shape does not fit.
+    """
     if not isinstance(neuron, Neuron):
         given = (
             f"the class {neuron.__name__}" if isinstance(neuron, type) else type(neuron).__name__
@@ -63,7 +74,19 @@ def _describe(x: Tensor) -> str:
 def parameters(
     neuron: Neuron, given: dict[str, Parameter], x: Tensor, steps: int, dtype: torch.dtype
 ) -> dict[str, float | Tensor]:
-    """The parameters of a call: numbers as they are, tensors checked, converted and expanded."""
+    """The parameters of a call: numbers as they are, tensors checked, converted and expanded.
+
+    Args:
+        neuron: What is run.
+        given: Values that replace its own in this call.
+        x: An input, checked.
+        steps: T.
+        dtype: What is computed in.
+
+    Raises:
+        TypeError: If one has the wrong type, dtype or device.
+        ValueError: If a name or a shape does not fit, or a number is out of range.
+    """
     given = _checked(neuron, given) if given else given
     values: dict[str, float | Tensor] = {}
     for name, own in neuron.params.items():
@@ -72,7 +95,7 @@ def parameters(
         if tensor is None:
             values[name] = value  # type: ignore[assignment]  # a number
         else:
-            values[name] = fitted(neuron, name, tensor, x, steps, dtype)
+            values[name] = _fitted(neuron, name, tensor, x, steps, dtype)
     return values
 
 
@@ -111,7 +134,7 @@ def _same_kind(neuron: Neuron, name: str, value: Any) -> Parameter:
     return value
 
 
-def fitted(
+def _fitted(
     neuron: Neuron, name: str, tensor: Tensor, x: Tensor, steps: int, dtype: torch.dtype
 ) -> Tensor:
     """A parameter in the dtype that is computed in, one value for each neuron, step or both."""
@@ -147,6 +170,18 @@ def fitted(
 
 
 def states(neuron: Neuron, state: State | None, x: Tensor, dtype: torch.dtype) -> State:
+    """The states before the first step; the neuron's own at rest if none are given.
+
+    Args:
+        neuron: What is run.
+        state: What a user gave.
+        x: An input, checked.
+        dtype: What is computed in.
+
+    Raises:
+        TypeError: If one has the wrong dtype or device.
+        ValueError: If a shape does not fit, or it is no tuple of the neuron's states.
+    """
     shape = x.shape[1:]
     if state is None:
         return tuple(

@@ -34,6 +34,7 @@ class Answer(NamedTuple):
         reduce: What becomes of the outputs over time.
         steps: T.
         dtype: The outputs'.
+        single: Whether the outputs are those of one step, whose time axis is taken away.
     """
 
     outputs: int
@@ -42,6 +43,7 @@ class Answer(NamedTuple):
     reduce: str | None
     steps: int
     dtype: torch.dtype
+    single: bool
 
     @property
     def sequences(self) -> int:
@@ -62,11 +64,20 @@ class Answer(NamedTuple):
         if self.reduce == "mean":
             ys = tuple([y / max(self.steps, 1) for y in ys])
         ys = tuple([y if y.dtype == self.dtype else y.to(self.dtype) for y in ys])
+        if self.single:
+            ys = tuple([y.squeeze(0) for y in ys])
         y = ys[0] if len(ys) == 1 else ys
         return (y, ws) if self.record is None else (y, ws, seq)
 
 
-def key_of(neuron: Any, xs: tuple[Any, ...], state: Any, params: Parameters, asked: Key) -> Any:
+def key_of(
+    neuron: Any,
+    xs: tuple[Any, ...],
+    state: Any,
+    params: Parameters,
+    asked: tuple[Any, ...],
+    single: bool,
+) -> Key | None:
     """Everything that the checks of a call look at, which is never the values of a tensor.
 
     Args:
@@ -74,7 +85,8 @@ def key_of(neuron: Any, xs: tuple[Any, ...], state: Any, params: Parameters, ask
         xs: Its inputs.
         state: Its states before the first step, or None.
         params: Values that replace its own.
-        asked: What else was asked for.
+        asked: What else was asked for, each a name or None.
+        single: Whether the inputs are one step without a time axis.
 
     Returns:
         The key; None if the call has to be checked in any case, because somebody looks on or its
@@ -84,10 +96,9 @@ def key_of(neuron: Any, xs: tuple[Any, ...], state: Any, params: Parameters, ask
         return None
     if not (state is None or isinstance(state, tuple)):
         return None
-    found: list[Any] = [torch.is_grad_enabled(), len(xs), state is None]
+    found: list[Any] = [torch.is_grad_enabled(), single, asked, len(xs), state is None]
     for name in asked:
-        found.append(name or "")
-        if type(found[-1]) is not str:
+        if not (name is None or type(name) is str):
             return None
     for tensor in (*xs, *(state or ())):
         found.append(facts(tensor))
@@ -140,7 +151,7 @@ class Known:
     ) -> None:
         self._plan, self._answer = plan, answer
         first = plan.inputs + answer.states
-        self._rest = tensors[plan.inputs : first] if at_rest else None
+        self._rest = tensors[plan.inputs : first] if at_rest else ()
         self._sums = tensors[first : plan.given]
         self._fits = all(
             given is found and not _scaled(neuron, given)
@@ -156,12 +167,15 @@ class Known:
             state: States before the first step, or None.
             params: Values that replace the neuron's own.
         """
+        if self._answer.single:
+            xs = tuple([x[None] for x in xs])
         ps = _held(neuron, params) if self._fits else self._fitted(neuron, xs[0], params)
-        vs = state if self._rest is None else self._rest
+        vs = self._rest if state is None else state
         return self._answer.of_kernel(follow(self._plan, (*xs, *vs, *self._sums, *ps)))
 
     def _fitted(self, neuron: Neuron, x: Tensor, params: Parameters) -> list[Tensor]:
         """The parameters that have to be converted or expanded."""
+        x = x[None] if self._plan.single else x
         dtype = checked.COMPUTED[x.dtype]
         values = checked.parameters(neuron, params, x, self._answer.steps, dtype)
         return [value for value in values.values() if isinstance(value, Tensor)]

@@ -46,7 +46,14 @@ def _engine(device: str) -> ModuleType:
 
 
 def plan_for(
-    text: str, steps: int, numbers: Sequence[float], xs: Tensors, vs: Tensors, ps: Tensors
+    text: str,
+    steps: int,
+    numbers: Sequence[float],
+    xs: Tensors,
+    vs: Tensors,
+    ps: Tensors,
+    *,
+    single: bool = False,
 ) -> Plan:
     """The plan of all calls that are like this one.
 
@@ -57,18 +64,24 @@ def plan_for(
         xs: Inputs, of at least one neuron.
         vs: Initial states.
         ps: The other parameters, in order.
+        single: Whether sequences are one step without a time axis, on a CPU.
     """
     # Numbers are told apart by their bits, because 0 and -0 are equal.
     bits = struct.pack(f"{len(numbers)}d", *numbers)
-    return _plan(text, steps, bits, (len(xs), len(vs)), lies((*xs, *vs, *ps)))
+    return _plan(text, steps, bits, (len(xs), len(vs)), lies((*xs, *vs, *ps)), single)
 
 
 @lru_cache(maxsize=PLANS)
 def _plan(
-    text: str, steps: int, bits: bytes, counts: tuple[int, int], tensors: tuple[Lie, ...]
+    text: str,
+    steps: int,
+    bits: bytes,
+    counts: tuple[int, int],
+    tensors: tuple[Lie, ...],
+    single: bool,
 ) -> Plan:
     numbers = struct.unpack(f"{len(bits) // 8}d", bits)
-    return Plan(Program.parse(text), steps, numbers, counts, tensors)
+    return Plan(Program.parse(text), steps, numbers, counts, tensors, single)
 
 
 def lies(tensors: Sequence[Tensor | None]) -> tuple[Any, ...]:
@@ -89,24 +102,27 @@ class Plan:
         numbers: The parameters of kind ``number``, in order.
         counts: How many of the tensors are inputs, and how many initial states.
         tensors: How the inputs, the initial states and the other parameters lie.
+        single: Whether sequences are one step without a time axis, on a CPU.
     """
 
     def __init__(
         self,
         program: Program,
         steps: int,
-        numbers: Sequence[float],
+        numbers: tuple[float, ...],
         counts: tuple[int, int],
         tensors: tuple[Lie, ...],
+        single: bool,
     ) -> None:
         self.program, self.steps, self.numbers = program, steps, numbers
-        self.tensors = tensors
+        self.tensors, self.single = tensors, single
         self.inputs, self.given = counts[0], sum(counts)
-        self.shape, _, self.dtype, self.device = tensors[0]
-        self.order = layout.row_order(_example(tensors[0]))
+        example = self._sequence(tensors[0])
+        self.dtype, self.device = tensors[0][2:]
+        self.rows, self.shape = len(example), example.shape[1:]
+        self.order = layout.row_order(example)
         self._fits = self._fitting()
-        rows = (steps, *self.shape[1:])
-        self._ys = [self.fresh_rows(rows)] * len(program.outputs)
+        self._ys = [self.fresh_rows(steps)] * len(program.outputs)
         self._ws = [self.fresh_row(v) for v in tensors[self.inputs : self.given]]
         self._launch = self.engine.forward_launch(program, steps, numbers, *self.size)
         self._sweeps: dict[Any, _Sweep] = {}
@@ -119,7 +135,7 @@ class Plan:
     @property
     def size(self) -> tuple[torch.dtype, int]:
         """The inputs' dtype, and N."""
-        return self.dtype, self.shape[1:].numel()
+        return self.dtype, self.shape.numel()
 
     def forward(self, tensors: Tensors) -> tuple[Tensor, ...]:
         """The outputs and the last states.
@@ -173,9 +189,13 @@ class Plan:
 
     def rows_fit(self, x: Lie) -> Fit:
         """For a sequence: its rows dense, in the plan's order of axes."""
-        if layout.is_dense(layout.ordered(_example(x), self.order)):
+        if layout.is_dense(layout.ordered(self._sequence(x), self.order)):
             return None
-        return partial(layout.rows, order=self.order)
+        return partial(layout.row if self.single else layout.rows, order=self.order)
+
+    def _sequence(self, x: Lie) -> Tensor:
+        """A sequence that lies like this, with a time axis."""
+        return _example(x)[None] if self.single else _example(x)
 
     def state_fit(self, v: Lie) -> Fit:
         """For a state: dense, or one number that serves all neurons."""
@@ -184,10 +204,13 @@ class Plan:
             return _single
         return _row_fit(v, self.order)
 
-    def fresh_rows(self, shape: Sequence[int]) -> Fresh:
+    def fresh_rows(self, steps: int) -> Fresh:
         """For a new sequence whose memory follows the plan's order of axes."""
-        axes = (0, *(axis + 1 for axis in self.order or range(len(shape) - 1)))
-        return _fresh(shape, axes, self.dtype, self.device)
+        axes = self.order or tuple(range(len(self.shape)))
+        if self.single:
+            return _fresh(self.shape, axes, self.dtype, self.device)
+        axes = (0, *(axis + 1 for axis in axes))
+        return _fresh((steps, *self.shape), axes, self.dtype, self.device)
 
     def fresh_row(self, like: Lie, order: Order | None = None) -> Fresh:
         """For a new value a neuron, like another, in the plan's order of axes or this one."""
@@ -224,7 +247,7 @@ class _Sweep:
         """What makes room for a gradient; None for those that nobody wants."""
         plan = self._plan
         kinds = [kind for _, kind in plan.program.tensors]
-        found: list[Fresh] = [plan.fresh_rows(x[0]) for x in plan.tensors[: plan.inputs]]
+        found: list[Fresh] = [plan.fresh_rows(plan.rows)] * plan.inputs
         found += [plan.fresh_row(v) for v in plan.tensors[plan.inputs : plan.given]]
         for p, kind in zip(plan.tensors[plan.given :], kinds, strict=True):
             found.append(plan.fresh_row(p, None if kind == "neuron" else ()))

@@ -134,7 +134,7 @@ class Forward(_Launch):
         """Run the neuron through time.
 
         Args:
-            xs: Inputs with dense rows.
+            xs: Inputs with dense rows; of a single step also without the time axis.
             vs: Initial states, dense; a 0-d tensor serves all neurons.
             ps: The parameters that are tensors, dense, in order.
             ys: Receive the outputs, rows one after another.
@@ -145,8 +145,9 @@ class Forward(_Launch):
         """
         keep: list[Any] = []
         words: list[int] = []
+        moves = self.steps > 1  # a single step may come without a time axis
         for x in xs:
-            words += (x.data_ptr(), x.stride(0))
+            words += (x.data_ptr(), x.stride(0) if moves else 0)
         for y in ys:
             words.append(y.data_ptr())
         for w in ws:
@@ -161,7 +162,7 @@ class Forward(_Launch):
         """Run the kernel.
 
         Args:
-            words: Its arguments behind ``nan``, see :func:`~spikeloom.kernel.emit_llvm.forward_words`.
+            words: Its arguments behind ``nan``, as ``emit_llvm.forward_words`` names them.
             ys: Receive the outputs.
 
         Raises:
@@ -244,12 +245,13 @@ class Backward(_Launch):
         sums = self._sums(tiles, ps)
         keep: list[Any] = []
         words = [self._segment]
+        moves = self.steps > 1
         for x, gx in zip(xs, gxs, strict=True):
-            words += (x.data_ptr(), x.stride(0), _address(gx))
+            words += (x.data_ptr(), x.stride(0) if moves else 0, _address(gx))
         for v, gw, gv in zip(vs, gws, gvs, strict=True):
             words += (*row_words(v, keep), *row_words(gw, keep), _address(gv))
         for gy in gys:
-            words += (gy.data_ptr(), gy.stride(0))
+            words += (gy.data_ptr(), gy.stride(0) if moves else 0)
         for total in sums.values():
             words.append(total.data_ptr())
         if ps:
