@@ -76,10 +76,6 @@ class _LIFBox(_SpikeloomModule):
         """The time step in seconds."""
         return self.neuron.settings()["dt"]
 
-    def _scan(self, x: Any, state: Any, **options: Any) -> Any:
-        y, *rest = super()._scan(x, state, **options)
-        return (_spikes(self._fire["method"], y), *rest)
-
     def extra_repr(self) -> str:
         """Norse's parameters and time step, and the implementation."""
         values = {**self._now().params, **self._fire}
@@ -235,12 +231,7 @@ def lif_box_feed_forward_step(
     leak = _cut(values["v_leak"])
     start = expanded([leak], x, x.shape) if state is None else fitted(neuron, state, x, x.shape)
     y, last = run_step(neuron, x, start, params={**values, "dt": dt})
-    return _spikes(p.method, y), LIFBoxFeedForwardState(*last)
-
-
-def _spikes(method: str, y: Tensor) -> Tensor:
-    """Spikes as Norse returns them: without a surrogate derivative they do not require grad."""
-    return y.detach() if method == "heaviside" else y
+    return y, LIFBoxFeedForwardState(*last)
 
 
 @torch.compiler.disable

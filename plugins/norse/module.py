@@ -54,7 +54,8 @@ class _SpikeloomModule(Describing, nn.Module):
 
     def _begins_at_rest(self) -> bool:
         """Whether a call without a state begins at the neuron's own numbers."""
-        return type(self).state_fallback in _FALLBACKS  # a subclass may say otherwise
+        # A subclass may say otherwise, and so may a module.
+        return getattr(self.state_fallback, "__func__", None) in _FALLBACKS
 
     def state_fallback(self, input_tensor: Any) -> Any:
         """The state before the first step, for this input: at rest."""

@@ -32,7 +32,7 @@ class Heaviside:
 
     def derivative(self, u: Any) -> Any:
         """Zero, whatever ``u``."""
-        return 0.0 * u
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ def _recognised(method: str, alpha: Any) -> Surrogate:
         )
     for form in _FORMS.get(method, ()):
         surrogate = form(number)
-        if torch.allclose(surrogate.derivative(u), slopes, rtol=1e-6, atol=1e-12):
+        found = torch.as_tensor(surrogate.derivative(u), dtype=u.dtype).expand_as(u)
+        if torch.allclose(found, slopes, rtol=1e-6, atol=1e-12):
             return surrogate
     return HostThreshold(method, number)
 

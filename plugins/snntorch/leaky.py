@@ -138,13 +138,6 @@ class Leaky(SpikingModule):
         self.register_buffer("reset_mechanism_val", torch.tensor(MECHANISMS.index(reset_mechanism)))
         self.register_load_state_dict_post_hook(_follow_loaded_mechanism)
 
-    def _run(self, *args: Any, **options: Any) -> Any:
-        y, after, trace = super()._run(*args, **options)
-        if self.surrogate_disable and not self.graded_spikes_factor.requires_grad:
-            # As in snnTorch, a loss on spikes alone is then an error and no gradient of zeros.
-            y = y.detach()
-        return y, after, trace
-
     @property
     def reset_mechanism(self) -> str:
         """How a spike resets the membrane potential; may be set."""

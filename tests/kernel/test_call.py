@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import spikeloom
 from spikeloom import Gated, Neuron, PerStep, neurons
 from spikeloom.kernel import choose
+from spikeloom.kernel.vocabulary import fire
 from spikeloom.neurons import LIF, Leaky
 
 X = torch.zeros(4, 3)
@@ -348,3 +349,63 @@ def test_reduced_and_recorded_outputs_of_16_bits_keep_their_dtypes(implementatio
     x = (2 * torch.rand(6, 5)).bfloat16()
     y, (v,), seq = spikeloom.run(LIF(), x, record="v", reduce="mean", implementation=implementation)
     assert (y.dtype, v.dtype, seq.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+
+
+def spike_and_trace(x, state, p):
+    """Spikes that nothing can learn from, and two states that something can."""
+    v, trace = state
+    h = 0.5 * v + p.gain * x
+    s = fire(h - 1.0)
+    return (s, p.height * s, h), (h - s, 0.9 * trace + s)
+
+
+@pytest.mark.parametrize("record", [None, "v", "trace"])
+@pytest.mark.parametrize("reduce", [None, "sum"])
+@pytest.mark.parametrize("learned", ["x", "gain", "height", "v", "trace", "nothing"])
+def test_results_require_a_gradient_where_those_of_the_step_do(learned, reduce, record):
+    found = {
+        how: requiring(learned, record=record, reduce=reduce, implementation=how)
+        for how in ("auto", "eager")
+    }
+    spikes, high, potential, v, trace, *seq = found["auto"]
+    assert found["eager"] == found["auto"]
+    assert (spikes, high, trace) == (False, learned == "height", learned == "trace")
+    assert potential == v == (learned in ("x", "gain", "v"))
+    assert seq == ([] if record is None else [{"v": v, "trace": trace}[record]])
+
+
+def requiring(learned, x=None, **options):
+    def leaf(name, value):
+        return value.requires_grad_() if name == learned else value
+
+    x = leaf("x", torch.randn(4, 3)) if x is None else x
+    params = {name: leaf(name, torch.tensor(1.5)) for name in ("gain", "height")}
+    state = tuple(leaf(name, torch.rand(3)) for name in ("v", "trace"))
+    neuron = Neuron(spike_and_trace, state=("v", "trace"), params=params)
+    y, ws, *seq = spikeloom.run(neuron, x, state, **options)
+    return [result.requires_grad for result in (*y, *ws, *seq)]
+
+
+def test_in_a_transformation_results_require_a_gradient_where_they_may():
+    seen = []
+    torch.func.grad(lambda x: (seen.append(requiring("nothing", x)), x.sum())[1])(torch.ones(4, 3))
+    assert seen == [[False, True, True, True, True]]
+
+
+def test_a_compiled_call_requires_a_gradient_where_the_step_does():
+    for learned in ("x", "height"):
+        compiled = torch.compile(requiring, backend="aot_eager")
+        assert compiled(learned) == requiring(learned)
+
+
+def test_a_surrogate_of_zero_cuts_the_graph_as_no_surrogate_does():
+    class Nothing:
+        def derivative(self, u):
+            return 0.0
+
+    x = torch.randn(4, 3, requires_grad=True)
+    for how in ("auto", "eager"):
+        y, (v,) = spikeloom.run(LIF(v_reset=None, surrogate=Nothing()), x, implementation=how)
+        assert not y.requires_grad and v.requires_grad
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        y.sum().backward()

@@ -9,6 +9,7 @@ import torch
 
 import spikeloom
 from spikeloom import Gated, Neuron, PerStep
+from spikeloom.kernel.call import run_step
 from spikeloom.kernel.known import REMEMBERED
 from spikeloom.kernel.neuron import tensor_of
 from spikeloom.kernel.vocabulary import fire, lookup
@@ -281,3 +282,77 @@ def test_nan_is_refused_by_a_remembered_call_too():
     x[2, 1] = torch.nan
     with pytest.raises(ValueError, match="NaN after 4 steps"):
         spikeloom.run(neuron, x)
+
+
+def two(x, state, p):
+    """Two inputs, two outputs, two states."""
+    a, b = x
+    v, w = state
+    h = 0.5 * v + p.neuron * a
+    s = fire(h - 1.0, ATan())
+    return (s, h * b), (h - s, w + b)
+
+
+LAYOUTS = {
+    "dense": torch.randn(3, 4),
+    "turned": torch.randn(4, 3).t(),
+    "strided": torch.randn(3, 8)[:, ::2],
+    "expanded": torch.randn(()).expand(3, 4),
+    "double": torch.randn(3, 4, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("x", list(LAYOUTS.values()), ids=list(LAYOUTS))
+@pytest.mark.parametrize("used", ["both", "first", "second", "state"])
+def test_a_step_equals_a_sequence_of_one_step(x, used):
+    neuron = Neuron(
+        two, state=("v", "w"), params={"neuron": torch.rand(4, requires_grad=True)}, inputs=2
+    )
+    (p,) = tensors_of(neuron)
+    rest = tuple(torch.rand(3, 4, dtype=x.dtype).requires_grad_() for _ in range(2))
+    for state in (None, rest, None, rest):
+        xs = x.detach().requires_grad_(), x.detach().flip(0).requires_grad_()
+        leaves = [*xs, *(state or ()), p]
+        found, ws = run_step(neuron, xs, state)
+        expected, us = spikeloom.run(neuron, tuple(x[None] for x in xs), state)
+        expected = tuple(y[0] for y in expected)
+        grads = []
+        for y, w in ((found, ws), (expected, us)):
+            parts = {"both": y, "first": y[:1], "second": y[1:], "state": w[:1]}[used]
+            total = sum(part.square().sum() for part in parts)
+            grads.append(torch.autograd.grad(total, leaves, materialize_grads=True))
+        torch.testing.assert_close((found, ws), (expected, us), rtol=0, atol=0)
+        torch.testing.assert_close(*grads)
+
+
+def test_a_step_of_one_neuron_without_axes_runs():
+    x = torch.tensor(1.5, requires_grad=True)
+    for _ in range(2):
+        y, (v,) = run_step(LIF(tau=2.0, v_reset=None, surrogate=ATan()), x)
+        assert (y.shape, v.item()) == ((), 0.75)
+        assert torch.autograd.grad(v, x)[0] != 0
+
+
+def test_a_step_is_followed_through_hooks_and_second_derivatives():
+    neuron, x = LIF(surrogate=ATan()), torch.randn(4, 3).t().requires_grad_()
+    for _ in range(2):
+        plain = torch.autograd.grad(run_step(neuron, x)[0].square().sum(), x)
+        with torch.autograd.graph.saved_tensors_hooks(torch.clone, torch.Tensor.contiguous):
+            y, _ = run_step(neuron, x)
+        assert torch.equal(torch.autograd.grad(y.square().sum(), x)[0], plain[0])
+        (graph,) = torch.autograd.grad(run_step(neuron, x)[0].sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError, match="second derivative"):
+            graph.sum().backward()
+
+
+def test_a_step_is_checked_as_a_sequence_is():
+    neuron = LIF()
+    for wrong, error in ((torch.ones(3).to_sparse(), TypeError), ("x", TypeError)):
+        with pytest.raises(error, match="x: must be"):
+            run_step(neuron, wrong)
+    with pytest.raises(ValueError, match="neurons' shape"):
+        run_step(neuron, torch.ones(3), (torch.ones(4),))
+    y, (v,) = run_step(neuron, torch.tensor([1, 3]))
+    assert y.tolist() == [0.0, 1.0] and v.tolist() == [0.5, 0.0]
+    mapped = torch.vmap(lambda x: run_step(neuron, x)[0])(torch.randn(2, 5))
+    assert mapped.shape == (2, 5)

@@ -173,15 +173,54 @@ def _differentiable(nodes: tuple[Node, ...], wanted: frozenset[Any]) -> set[int]
     for number, node in enumerate(nodes):
         if node[0] == "lookup":
             reaches = ("p", node[1]) in wanted
-        elif node[0] == "with_grad":
-            reaches = any(argument in found for argument in node[2::2])
         else:
-            reaches = node in wanted or (
-                node[0] in ADJOINT and any(operand in found for operand in node[1:])
-            )
+            reaches = node in wanted or any(operand in found for operand in _passed(node))
         if reaches:
             found.add(number)
     return found
+
+
+def _passed(node: Node) -> tuple[int, ...]:
+    """The operands that a gradient passes to."""
+    if node[0] not in ADJOINT:
+        return ()
+    passed = {"where": node[2:], "with_nan": node[1:2], "with_grad": node[2::2]}
+    return passed.get(node[0], node[1:])
+
+
+def reach(program: Program) -> tuple[frozenset[int], ...]:
+    """For each output and each last state, which of the program's leaves its gradient reaches.
+
+    Args:
+        program: The traced neuron.
+
+    Returns:
+        Numbers of :attr:`Program.leaves`, outputs first.
+    """
+    results = (*program.outputs, *program.next)
+    reached: list[set[int]] = [set() for _ in results]
+    for number, leaf in enumerate(program.leaves):
+        found = _reaching(program, leaf)
+        for place, result in enumerate(results):
+            if result in found:
+                reached[place].add(number)
+    return tuple(map(frozenset, reached))
+
+
+def _reaching(program: Program, leaf: Node) -> set[int]:
+    """The nodes of a step, at any time, whose gradient reaches a leaf."""
+    wanted = {leaf}
+    if program.begin is not None:
+        begun = _differentiable(program.nodes, frozenset(wanted))
+        # The states of a step are no leaves then, but what the beginning has made of them.
+        wanted = {node for node in wanted if node[0] == "p"}
+        wanted |= {("v", i) for i, first in enumerate(program.begin) if first in begun}
+    while True:
+        found = _differentiable(program.nodes, frozenset(wanted))
+        carried = {("v", i) for i, after in enumerate(program.next) if after in found}
+        if carried <= wanted:
+            return found
+        wanted |= carried
 
 
 def _history(program: Program, nodes: tuple[Node, ...], roots: tuple[int, ...]) -> tuple[int, ...]:

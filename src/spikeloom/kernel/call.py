@@ -165,9 +165,9 @@ def _run(
     groups = call.groups(tensors)
     plan = plan_for(call.text, steps, call.numbers, *groups, single=untimed)
     if as_given:
-        known = Known(plan, answer, neuron, params, tensors, at_rest=state is None)
+        known = Known(plan, answer, call.constant, neuron, params, tensors, at_rest=state is None)
         remember(neuron, key, known)
-    return answer.of_kernel(follow(plan, tensors))
+    return answer.of_kernel(follow(plan, call.constant, tensors))
 
 
 def _with_time(xs: tuple[Any, ...]) -> State:
@@ -208,12 +208,22 @@ def _call(
     neuron: Neuron, answer: Answer, xs: State, vs: State, values: dict[str, float | Tensor]
 ) -> tuple[Call, State]:
     """A call of the kernel, and its tensors."""
+    ps = tuple([value for value in values.values() if isinstance(value, Tensor)])
+    constant = _constant(neuron, answer, (*xs, *vs, *ps))
     if answer.reduce is not None:
         # The sums over time are further states, and no output sequence is left.
         zero = torch.zeros((), dtype=COMPUTED[xs[0].dtype], device=xs[0].device)
         vs = (*vs, *(zero.expand(xs[0].shape[1:]) for _ in range(neuron.outputs)))
     numbers = tuple([value for value in values.values() if not isinstance(value, Tensor)])
-    ps = tuple([value for value in values.values() if isinstance(value, Tensor)])
     text = neuron.variant(answer.record, answer.reduce is not None)
     sizes = (len(xs), len(vs), len(ps), answer.sequences)
-    return Call(text, answer.steps, numbers, *sizes), (*xs, *vs, *ps)
+    return Call(text, answer.steps, numbers, *sizes, constant), (*xs, *vs, *ps)
+
+
+def _constant(neuron: Neuron, answer: Answer, tensors: State) -> tuple[int, ...]:
+    """Which results of a kernel have no gradient, as those of the step have none."""
+    # The levels of a transformation are not seen: each may want any gradient.
+    any_may = torch._C._are_functorch_transforms_active()
+    learned = [any_may or tensor.requires_grad for tensor in tensors]
+    found = neuron.differentiable(answer.record, answer.reduce is not None, learned)
+    return tuple([number for number, has in enumerate(found) if not has])

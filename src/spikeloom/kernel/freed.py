@@ -70,7 +70,8 @@ def in_one_node(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
     )
-    if watched or not any(value.requires_grad for value in values):
+    learned = [value for value in values if value.requires_grad]
+    if watched or not learned:
         return values
-    results: tuple[Tensor, ...] = _OneNode.apply(*values)
-    return results
+    results = iter(_OneNode.apply(*learned))
+    return tuple(next(results) if value.requires_grad else value for value in values)

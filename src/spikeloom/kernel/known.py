@@ -133,6 +133,7 @@ class Known:
     Args:
         plan: How it runs.
         answer: How its results make its answer.
+        constant: Which results have no gradient.
         neuron: What it runs.
         params: The values that replaced the neuron's own.
         tensors: All that it took: inputs, states, sums of outputs, parameters.
@@ -143,13 +144,14 @@ class Known:
         self,
         plan: Plan,
         answer: Answer,
+        constant: tuple[int, ...],
         neuron: Neuron,
         params: Parameters,
         tensors: State,
         *,
         at_rest: bool,
     ) -> None:
-        self._plan, self._answer = plan, answer
+        self._plan, self._answer, self._constant = plan, answer, constant
         first = plan.inputs + answer.states
         self._rest = tensors[plan.inputs : first] if at_rest else ()
         self._sums = tensors[first : plan.given]
@@ -171,7 +173,9 @@ class Known:
             xs = tuple([x[None] for x in xs])
         ps = _held(neuron, params) if self._fits else self._fitted(neuron, xs[0], params)
         vs = self._rest if state is None else state
-        return self._answer.of_kernel(follow(self._plan, (*xs, *vs, *self._sums, *ps)))
+        return self._answer.of_kernel(
+            follow(self._plan, self._constant, (*xs, *vs, *self._sums, *ps))
+        )
 
     def _fitted(self, neuron: Neuron, x: Tensor, params: Parameters) -> list[Tensor]:
         """The parameters that have to be converted or expanded."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NoReturn, Self
 
 from torch import Tensor
 
+from spikeloom.kernel.adjoint import reach
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.trace import recording, summing, trace
 from spikeloom.kernel.values import (
@@ -140,6 +141,7 @@ class Neuron:
         self.outputs = 1
         self.reason = ""
         self._variants: dict[tuple[str | None, bool], str] = {}
+        self._reach: tuple[frozenset[int], ...] = ()
         self._trace()
         self._made = True
 
@@ -172,6 +174,7 @@ class Neuron:
             self.reason = f"the step of {self.name} cannot be traced: {error}"
             return
         self.program, self.outputs = program.text, len(program.outputs)
+        self._reach = reach(program)
         # All of them now, because torch.compile must find them ready.
         for reduced, base in ((False, program), (True, summing(program))):
             self._variants[None, reduced] = base.text
@@ -181,6 +184,25 @@ class Neuron:
     def variant(self, record: str | None, reduced: bool) -> str:
         """The program's text with a state recorded, or its outputs summed over time, or both."""
         return self._variants[record, reduced]
+
+    def differentiable(
+        self, record: str | None, reduced: bool, learned: Sequence[bool]
+    ) -> tuple[bool, ...]:
+        """Which results of a variant, outputs first, have a gradient.
+
+        Args:
+            record: The state that is recorded.
+            reduced: Whether outputs are summed over time.
+            learned: Whether a gradient is wanted, for each input, state and parameter that is a
+                tensor.
+        """
+        wanted = {number for number, needed in enumerate(learned) if needed}
+        found = [bool(leaves & wanted) for leaves in self._reach]
+        outputs, states = found[: self.outputs], found[self.outputs :]
+        recorded = [] if record is None else [states[self.state_names.index(record)]]
+        if reduced:
+            return (*recorded, *states, *outputs)
+        return (*outputs, *recorded, *states)
 
     def gradient_scale(self, parameter: str, count: int) -> float | None:
         """What the gradient of a learned parameter is multiplied by, if a neuron says so.

@@ -133,6 +133,16 @@ class Plan:
         return _engine(self.device.type)
 
     @property
+    def written(self) -> tuple[int, ...]:
+        """The shape of an output."""
+        return tuple(self.shape) if self.single else (self.steps, *self.shape)
+
+    @property
+    def results(self) -> int:
+        """How many results there are."""
+        return len(self._ys) + len(self._ws)
+
+    @property
     def size(self) -> tuple[torch.dtype, int]:
         """The inputs' dtype, and N."""
         return self.dtype, self.shape.numel()

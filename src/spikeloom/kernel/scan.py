@@ -38,6 +38,7 @@ class Call(NamedTuple):
         states: initial states,
         params: and parameters.
         outputs: How many output sequences there are.
+        constant: Which results have no gradient.
     """
 
     text: str
@@ -47,6 +48,12 @@ class Call(NamedTuple):
     states: int
     params: int
     outputs: int
+    constant: tuple[int, ...] = ()
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether no result has a gradient."""
+        return len(self.constant) == self.outputs + self.states
 
     def groups(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], ...]:
         """The flat tensors as inputs, states and parameters."""
@@ -73,17 +80,25 @@ class Call(NamedTuple):
 
 def scan(call: Call, tensors: Tensors) -> Tensors:
     """Run a program where somebody may look on; returns the outputs and the last states."""
-    gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    gradient = (
+        torch.is_grad_enabled()
+        and not call.is_constant
+        and any(tensor.requires_grad for tensor in tensors)
+    )
     operators.check_recorder(gradient=gradient)
     return Scan.apply(call, *tensors) if gradient else call.forward(*tensors)
 
 
-def follow(plan: Plan, tensors: Tensors) -> Tensors:
-    """The same where nobody but autograd does, and the plan is known."""
-    if torch.is_grad_enabled():
-        for tensor in tensors:
-            if tensor.requires_grad:
-                return PlannedScan.apply(plan, *tensors)
+def follow(plan: Plan, constant: tuple[int, ...], tensors: Tensors) -> Tensors:
+    """The same where nobody but autograd does, and the plan is known.
+
+    Args:
+        plan: How to run.
+        constant: Which results have no gradient; all have none if no tensor requires one.
+        tensors: Inputs, initial states and the other parameters.
+    """
+    if torch.is_grad_enabled() and len(constant) < plan.results:
+        return PlannedScan.apply(plan, constant, *tensors)
     return plan.forward(tensors)
 
 
@@ -102,6 +117,8 @@ class Scan(torch.autograd.Function):
         ctx.call, *tensors = inputs
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
+        if ctx.call.constant:
+            ctx.mark_non_differentiable(*[output[i] for i in ctx.call.constant])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
@@ -122,22 +139,41 @@ class PlannedScan(torch.autograd.Function):
     """The same in the form that functorch does not accept, and torch applies faster."""
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, *tensors: Tensor) -> Tensors:
+    def forward(ctx: Any, plan: Plan, constant: tuple[int, ...], *tensors: Tensor) -> Tensors:
         ctx.plan = plan
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        return plan.forward(tensors)
+        results = plan.forward(tensors)
+        if constant:
+            ctx.mark_non_differentiable(*[results[i] for i in constant])
+        return results
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        plan, needed, saved = ctx.plan, ctx.needs_input_grad[1:], saved_tensors(ctx)
+        plan, needed, saved = ctx.plan, ctx.needs_input_grad[2:], saved_tensors(ctx)
         # Hooks on what is saved may bring it back in another layout.
         if torch.is_grad_enabled() or lies(saved) != plan.tensors or not is_plain((*saved, *grads)):
-            return None, *_swept(_call_of(plan), needed, saved, grads)
+            return None, None, *_swept_as_operator(plan, needed, saved, grads)
         wanted, outputs = _wanted(needed), len(plan.program.outputs)
-        arrived = _filled(grads, outputs, plan.steps, saved[0])
+        arrived = _filled(grads, outputs, plan.written, saved[0])
         found = plan.backward(wanted, saved, arrived[:outputs], arrived[outputs:])
-        return None, *_placed(wanted, found, len(needed))
+        return None, None, *_placed(wanted, found, len(needed))
+
+
+def _swept_as_operator(
+    plan: Plan, needed: tuple[bool, ...], saved: Tensors, grads: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The gradients where somebody looks on, or what was saved has changed its layout."""
+    call = _call_of(plan)
+    if not plan.single:
+        return _swept(call, needed, saved, grads)
+    # An operator knows a time axis only.
+    timed = [x[None] for x in saved[: plan.inputs]]
+    arrived = [None if grad is None else grad[None] for grad in grads[: call.outputs]]
+    saved, grads = (*timed, *saved[plan.inputs :]), (*arrived, *grads[call.outputs :])
+    found = _swept(call, needed, saved, grads)
+    gxs = [None if gx is None else gx.squeeze(0) for gx in found[: plan.inputs]]
+    return [*gxs, *found[plan.inputs :]]
 
 
 def _call_of(plan: Plan) -> Call:
@@ -151,7 +187,8 @@ def _swept(
 ) -> list[Tensor | None]:
     """The gradients of a call's tensors, None where there is none."""
     wanted = _wanted(needed)
-    tensors = (*saved, *_filled(grads, call.outputs, call.steps, saved[0]))
+    shape = (call.steps, *saved[0].shape[1:])
+    tensors = (*saved, *_filled(grads, call.outputs, shape, saved[0]))
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         found = ScanBackward.apply(call, wanted, *tensors)
     else:
@@ -160,11 +197,11 @@ def _swept(
 
 
 def _filled(
-    grads: Sequence[Tensor | None], outputs: int, steps: int, x: Tensor
+    grads: Sequence[Tensor | None], outputs: int, shape: Sequence[int], x: Tensor
 ) -> list[Tensor | None]:
     """The gradients that arrived, where an output's did not a zero that takes no memory."""
     return [
-        x.new_zeros(()).expand(steps, *x.shape[1:]) if grad is None and i < outputs else grad
+        x.new_zeros(()).expand(*shape) if grad is None and i < outputs else grad
         for i, grad in enumerate(grads)
     ]
 

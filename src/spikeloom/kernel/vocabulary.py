@@ -160,14 +160,22 @@ def with_grad(value: Value, *pairs: tuple[Value, Value]) -> Any:
 
     Args:
         value: What the forward pass yields.
-        pairs: ``(argument, partial)`` pairs, the partial of ``value`` with respect to it.
+        pairs: ``(argument, partial)`` pairs, the partial of ``value`` with respect to it. Through
+            a plain 0 no gradient flows, as if the argument were not there.
     """
+    pairs = tuple([pair for pair in pairs if not _is_zero(pair[1])])
+    if not pairs:
+        return detach(value)
     if isinstance(value, Tensor):
         arguments = [argument for argument, _ in pairs if isinstance(argument, Tensor)]
         if torch.compiler.is_compiling() and not any(a.requires_grad for a in arguments):
             return value.detach()  # the compiler traces such a function only for a gradient
         return _WithGrad.apply(value.detach(), *(part for pair in pairs for part in pair))
     return value.with_grad(*pairs)
+
+
+def _is_zero(partial: Value) -> bool:
+    return isinstance(partial, (int, float)) and partial == 0
 
 
 def fire(u: Value, surrogate: Surrogate | None = None, *, strict: bool = False) -> Any:

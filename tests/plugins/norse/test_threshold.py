@@ -25,7 +25,7 @@ def test_every_method_has_the_derivative_of_the_installed_norse(method, alpha):
     surrogate = threshold.surrogate_of(method, alpha)
     assert not isinstance(surrogate, threshold.HostThreshold)
     u = torch.linspace(-4, 4, 801, dtype=torch.float64)
-    derivative = surrogate.derivative(u)
+    derivative = torch.as_tensor(surrogate.derivative(u), dtype=u.dtype).expand_as(u)
     torch.testing.assert_close(derivative, slopes(method, alpha, u), rtol=1e-6, atol=1e-9)
 
 
