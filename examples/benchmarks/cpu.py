@@ -139,7 +139,7 @@ def kernel(steps: int, neurons: int, described: LIF) -> Candidates:
     x, gy = torch.randn(steps, neurons) + 0.5, torch.randn(steps, neurons)
     y, gx = torch.empty_like(x), torch.empty_like(x)
     v, w, gv = torch.zeros(()), torch.empty(neurons), torch.empty(neurons)
-    numbers = [float(value) for value in described.params.values()]
+    numbers = [*described.params.values(), *described.surrogate_numbers.values()]
     size = steps, numbers, x.dtype, neurons
     forward = run_cpu.Forward(program, *size)
     backward = run_cpu.Backward(program, gradient, *size)

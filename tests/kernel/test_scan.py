@@ -527,3 +527,33 @@ def test_autocast_trains_in_bfloat16():
     assert y.dtype == torch.bfloat16
     y.float().sum().backward()
     assert linear.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_compiled_call_takes_more_lengths_and_batches_than_a_recompilation_limit(learns):
+    layer = spikeloom.SpikingLayer(LIF(tau=2.3, surrogate=surrogate.ATan()))
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    aot_eager = torch._dynamo.lookup_backend("aot_eager")
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    for steps, batch in [(3, 2), (4, 2), (4, 3), *((length, 5) for length in range(5, 16))]:
+        x = torch.randn(steps, batch, 4).requires_grad_(learns)
+        found, wanted = compiled(x), layer(x)
+        assert torch.equal(found, wanted)
+        if learns:
+            (expected,) = torch.autograd.grad(wanted.sum(), x)
+            assert torch.equal(torch.autograd.grad(found.sum(), x)[0], expected)
+    assert len(graphs) <= 3
+
+
+def test_an_exported_program_takes_every_length_and_batch_if_told_so():
+    layer = spikeloom.SpikingLayer(LIF(tau=torch.nn.Parameter(torch.tensor(2.3))))
+    axes = {0: torch.export.Dim("T", min=2), 1: torch.export.Dim("batch", min=2)}
+    program = torch.export.export(layer, (torch.randn(5, 3, 4),), dynamic_shapes=(axes,))
+    for steps, batch in ((2, 2), (5, 3), (17, 4), (40, 9)):
+        x = torch.randn(steps, batch, 4)
+        assert torch.equal(program.module()(x), layer(x))

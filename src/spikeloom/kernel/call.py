@@ -215,6 +215,7 @@ def _call(
         zero = torch.zeros((), dtype=COMPUTED[xs[0].dtype], device=xs[0].device)
         vs = (*vs, *(zero.expand(xs[0].shape[1:]) for _ in range(neuron.outputs)))
     numbers = tuple([value for value in values.values() if not isinstance(value, Tensor)])
+    numbers = (*numbers, *neuron.surrogate_numbers.values())
     text = neuron.variant(answer.record, answer.reduce is not None)
     sizes = (len(xs), len(vs), len(ps), answer.sequences)
     return Call(text, answer.steps, numbers, *sizes, constant), (*xs, *vs, *ps)

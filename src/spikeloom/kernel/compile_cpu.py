@@ -18,8 +18,8 @@ from spikeloom.kernel.trace import Program
 
 __all__ = ["Kernel", "backward_kernel", "forward_kernel"]
 
-# Kernels of each direction that are kept; one takes about half a megabyte.
-KEPT = 256
+# Kernels of each direction that are kept; one takes about a megabyte.
+KEPT = 128
 
 
 class Kernel:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spikeloom.kernel.adjoint import reach
 from spikeloom.kernel.fixed import Fixed
-from spikeloom.kernel.trace import recording, summing, trace
+from spikeloom.kernel.trace import trace
 from spikeloom.kernel.values import (
     FINITE,
     Rule,
@@ -20,6 +20,7 @@ from spikeloom.kernel.values import (
     checked_number,
     checked_value,
 )
+from spikeloom.kernel.variants import recording, summing
 
 __all__ = ["Gated", "Neuron", "PerStep"]
 
@@ -141,6 +142,8 @@ class Neuron:
         self.outputs = 1
         self.reason = ""
         self._variants: dict[tuple[str | None, bool], str] = {}
+        # The numbers of its surrogates, which its kernels get behind those of its parameters.
+        self.surrogate_numbers: Mapping[str, float] = {}
         self._reach: tuple[frozenset[int], ...] = ()
         self._trace()
         self._made = True
@@ -169,7 +172,9 @@ class Neuron:
     def _trace(self) -> None:
         """Set the program's text and its variants, or the reason why the step has no kernel."""
         try:
-            program = trace(self.step, len(self.rest), self.kinds, self.inputs, self.begin)
+            program, self.surrogate_numbers = trace(
+                self.step, len(self.rest), self.kinds, self.inputs, self.begin
+            )
         except (TypeError, ValueError, AttributeError) as error:
             self.reason = f"the step of {self.name} cannot be traced: {error}"
             return

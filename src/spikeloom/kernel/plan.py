@@ -30,7 +30,7 @@ Fit = Callable[[Tensor], Tensor] | None
 Fresh = Callable[[], Tensor]
 
 # Plans that are kept, and sweeps of each.
-PLANS = 1024
+PLANS = 256
 SWEEPS = 16
 
 

@@ -68,6 +68,7 @@ class Replay:
 
         program = Program.parse(neuron.variant(None, False))
         numbers = [value for value in neuron.params.values() if isinstance(value, (int, float))]
+        numbers += neuron.surrogate_numbers.values()
         index = None if layout.is_dense(row) else layout.places(row)
         self._kernel = run_cpu.Forward(
             program, self._shape[0], numbers, x.dtype, self._neurons, indexed=index is not None

@@ -48,7 +48,8 @@ def scan(
     program = Program.parse(neuron.program)
     tensors = [value for value in (*xs, *state, *params.values()) if isinstance(value, Tensor)]
     learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    machine = _Machine(program, learns, params, dtype, xs[0].device)
+    decided = {**params, **neuron.surrogate_numbers}
+    machine = _Machine(program, learns, decided, dtype, xs[0].device)
     begin = None if program.begin is None else machine.begin
     return run_eager.loop(machine.step, begin, neuron.kinds, params, xs, state, steps, dtype)
 

@@ -71,6 +71,7 @@ def _cuda(neuron: Neuron, program: Program, direction: str, dtype: str) -> str:
 
     title = emit_cuda.Title(neuron.name, neuron.state_names)
     numbers = [value for value in neuron.params.values() if isinstance(value, (int, float))]
+    numbers += neuron.surrogate_numbers.values()
     powers, vec = program.powers(numbers), emit_cuda.widest(dtype)
     if direction == "forward":
         return emit_cuda.forward(program, emit_cuda.Shape(dtype, vec, powers=powers), title)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
+
+from spikeloom.kernel.setting import Setting, with_settings
 
 # An operation and its operands: node numbers, or literals for the leaves.
 Node = tuple[Any, ...]
@@ -29,10 +32,19 @@ def operands(node: Node) -> tuple[int, ...]:
 
 
 class Graph:
-    """Nodes in order of evaluation, each distinct expression once."""
+    """Nodes in order of evaluation, each distinct expression once.
 
-    def __init__(self, nodes: Sequence[Node] = ()) -> None:
+    Args:
+        nodes: To begin with.
+        taken: The names of the parameters.
+    """
+
+    def __init__(self, nodes: Sequence[Node] = (), taken: Iterable[str] = ()) -> None:
         self.nodes: list[Node] = list(nodes)
+        self.settings: dict[str, float] = {}
+        self._taken = set(taken)
+        self._surrogates: list[Any] = []
+        self._settings: dict[Any, str] = {}
         self._number = {node: i for i, node in enumerate(self.nodes)}
 
     def add(self, *node: Any) -> Expr:
@@ -46,12 +58,30 @@ class Graph:
         """An expression as it is, a number as a constant."""
         if isinstance(value, Expr):
             return value
+        if isinstance(value, Setting):
+            return self.add("p", self._named(value))
         if isinstance(value, (bool, int, float)):
             return self.add("const", repr(float(value)))
         raise TypeError(
             f"a step may combine its inputs, states, parameters and plain numbers, "
             f"got {type(value).__name__}; declare tensors as parameters of the Neuron"
         )
+
+    def scheduled(self, surrogate: Any) -> Any:
+        """A surrogate whose numbers the kernel gets at each call."""
+        if not any(surrogate is known for known in self._surrogates):
+            self._surrogates.append(surrogate)
+        place = next(i for i, known in enumerate(self._surrogates) if known is surrogate)
+        return with_settings(surrogate, place)
+
+    def _named(self, setting: Setting) -> str:
+        """The parameter that a setting is; it has a name of its own."""
+        if setting.origin not in self._settings:
+            names = (f"surrogate_{i}" for i in count())
+            name = next(name for name in names if name not in self._taken | self.settings.keys())
+            self._settings[setting.origin] = name
+            self.settings[name] = float(setting)
+        return self._settings[setting.origin]
 
 
 class Expr:
@@ -232,6 +262,7 @@ class Program:
         next: Nodes that become the states.
         begin: Nodes that set the states once, from the summed input; None if the step reads the
             input itself.
+        settings: How many of the parameters, the last ones, are numbers of surrogates.
     """
 
     nodes: tuple[Node, ...]
@@ -241,19 +272,19 @@ class Program:
     outputs: tuple[int, ...]
     next: tuple[int, ...]
     begin: tuple[int, ...] | None = None
+    settings: int = 0
 
     @cached_property
     def text(self) -> str:
         """The program as text, from which :meth:`parse` makes it again."""
-        return json.dumps(
-            [self.nodes, self.inputs, self.states, self.params, self.outputs, self.next, self.begin]
-        )
+        fields = [self.nodes, self.inputs, self.states, self.params, self.outputs, self.next]
+        return json.dumps([*fields, self.begin, self.settings])
 
     @staticmethod
     @lru_cache(maxsize=4096)
     def parse(text: str) -> Program:
         """The program that a text describes."""
-        nodes, inputs, states, params, outputs, following, begin = json.loads(text)
+        nodes, inputs, states, params, outputs, following, begin, settings = json.loads(text)
         return Program(
             tuple(tuple(node) for node in nodes),
             inputs,
@@ -262,6 +293,7 @@ class Program:
             tuple(outputs),
             tuple(following),
             None if begin is None else tuple(begin),
+            settings,
         )
 
     @cached_property
@@ -277,13 +309,28 @@ class Program:
         return (*inputs, *states, *(("p", name) for name, _ in self.tensors))
 
     def powers(self, numbers: Sequence[float]) -> frozenset[str]:
-        """The number parameters that are powers of two here: dividing by them is multiplying."""
+        """The divisors that are powers of two here: dividing by them is multiplying.
+
+        A surrogate's are not among them, so that a schedule of them needs one kernel only.
+
+        Args:
+            numbers: The parameters of kind ``number``, in order.
+        """
         names = [name for name, kind in self.params if kind == "number"]
         return frozenset(
             name
             for name, number in zip(names, numbers, strict=True)
-            if abs(math.frexp(number)[0]) == 0.5 and 1e-30 < abs(number) < 1e30
+            if name in self._divisors
+            and abs(math.frexp(number)[0]) == 0.5
+            and 1e-30 < abs(number) < 1e30
         )
+
+    @cached_property
+    def _divisors(self) -> frozenset[str]:
+        """The parameters of the neuron that something is divided by."""
+        divisors = [self.nodes[resolve(self.nodes, n[2])] for n in self.nodes if n[0] == "div"]
+        own = {name for name, _ in self.params[: len(self.params) - self.settings]}
+        return frozenset(node[1] for node in divisors if node[0] == "p" and node[1] in own)
 
     def leaf(self, *leaf: Any) -> int:
         """The number of a leaf such as ``("v", 0)``; tracing makes one for everything declared."""
@@ -300,7 +347,7 @@ def trace(
     kinds: Mapping[str, str],
     inputs: int = 1,
     begin: Callable[..., Any] | None = None,
-) -> Program:
+) -> tuple[Program, Mapping[str, float]]:
     """Run a step (and its beginning) once on symbols.
 
     Args:
@@ -310,11 +357,14 @@ def trace(
         inputs: How many inputs; with more than one, ``x`` is a tuple.
         begin: ``begin(x, state, p) -> state``, or None.
 
+    Returns:
+        The program, and the numbers of the step's surrogates by the names that they have in it.
+
     Raises:
         TypeError: If the step does something that has no symbol; the message says what instead.
         ValueError: If it returns another number of states than declared.
     """
-    graph = Graph()
+    graph = Graph(taken=kinds)
     xs = tuple(graph.add("x", i) for i in range(inputs))
     x: Any = xs[0] if inputs == 1 else xs
     state = tuple(graph.add("v", i) for i in range(states))
@@ -327,9 +377,11 @@ def trace(
     left, after = _numbers(graph, outputs), _numbers(graph, following)
     # The graph is read last: a plain number among the results has become a node of its own.
     nodes = tuple(graph.nodes)
-    program = Program(nodes, inputs, states, tuple(kinds.items()), left, after, first)
+    params = (*kinds.items(), *((name, "number") for name in graph.settings))
+    settings = len(graph.settings)
+    program = Program(nodes, inputs, states, params, left, after, first, settings)
     _check_tables(program)
-    return program
+    return program, graph.settings
 
 
 def checked_results(result: Any, states: int) -> tuple[Sequence[Any], Sequence[Any]]:
@@ -383,30 +435,6 @@ def _check_tables(program: Program) -> None:
             operand = program.nodes[number]
             if operand[0] == "p" and operand[1] in gated:
                 raise TypeError(f"parameter {operand[1]!r} is a gated table; read it with lookup")
-
-
-def recording(program: Program, state: int) -> Program:
-    """The same program with one state, as it is after each step, as one more output."""
-    return replace(program, outputs=(*program.outputs, program.next[state]))
-
-
-def summing(program: Program) -> Program:
-    """The same program with its outputs summed over time into further states, and none left.
-
-    The sums start at zero in the states ``states, states + 1, ...``; no output sequence exists.
-    """
-    graph = Graph(program.nodes)
-    sums = [graph.add("v", program.states + i) for i in range(len(program.outputs))]
-    totals = [total + Expr(graph, y) for total, y in zip(sums, program.outputs, strict=True)]
-    begin = program.begin and (*program.begin, *(total.number for total in sums))
-    return replace(
-        program,
-        nodes=tuple(graph.nodes),
-        states=program.states + len(sums),
-        outputs=(),
-        next=(*program.next, *(total.number for total in totals)),
-        begin=begin,
-    )
 
 
 def resolve(nodes: Sequence[Node], number: int) -> int:

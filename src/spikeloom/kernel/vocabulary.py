@@ -20,6 +20,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from spikeloom.kernel.setting import Setting
+from spikeloom.kernel.trace import Expr
+
 __all__ = [
     "Surrogate",
     "absolute",
@@ -59,6 +62,8 @@ def _unary(
     method: str, on_number: Callable[[float], float], meaning: str
 ) -> Callable[[Value], Any]:
     def word(a: Value) -> Any:
+        if isinstance(a, Setting):
+            return a.derived(method, on_number(a))
         return on_number(a) if isinstance(a, (int, float)) else getattr(a, method)()
 
     word.__doc__ = meaning
@@ -80,6 +85,8 @@ def sqrt(a: Value) -> Any:
     if isinstance(a, Tensor):
         # torch's own root is one unit off in places; a rounded float64 root is not.
         return a.double().sqrt().to(a.dtype)
+    if isinstance(a, Setting):
+        return a.derived("sqrt", math.sqrt(a))
     return math.sqrt(a) if isinstance(a, (int, float)) else a.sqrt()
 
 
@@ -192,6 +199,8 @@ def fire(u: Value, surrogate: Surrogate | None = None, *, strict: bool = False) 
     spike = with_nan(fired.to(u.dtype) if isinstance(u, Tensor) else where(fired, 1.0, 0.0), u)
     if surrogate is None:
         return spike
+    if isinstance(u, Expr):
+        surrogate = u.graph.scheduled(surrogate)
     return with_grad(spike, (u, surrogate.derivative(detach(u))))
 
 
