@@ -72,11 +72,11 @@ def test_arguments_are_those_of_the_kernel(monkeypatch):
     program = Program.parse(LIF(2.0, 1.5).program)
     x, y, w = torch.empty(2 * 5, 1000)[::2], torch.empty(5, 1000), torch.empty(1000)
     rest = torch.zeros(())
-    run_cuda.forward(program, 5, [2.0, 1.5], [x], [rest], [], [y], [w])
+    run_cuda.forward(program, 5, [2.0, 1.5, 4.0], [x], [rest], [], [y], [w])
     ((blocks, arguments),) = calls
     addresses = x.data_ptr(), 2000, rest.data_ptr(), 0, w.data_ptr(), y.data_ptr()
-    assert arguments == [5, 1000, *addresses, 2.0, 1.5]
-    assert [type(a) for a in arguments[-2:]] == [np.float32, np.float32]
+    assert arguments == [5, 1000, *addresses, 2.0, 1.5, 4.0]
+    assert [type(a) for a in arguments[-3:]] == [np.float32] * 3
     assert blocks == 2  # of 128 threads with 4 neurons each
     assert emit_cuda.forward(program, Shape(vec=4)).count("long long x_stride") == 1
 

@@ -23,7 +23,7 @@ def test_equal_expressions_are_computed_once():
     def step(x, state, p):
         return (x + state[0]) * (x + state[0]), (x + state[0],)
 
-    program = trace(step, 1, {})
+    program, _ = trace(step, 1, {})
     assert [node[0] for node in program.nodes] == ["x", "v", "add", "mul"]
 
 
