@@ -222,7 +222,8 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
         counted = counting_modes()
         if not counted:
             return how(neuron, inputs, states, **options)
-        with complete_rules(counted, self, inputs[0], states):
+        x = inputs[0][None] if how is run_step else inputs[0]
+        with complete_rules(counted, self, x, states):
             return how(neuron, inputs, states, **options)
 
     def reset(self) -> None:

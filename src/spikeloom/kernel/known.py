@@ -65,7 +65,7 @@ class Answer(NamedTuple):
             ys = tuple([y / max(self.steps, 1) for y in ys])
         ys = tuple([y if y.dtype == self.dtype else y.to(self.dtype) for y in ys])
         if self.single:
-            ys = tuple([y.squeeze(0) for y in ys])
+            ys = tuple([y[0] for y in ys])
         y = ys[0] if len(ys) == 1 else ys
         return (y, ws) if self.record is None else (y, ws, seq)
 
