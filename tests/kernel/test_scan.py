@@ -512,12 +512,11 @@ def test_operators_pass_opcheck(case):
         p.detach().expand(6) if p.dim() == 1 and p.numel() == 6 else p.detach()
         for p in params.values()
     ]
-    torch.library.opcheck(torch.ops.spikeloom.scan, (neuron.program, 4, [], xs, vs, ps))
+    given = neuron.program, 4, list(neuron.surrogate_numbers.values())
+    torch.library.opcheck(torch.ops.spikeloom.scan, (*given, xs, vs, ps))
     gys = [torch.randn(4, 6) for _ in range(neuron.outputs)]
     wanted = list(range(len(xs) + len(vs) + len(ps)))
-    torch.library.opcheck(
-        torch.ops.spikeloom.scan_backward, (neuron.program, 4, [], wanted, xs, vs, ps, gys, vs)
-    )
+    torch.library.opcheck(torch.ops.spikeloom.scan_backward, (*given, wanted, xs, vs, ps, gys, vs))
 
 
 def test_autocast_trains_in_bfloat16():

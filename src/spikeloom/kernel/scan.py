@@ -201,7 +201,7 @@ def _filled(
 ) -> list[Tensor | None]:
     """The gradients that arrived, where an output's did not a zero that takes no memory."""
     return [
-        x.new_zeros(()).expand(*shape) if grad is None and i < outputs else grad
+        x.new_zeros(()).expand(tuple(shape)) if grad is None and i < outputs else grad
         for i, grad in enumerate(grads)
     ]
 

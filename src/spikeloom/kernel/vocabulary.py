@@ -167,22 +167,14 @@ def with_grad(value: Value, *pairs: tuple[Value, Value]) -> Any:
 
     Args:
         value: What the forward pass yields.
-        pairs: ``(argument, partial)`` pairs, the partial of ``value`` with respect to it. Through
-            a plain 0 no gradient flows, as if the argument were not there.
+        pairs: ``(argument, partial)`` pairs, the partial of ``value`` with respect to it.
     """
-    pairs = tuple([pair for pair in pairs if not _is_zero(pair[1])])
-    if not pairs:
-        return detach(value)
     if isinstance(value, Tensor):
         arguments = [argument for argument, _ in pairs if isinstance(argument, Tensor)]
         if torch.compiler.is_compiling() and not any(a.requires_grad for a in arguments):
             return value.detach()  # the compiler traces such a function only for a gradient
         return _WithGrad.apply(value.detach(), *(part for pair in pairs for part in pair))
     return value.with_grad(*pairs)
-
-
-def _is_zero(partial: Value) -> bool:
-    return isinstance(partial, (int, float)) and partial == 0
 
 
 def fire(u: Value, surrogate: Surrogate | None = None, *, strict: bool = False) -> Any:
@@ -192,7 +184,8 @@ def fire(u: Value, surrogate: Surrogate | None = None, *, strict: bool = False) 
 
     Args:
         u: Membrane potential minus threshold.
-        surrogate: Supplies ``derivative(u)`` for the backward pass; without it no gradient flows.
+        surrogate: Supplies ``derivative(u)`` for the backward pass; without it, or where that is
+            the number 0, no gradient flows.
         strict: Fire only above the threshold, not at it.
     """
     fired = u > 0 if strict else u >= 0
@@ -201,7 +194,10 @@ def fire(u: Value, surrogate: Surrogate | None = None, *, strict: bool = False) 
         return spike
     if isinstance(u, Expr):
         surrogate = u.graph.scheduled(surrogate)
-    return with_grad(spike, (u, surrogate.derivative(detach(u))))
+    slope = surrogate.derivative(detach(u))
+    if isinstance(slope, (int, float)) and slope == 0:
+        return spike
+    return with_grad(spike, (u, slope))
 
 
 def lookup(table: Value, row: Value) -> Any:
