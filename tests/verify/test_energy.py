@@ -317,6 +317,46 @@ def test_a_network_without_neurons_needs_its_batch_said():
     assert count_energy(model.eval(), torch.ones(2, 1, 3), steps=2, batch=1).macs == 18
 
 
+@pytest.mark.parametrize("shape", [(16, 3), (16, 5, 3)], ids=["features", "tokens"])
+def test_samples_of_a_network_without_spikes_are_not_taken_for_steps(shape):
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    with pytest.raises(ValueError, match=r"neurons see nothing; say how many.*steps=, batch="):
+        count_energy(model, torch.ones(shape))
+    tokens = math.prod(shape[1:-1])
+    report = count_energy(model, torch.ones(shape), steps=1, batch=16)
+    assert report.macs == report.twin_macs == tokens * (3 * 4 + 4 * 2)
+
+
+def test_classes_are_not_taken_for_samples_where_another_frameworks_steps_are_summed():
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.neuron, self.b = nn.Linear(3, 3), LIFNode(step_mode="m"), nn.Linear(3, 5)
+
+        def forward(self, x):
+            return self.b(self.neuron(self.a(x))).sum(0)
+
+    with pytest.raises(ValueError, match=r"\(4, 5\), neurons see nothing; say how many"):
+        count_energy(Summed().eval(), torch.ones(2, 4, 3))
+
+
+def test_the_products_of_torchs_own_attention_are_counted():
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attend(x, x, x, need_weights=False)[0]
+
+    projections, scores_and_values = 4 * 3 * 8 * 8, 2 * 3 * 3 * 8
+    report = count_energy(Attends().eval(), torch.randn(5, 3, 8), steps=1, batch=5)
+    assert report.macs == projections + scores_and_values
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    report = count_energy(layer, torch.randn(5, 3, 8), steps=1, batch=5)
+    assert report.macs == projections + scores_and_values + 2 * 3 * 8 * 16
+
+
 class Named(nn.Module):
     """A model whose inputs have names and defaults, as those of transformers."""
 
@@ -409,6 +449,8 @@ class Apply(nn.Module):
             lambda x: torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist"),
             "_cdist_forward",
         ),
+        (lambda x: nn.functional.bilinear(x, x, torch.rand(2, 6, 6)), "_trilinear"),
+        (lambda x: torch.addbmm(torch.zeros(2, 2), x, x.mT), "addbmm"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,7 +58,7 @@ class Layer:
 
 
 # Operations of torch that multiply inside, how often is not known; so do those of other libraries.
-INNER = ("linalg", "fft", "cdist")
+INNER = ("linalg", "fft", "cdist", "trilinear", "addbmm")
 
 
 class Counting(KindTrace):
@@ -82,6 +82,7 @@ class Counting(KindTrace):
         """Watch a model, with its fused kernels taken apart so that all their products are seen."""
         with ExitStack() as stack:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(_unfused_attention())
             if any(isinstance(module, nn.RNNBase) for module in model.modules()):
                 # Setting one of torch's flags sets them all, and one says what it cannot do.
                 stack.enter_context(warnings.catch_warnings())
@@ -167,13 +168,28 @@ def _is_opaque(name: str) -> bool:
     return "::" in name or name.lstrip("_").startswith(INNER)
 
 
+@contextmanager
+def _unfused_attention() -> Iterator[None]:
+    """Let torch's attention and encoder layers call one operation for each product."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
 def steps_and_batch(
-    layers: Iterable[Layer], y: Any, steps: int | None, batch: int | None
+    layers: Collection[Layer], x: Any, y: Any, steps: int | None, batch: int | None
 ) -> tuple[int, int]:
     """How many steps and samples there are.
 
+    Without neurons of ours, an output that begins with the same two axes as the input has steps and
+    samples there if spikes drive a layer; without spikes there is nothing to tell steps by.
+
     Args:
         layers: What was counted.
+        x: The model's input.
         y: The model's output.
         steps: T, if said.
         batch: Samples, if said.
@@ -182,17 +198,25 @@ def steps_and_batch(
         ValueError: If one is not said, and neither the neurons nor the output tell.
     """
     seen = {(layer.steps, layer.batch) for layer in layers if layer.is_neuron}
-    first = next((leaf for leaf in tree_leaves(y) if isinstance(leaf, Tensor)), torch.empty(()))
+    first = _first_shape(y)
     found: tuple[int | None, int | None] = (None, None)
     if len(seen) == 1:
         (found,) = seen
-    elif first.dim() > 1 and (not seen or tuple(first.shape[:2]) in seen):
-        found = (first.shape[0], first.shape[1])
+    elif len(first) > 1:
+        from_output = (first[0], first[1])
+        is_driven = any(layer.driven for layer in layers)
+        if from_output in seen or (not seen and is_driven and _first_shape(x)[:2] == from_output):
+            found = from_output
     steps, batch = steps or found[0], batch or found[1]
     if not steps or not batch:
         counts = ", ".join(f"T={t} of {b} samples" for t, b in sorted(seen)) or "nothing"
         raise ValueError(
-            f"steps, batch: the output has the shape {tuple(first.shape)}, neurons see {counts}; "
+            f"steps, batch: the output has the shape {first}, neurons see {counts}; "
             f"say how many there are: count_energy(..., steps=, batch=)"
         )
     return steps, batch
+
+
+def _first_shape(values: Any) -> tuple[int, ...]:
+    leaves = (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
+    return tuple(next(leaves, torch.empty(())).shape)

@@ -147,7 +147,9 @@ def count_energy(
         sample: A batch, as :func:`spikeloom.calibrate.arguments_of` takes it: a tensor, a tuple of
             the arguments that have no defaults, or a mapping of keyword arguments.
         steps: T; None reads it from what the neurons see, ``[T, batch, ...]`` or ``[batch, ...]``
-            T times, and, if they differ or there are none, from an output ``[T, batch, ...]``.
+            T times; if they differ, from an output ``[T, batch, ...]``. So it does if all neurons
+            are another framework's and the input begins with the same axes. A network without
+            spikes has no steps to read.
         batch: Samples in the batch; None reads it likewise.
         costs: What operations cost.
 
@@ -176,7 +178,9 @@ def count_energy(
             checked_count(name, count)
     counting = Counting()
     y = counting.run(exact_copy(model).to(_dtype(model)), found)
-    steps, batch = steps_and_batch(counting.layers.values(), y, steps, batch)
+    steps, batch = steps_and_batch(
+        counting.layers.values(), (found.args, found.kwargs), y, steps, batch
+    )
     return _report(model, counting, steps, batch, costs or EnergyCosts())
 
 
