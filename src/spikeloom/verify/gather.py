@@ -85,8 +85,8 @@ class Gathering(Watch):
     # --- Weight layers
 
     def _weighted(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        if name == "convolution" and not args[6]:
-            return self._convolution(*args)
+        if name == "convolution":
+            return self._convolution(*(_as_convolution(*args) if args[6] else args))
         if name in ("mm", "addmm"):
             x, weight = weight_call(name, args)
             y = self._gather(x, weight)
@@ -138,6 +138,39 @@ class Gathering(Watch):
             total = self.accumulated.get(self.module, 0)
             self.accumulated[self.module] = total + count * weight.shape[1]
             level += 1
+
+
+def _as_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> tuple[Any, ...]:
+    """The arguments of the convolution that computes what a transposed one does.
+
+    The input's values are set apart by the stride, with zeros between them, and the kernel is
+    turned round.
+    """
+    kernel = weight.shape[2:]
+    sizes = _ntuple(len(kernel))
+    stride, padding, dilation = sizes(stride), sizes(padding), sizes(dilation)
+    spread = [(n - 1) * step + 1 for n, step in zip(x.shape[2:], stride, strict=True)]
+    apart = x.new_zeros(*x.shape[:2], *spread)
+    own: Any = (..., *(slice(None, None, step) for step in stride))
+    apart[own] = x
+    edges = [d * (k - 1) - p for d, k, p in zip(dilation, kernel, padding, strict=True)]
+    ends = [e + more for e, more in zip(edges, sizes(output_padding), strict=True)]
+    pads = [side for pair in zip(reversed(edges), reversed(ends), strict=True) for side in pair]
+    apart = torch.nn.functional.pad(apart, pads)
+    # [inputs, outputs of a group, *kernel] -> [outputs, inputs of a group, *kernel]
+    turned = torch.cat([part.transpose(0, 1) for part in weight.chunk(groups)])
+    turned = turned.flip(list(range(2, weight.dim())))
+    return apart, turned, bias, sizes(1), sizes(0), dilation, False, sizes(0), groups
 
 
 def _windows(
