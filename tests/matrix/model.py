@@ -30,8 +30,9 @@ class Model:
         sample: Makes its input.
         decays: Weight layer that can be compressed -> decay of the membrane behind it.
         time: Weight layer, or "" for all others -> where its input has its steps: ``"first"`` or
-            ``"second"`` axis, ``"folded"`` into the batch, ``"calls"``, ``"constant"`` where each
-            step reads the same; ``"none"`` where there are none, ``"repeated"`` where calls may be.
+            ``"second"`` axis, ``"folded"`` into the batch or ``"folded behind samples"``,
+            ``"calls"``, ``"constant"`` where each step reads the same; ``"none"`` where there are
+            none, ``"repeated"`` where calls may be some.
         real: Weight layers that read real values instead of spikes; None for all.
         synapses: Counts (accumulates, macs) from the spikes of the neurons, where weights are used
             outside of layers.

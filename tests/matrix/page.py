@@ -10,7 +10,16 @@ from types import ModuleType
 from spikeloom.files import write_text
 from tests.matrix.cells import METHODS, outcome
 from tests.matrix.model import MODELS, SPIKES_ALREADY
-from tests.matrix.models import analog, attention, containers, forwards, hosts, layers
+from tests.matrix.models import (
+    analog,
+    attention,
+    containers,
+    forwards,
+    hosts,
+    layers,
+    norms,
+    steps,
+)
 
 __all__ = ["write_matrix_page"]
 
@@ -34,7 +43,7 @@ is known, and not mended yet. A network that spikes is none that LAS and signGD 
 without neurons seldom one that NIR can express: such cells have to be refused too.
 """
 
-PARTS = (forwards, containers, layers, hosts, analog, attention)
+PARTS = (forwards, containers, steps, layers, norms, hosts, analog, attention)
 NOT_EXPRESSIBLE = "NIR cannot express the model exactly; nothing was written:"
 # What follows is worded by torch, and by each release in its way.
 OF_TORCH = " torch.export says:"

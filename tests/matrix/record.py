@@ -71,7 +71,10 @@ def tensors_of(output: Any) -> list[Tensor]:
 
 
 def _reads(inputs: list[Tensor], layer: nn.Module):
-    return layer.register_forward_pre_hook(lambda _, args: inputs.append(args[0].clone()))
+    def note(_: nn.Module, args: Any, kwargs: Any) -> None:
+        inputs.append(tree_leaves((args, kwargs))[0].clone())
+
+    return layer.register_forward_pre_hook(note, with_kwargs=True)
 
 
 @contextmanager

@@ -56,6 +56,8 @@ def in_steps(model: Model, name: str, calls: list[Tensor]) -> list[Tensor]:
             return [x.transpose(0, 1) for x in calls]
         case "folded":
             return [x.unflatten(0, (T, -1)) for x in calls]
+        case "folded behind samples":
+            return [x.unflatten(0, (-1, T)).transpose(0, 1) for x in calls]
         case "constant":
             return [x.expand(T, *x.shape) for x in calls]
         case "none":

@@ -274,11 +274,10 @@ def deep_copied() -> nn.Module:
 @spiking(
     "A loop over steps in which a stateless neuron is at rest at each of them.",
     currents,
-    decays={"a": 0.0, "back": 0.0, "b": 0.0},
+    decays={"a": 0.5, "back": 0.5, "b": 0.0},
     real=("a",),
-    time={"": "calls"},
+    time={"": "none"},
     refused={"to_nir": "back (Linear)"},
-    known={"calibrate, prune": "filters over steps that the neuron forgets"},
 )
 class RestsAtEachStep(nn.Module):
     def __init__(self) -> None:

@@ -237,3 +237,46 @@ class Result:
 class DataclassOutput(Two):
     def forward(self, x):
         return Result(super().forward(x))
+
+
+@spiking("Calls its layers by the names of their arguments.", currents, decays=TWO, real=("a",))
+class CalledByName(Two):
+    def forward(self, x):
+        return self.b(input=self.spike(self.a(input=x)))
+
+
+@spiking("Calls a layer by torch.func.functional_call.", currents, decays=TWO, real=("a",))
+class FunctionalCall(Two):
+    def forward(self, x):
+        weights = dict(self.b.named_parameters())
+        return torch.func.functional_call(self.b, weights, (self.spike(self.a(x)),))
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return 1.5 * super().forward(x)
+
+
+@spiking(
+    "A subclass of Linear with a forward of its own.",
+    currents,
+    real=("a",),
+    refused={"calibrate, prune": "layer 'a'", "to_nir": "a (Scaled)"},
+)
+class ScaledLinear(Two):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = Scaled(4, 5)
+
+
+@spiking(
+    "Adds spikes to a real signal, and a layer reads the sum.",
+    currents,
+    decays=TWO,
+    real=("a", "b"),
+    multiplies=("b",),
+)
+class RealAndSpikes(Two):
+    def forward(self, x):
+        y = self.a(x)
+        return self.b(y + self.spike(y))
