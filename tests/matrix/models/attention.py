@@ -121,6 +121,7 @@ class GatedUnit(nn.Module):
     in_float=True,
     time={"": "none", "a": "repeated"},
     known={"LAS": "leaves a product in float, and does not say so"},
+    refused={"LAS": "computed in float"},
 )
 class InPlaceProduct(MLP):
     def forward(self, x):
@@ -136,6 +137,7 @@ class InPlaceProduct(MLP):
     multiplies=("(model)", "b"),
     in_float=True,
     refused={
+        "LAS": "computed in float",
         "calibrate, prune": "layer 'a'",
         "to_nir": "sample: must",
         "SignGD": "gt at the forward of",
@@ -155,6 +157,7 @@ class ClampAndWhere(MLP):
     multiplies=("(model)", "b"),
     in_float=True,
     known={"LAS": "leaves powers and roots in float, and does not say so"},
+    refused={"LAS": "computed in float"},
 )
 class PowersAndRoots(MLP):
     def forward(self, x):
@@ -169,6 +172,7 @@ class PowersAndRoots(MLP):
     multiplies=("(model)", "b"),
     in_float=True,
     known={"LAS": "leaves a division in float, and does not say so"},
+    refused={"LAS": "computed in float"},
 )
 class Normalised(MLP):
     def forward(self, x):
@@ -183,6 +187,7 @@ class Normalised(MLP):
     multiplies=("b",),
     in_float=True,
     known={"LAS": "leaves a maximum in float, and does not say so"},
+    refused={"LAS": "computed in float"},
 )
 class LargerOfTwo(MLP):
     def forward(self, x):
