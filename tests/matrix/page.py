@@ -38,9 +38,10 @@ Small models, each of which does one thing that real code does, and what every m
 - `export.to_nir`: the model's spikes, on the sample and on three other inputs.
 - `convert.LAS` and `convert.SignGD`: the model's output, within 1 % and 2 %.
 
-**refused** means an error that names the place, and what to do. **fault** is a wrong result that
-is known, and not mended yet. A network that spikes is none that LAS and signGD convert, and one
-without neurons seldom one that NIR can express: such cells have to be refused too.
+**refused** means an error that names the place, and what to do. **fault** is a wrong result, or an
+error without a place, that is known and not mended yet. A network that spikes is
+none that LAS and signGD convert, and one without neurons seldom one that NIR can express: such
+cells have to be refused too.
 """
 
 PARTS = (forwards, containers, steps, layers, norms, hosts, analog, attention)
