@@ -1,6 +1,7 @@
 """What no rule can convert is refused with its place and what it does, never left in silence."""
 
 import os
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+import spikeloom
+from spikeloom import neurons
 from spikeloom.convert import LAS
 from spikeloom.convert.las.layers import Spiking
 from spikeloom.neurons import fit_reduced
@@ -227,3 +230,97 @@ def test_a_model_that_yields_nan_itself_is_refused():
 
     with pytest.raises(ValueError, match="output of the model itself is NaN or infinite"):
         apply(Dividing(), torch.randn(2, 8))
+
+
+class Named(nn.Module):
+    """Calls its layers by the names of their arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.layer, self.act = nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU()
+
+    def forward(self, x):
+        return self.act(input=self.layer(input=self.norm(input=x)))
+
+
+@torch.no_grad()
+def test_layers_are_called_by_the_names_of_their_arguments_as_before():
+    torch.manual_seed(0)
+    model, x = Named().eval(), torch.randn(32, 8)
+    network = apply(model, x, steps=12)
+    assert 0 < relative(network(x), model(x)) < 1e-3
+    with pytest.raises(TypeError, match=r"one argument, got 2"):
+        network.layer(x, x)
+
+
+class First(nn.Module):
+    """The spikes of a neuron, without the state that it may return beside them."""
+
+    def __init__(self, neuron):
+        super().__init__()
+        self.neuron = neuron
+
+    def forward(self, x):
+        y = self.neuron(x)
+        return y[0] if isinstance(y, tuple) else y
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("host", [None, "spikingjelly", "snntorch", "norse"])
+def test_neurons_are_refused_by_name_whatever_their_framework(host):
+    neuron = spikeloom.SpikingLayer(neurons.LIF())
+    if host is not None:
+        pytest.importorskip(host)
+        neuron = pytest.importorskip(f"spikeloom.plugins.{host}").make(neurons.LIF())
+    model = nn.Sequential(nn.Linear(8, 8), First(neuron), nn.Linear(8, 2))
+    place = re.escape(f"spike already: 1.neuron ({type(neuron).__name__}). ")
+    with pytest.raises(TypeError, match=place):
+        apply(model, torch.randn(4, 3, 8))
+
+
+def test_a_framework_s_own_neuron_is_refused_by_name():
+    norse = pytest.importorskip("norse.torch")
+    model = norse.SequentialState(nn.Linear(8, 8), norse.LIFBoxCell())
+    with pytest.raises(TypeError, match=r"spike already: 1 \(LIFBoxCell\)"):
+        apply(model, torch.randn(4, 8))
+
+
+@torch.no_grad()
+def test_an_excluded_neuron_stays_as_it_is():
+    torch.manual_seed(0)
+    spikes = spikeloom.SpikingLayer(neurons.LIF())
+    model, x = nn.Sequential(nn.Linear(8, 8), spikes).eval(), 3 * torch.rand(9, 3, 8)
+    network = apply(model, x, steps=16, exclude=["1"])
+    assert type(network[1]) is spikeloom.SpikingLayer
+    assert 0 < network(x).mean() < 1
+    assert (network(x) != model(x)).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("exclude", [[], ["1"]])
+def test_what_torchscript_compiled_is_named(exclude):
+    model = nn.Sequential(nn.Linear(8, 8), torch.jit.script(nn.Linear(8, 8)))
+    with pytest.raises(TypeError, match=r"TorchScript.*: 1 \(RecursiveScriptModule\)\. Put"):
+        apply(model, torch.randn(4, 8), exclude=exclude)
+
+
+class Mapped(nn.Module):
+    """Calls a layer, or multiplies, for each sample by torch.vmap."""
+
+    def __init__(self, by_layer):
+        super().__init__()
+        self.layer, self.by_layer = nn.Linear(8, 8), by_layer
+
+    def forward(self, x):
+        if self.by_layer:
+            return torch.vmap(self.layer)(x)
+        return torch.vmap(lambda row: row * row.flip(-1))(self.layer(x))
+
+
+@pytest.mark.parametrize(
+    ("by_layer", "place"), [(True, r"1\.layer \(Linear\)"), (False, r"1 \(Mapped\)")]
+)
+def test_what_runs_within_vmap_is_named_or_excluded(by_layer, place):
+    model, x = nn.Sequential(nn.Linear(8, 8), Mapped(by_layer)), torch.randn(4, 8)
+    with pytest.raises(TypeError, match=rf"model: {place} computes within torch\.vmap"):
+        apply(model, x)
+    assert type(apply(model, x, exclude=["1"])[1].layer) is nn.Linear

@@ -23,7 +23,8 @@ from spikeloom.kernel.neuron import Neuron
 from spikeloom.neurons import LinearHG, fit_hg
 from spikeloom.neurons.tables import FUNCTIONS, REACH
 
-__all__ = ["Activation", "GatedMLP", "Linear", "Spiking", "WeightLayer", "owned", "wide"]
+__all__ = ["Activation", "GatedMLP", "Linear", "Spiking", "WeightLayer", "owned"]
+__all__ += ["the_argument", "wide"]
 
 
 class Spiking(nn.Module):
@@ -37,8 +38,9 @@ class Spiking(nn.Module):
     form = "decoded"
     observing = True
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The layer's value."""
+    def forward(self, *args: Tensor, **named: Tensor) -> Tensor:
+        """The layer's value for one argument, which has the name that it had in the original."""
+        x = the_argument(args, named)
         if self.observing:
             return self.exact(x)
         if self.form == "spikes":
@@ -247,6 +249,14 @@ class GatedMLP(Spiking):
         gate = self.act_fn.spikes(self.gate_proj.spikes(x).sum(0))
         up = self.factor.spikes(self.up_proj.spikes(x).sum(0))
         return self.down_proj.spikes(product(*same_steps(gate, up)).sum(0))
+
+
+def the_argument(args: tuple[Tensor, ...], named: dict[str, Tensor]) -> Tensor:
+    """The one argument of a layer, given by position or by name."""
+    given = (*args, *named.values())
+    if len(given) != 1:
+        raise TypeError(f"a spiking layer takes one argument, got {len(given)}")
+    return given[0]
 
 
 def owned(value: Tensor) -> nn.Parameter:

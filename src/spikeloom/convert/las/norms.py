@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from spikeloom.convert.las.layers import Spiking, owned, wide
+from spikeloom.convert.las.layers import Spiking, owned, the_argument, wide
 from spikeloom.convert.las.sites import Site
 from spikeloom.convert.las.trains import add_once, product, same_steps
 from spikeloom.neurons import Reduced, fit_reduced
@@ -36,8 +36,9 @@ class Norm(Spiking):
     def _centred(self, x: Tensor) -> Tensor:
         return x
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Tensor, **named: Tensor) -> Tensor:
         """The norm, computed in float32 at least."""
+        x = the_argument(args, named)
         return super().forward(wide(x)).to(x.dtype)
 
     def exact(self, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ __all__ = [
     "conversion_report",
     "fan_out",
     "layer_outputs",
+    "listed",
     "measured",
     "named_sites",
     "saturation",
@@ -100,8 +101,13 @@ def conversion_report(
 
 def shortened(names: list[str]) -> str:
     """A list of names, of which only the first are shown."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(map(repr, names[:SHOWN])) + more
+    return listed([repr(name) for name in names])
+
+
+def listed(items: list[str]) -> str:
+    """A list of words, of which only the first are shown."""
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(items[:SHOWN]) + more
 
 
 def saturation(network: nn.Module) -> Report:

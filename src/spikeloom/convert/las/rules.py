@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,9 @@ from torch import nn
 from spikeloom.convert.las.attention import Attention
 from spikeloom.convert.las.layers import Activation, GatedMLP, Linear, Spiking
 from spikeloom.convert.las.norms import LayerNorm, RMSNorm
+from spikeloom.convert.las.report import listed
 from spikeloom.convert.las.torch_layers import EncoderLayer, MultiheadAttention
+from spikeloom.modules import is_neuron
 
 __all__ = [
     "is_float_place",
@@ -72,11 +74,12 @@ def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> nn.Module:
         The model, or its spiking layer if there is a rule for the model itself.
 
     Raises:
-        TypeError: If a module is not known, all of them listed.
+        TypeError: If modules are neurons, or compiled by TorchScript; all of them are listed.
         ValueError: If the architecture is not known, the model is converted already, or an excluded
             name does not exist or names a part of what is converted as a whole.
     """
     _check_names(model, exclude)
+    _check_kinds(model, exclude)
     root = nn.ModuleDict({"model": model})
     made: dict[nn.Module, nn.Module] = {}
     done: list[str] = []
@@ -108,6 +111,36 @@ def _check_names(model: nn.Module, exclude: Sequence[str]) -> None:
         alias = first[parent] != name.rpartition(".")[0] or not _is_leaf(names[name])
         if own != name and alias and not is_under(own, exclude):
             raise ValueError(f"exclude: {name!r} is {own!r} as well; exclude it by that name")
+
+
+def _check_kinds(model: nn.Module, exclude: Sequence[str]) -> None:
+    """Refuse neurons, whose spikes are no activations, and what takes no hooks."""
+    left = [name for name in exclude if name]
+    if neurons := _outermost(model, is_neuron, left):
+        raise TypeError(
+            f"model: no rule converts neurons, which spike already: {neurons}. Leave them as they "
+            f"are by naming them in exclude"
+        )
+    if scripts := _outermost(model, _is_script, []):
+        raise TypeError(
+            f"model: no call within TorchScript can be seen, in modules left in float neither: "
+            f"{scripts}. Put the modules in their place that torch.jit compiled"
+        )
+
+
+def _outermost(
+    model: nn.Module, is_of_kind: Callable[[nn.Module], bool], left: Sequence[str]
+) -> str:
+    """The places of the modules of a kind, but for those in others of them or in what is left."""
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if is_of_kind(module) and not is_under(name, [*left, *found]):
+            found[name] = f"{name or ITSELF} ({type(module).__name__})"
+    return listed(list(found.values()))
+
+
+def _is_script(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def _check_whole(name: str, module: nn.Module, exclude: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ class Readers(Generic[Layer]):
     """Finds the layers that read the same activations in every batch of a calibration.
 
     Args:
-        layers: Whose first argument is watched, until :meth:`stop`.
+        layers: Whose argument is watched, until :meth:`stop`.
     """
 
     def __init__(self, layers: list[Layer]) -> None:
@@ -37,10 +37,12 @@ class Readers(Generic[Layer]):
         self._seen: dict[tuple[int, int], int] = {}
         self._alive: list[Tensor] = []
         self._count = 0
-        self._hooks = [layer.register_forward_pre_hook(self._note) for layer in layers]
+        self._hooks = [
+            layer.register_forward_pre_hook(self._note, with_kwargs=True) for layer in layers
+        ]
 
-    def _note(self, layer: nn.Module, args: tuple[Any, ...]) -> None:
-        x: Tensor = args[0]
+    def _note(self, layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        x: Tensor = (*args, *named.values())[0]
         # Kept until the next batch, so that no other tensor takes its identity.
         self._alive.append(x)
         self._count += 1

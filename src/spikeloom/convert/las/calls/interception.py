@@ -23,7 +23,7 @@ from spikeloom.convert.las.calls.choice import factors, spiking_call
 from spikeloom.convert.las.calls.composed import COMPOSED, Unknown, composed
 from spikeloom.convert.las.calls.exploration import explore
 from spikeloom.convert.las.calls.kinds import KINDS, NormCall, Product
-from spikeloom.convert.las.calls.labels import NOWHERE, Activations, Sources
+from spikeloom.convert.las.calls.labels import NOWHERE, Activations, Sources, unmapped
 from spikeloom.convert.las.calls.meaning import called, in_place, is_scale, is_watched, passes
 from spikeloom.convert.las.calls.place import place
 from spikeloom.convert.las.layers import Spiking, WeightLayer
@@ -138,6 +138,9 @@ def _after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
 
 def _before_passing(module: nn.Module, args: Any, kwargs: Any) -> None:
     _enter(None, args, kwargs)
+    if _running.session is not None and isinstance(module, PASSING):
+        with torch._C.DisableTorchFunction():
+            _running.session.check_mapped(module, (args, kwargs))
 
 
 def _after_passing(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -292,6 +295,7 @@ class _Session:
 
     def see(self, mode: _Interception, module: nn.Module, func: Any, args: Any, kwargs: Any) -> Any:
         """Compute a call, and give it its neurons if it needs some."""
+        self.check_mapped(module, (args, kwargs))
         name, operation = called(func), meaning_of(func)
         read = args if operation is None else operation.read(args)
         is_constant = not self.activations.among((read, kwargs))
@@ -385,9 +389,25 @@ class _Session:
         return CONSTANT if scaled else COMPOUND
 
     def _refuse(self, module: nn.Module, what: str) -> None:
-        name = self.names.get(id(module)) or "'', the model's own forward"
-        called = self.refused.setdefault(f"{name} ({type(module).__name__})", [])
+        called = self.refused.setdefault(self._place(module), [])
         called += [what] if what not in called else []
+
+    def check_mapped(self, module: nn.Module, values: Any) -> None:
+        """Refuse activations within ``torch.vmap``, where they are no tensors of their own.
+
+        Raises:
+            TypeError: If one is among the values.
+        """
+        if any(unmapped(leaf) in self.activations for leaf in tree_leaves(values)):
+            raise TypeError(
+                f"model: {self._place(module)} computes within torch.vmap, where no activation can "
+                f"be encoded; write it for the whole batch, or name the module that calls vmap in "
+                f"exclude"
+            )
+
+    def _place(self, module: nn.Module) -> str:
+        name = self.names.get(id(module)) or "'', the model's own forward"
+        return f"{name} ({type(module).__name__})"
 
     def check(self) -> None:
         """Refuse what no rule converts.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["Activations", "Sources"]
+__all__ = ["Activations", "Sources", "unmapped"]
 
 # What an activation was last computed by: products, and the functions behind them.
 Sources = frozenset[Any]
@@ -53,6 +54,14 @@ class Activations:
         """State that an activation was written into a tensor, or into the one that it shows."""
         if isinstance(value, Tensor):
             self.mark((value, value._base), sources)
+
+
+def unmapped(value: Any) -> Tensor | None:
+    """The tensor of which ``torch.vmap`` shows one sample; None for any other value."""
+    inner = None
+    while isinstance(value, Tensor) and torch._C._functorch.is_batchedtensor(value):
+        inner = value = torch._C._functorch.get_unwrapped(value)
+    return inner
 
 
 def _numbers(values: Any) -> list[Tensor]:
