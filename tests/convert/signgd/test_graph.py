@@ -1,5 +1,7 @@
 """Capturing a model: batch norms wherever they stand, and models that torch cannot copy."""
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -98,3 +100,40 @@ def test_parametrizations_are_computed_once(parametrize):
     torch.manual_seed(0)
     layer = getattr(parametrizations, parametrize)(nn.Linear(4, 4))
     assert converted_error(nn.Sequential(layer, nn.ReLU()), torch.randn(16, 4)) < 1e-3
+
+
+@dataclasses.dataclass
+class Result:
+    output: torch.Tensor
+
+
+class ReturnsResult(nn.Module):
+    """Returns a tensor within a dataclass that torch does not know."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return {"result": Result(self.layer(x).relu())}
+
+
+def test_an_output_that_torch_cannot_take_apart_is_named_with_its_remedy():
+    with pytest.raises(TypeError, match=r"returns a Result, .*register_dataclass\(Result\)"):
+        SignGD(8).apply(ReturnsResult(), torch.randn(8, 4))
+
+
+class Mapped(nn.Module):
+    """Calls a layer for each sample by torch.vmap."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.vmap(self.layer)(x).relu()
+
+
+def test_vmap_is_refused_with_its_place():
+    with pytest.raises(TypeError, match=r"model: torch\.vmap at 1 \(Mapped\)"):
+        SignGD(8).apply(nn.Sequential(nn.Linear(4, 4), Mapped()), torch.randn(8, 4))

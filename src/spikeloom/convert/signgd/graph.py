@@ -142,7 +142,8 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
         batch: A call to capture; the first axis of its tensors is the batch.
 
     Raises:
-        TypeError: If the model's control flow depends on values, or an operator writes into a view.
+        TypeError: If the model's control flow depends on values, it returns a class of its own, it
+            calls ``torch.vmap``, or an operator writes into a view.
         ValueError: If a normalisation would use the statistics of the batch, or torch cannot copy
             the model.
     """
@@ -156,12 +157,14 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
             program = torch.export.export(own, args, kwargs, dynamic_shapes=shapes, strict=False)
             module = program.module()
     except Exception as error:
+        _check_output(own, args, kwargs)
         raise TypeError(
             f"model: {type(model).__name__} cannot be captured as a graph; control flow that "
             f"depends on values has no spiking form. torch.export says: {_first_lines(error)}"
         ) from error
     flat, structure = pytree.tree_flatten((args, kwargs))
     graph = module.graph
+    _check_mapped(graph)
     _drop_checks(graph)
     _drop_dropout(graph)  # first, because it returns its input itself
     _undo_in_place(graph)
@@ -176,6 +179,30 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     module = Operators(module, own_graph)  # holds what the graph reads, and nothing else
     note_values(module, flat)
     return Captured(module, structure, program.call_spec.out_spec, flat)
+
+
+def _check_output(model: nn.Module, args: Any, kwargs: Any) -> None:
+    """Refuse an output with a class that a graph cannot return."""
+    with torch.no_grad():
+        leaves = pytree.tree_leaves(model(*args, **kwargs))
+    plain = (Tensor, bool, int, float, complex, str, type(None))
+    odd = next((type(leaf).__name__ for leaf in leaves if not isinstance(leaf, plain)), None)
+    if odd is not None:
+        raise TypeError(
+            f"model: {type(model).__name__} returns a {odd}, which torch cannot take apart; return "
+            f"tensors in a tuple or a dict, or make a dataclass known with "
+            f"torch.export.register_dataclass({odd})"
+        )
+
+
+def _check_mapped(graph: fx.Graph) -> None:
+    """Refuse what runs on samples of which the graph holds no values."""
+    node = next((node for node in graph.nodes if name_of(node) == "_add_batch_dim"), None)
+    if node is not None:
+        raise TypeError(
+            f"model: torch.vmap at {place_of(node)} has no spiking form; write it for the whole "
+            f"batch"
+        )
 
 
 class _Noting(fx.Interpreter):
