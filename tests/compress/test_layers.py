@@ -188,6 +188,19 @@ def test_an_output_size_of_its_own_is_refused():
         compress.calibrate(Sized().eval(), [spikes(4, 3, 2, 4)])
 
 
+def test_a_layer_within_vmap_is_named():
+    class Mapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.neuron = nn.Linear(4, 4), SpikingLayer(neurons.LIF())
+
+        def forward(self, x):
+            return self.neuron(torch.vmap(self.layer)(x))
+
+    with pytest.raises(ValueError, match=r"layer 'layer': is called within torch\.vmap"):
+        compress.calibrate(Mapped().eval(), [spikes(4, 3, 4)])
+
+
 def test_gpt2_is_pruned_in_its_linear_layers():
     from transformers import GPT2Config, GPT2Model
 

@@ -67,8 +67,13 @@ def check_layer(name: str, layer: Any, x: Tensor, output: Any) -> None:
 
     Raises:
         ValueError: If it does not, as one that standardises its weight, or has a hook that scales;
-            or if the input holds NaN or infinity.
+            if it is called within ``torch.vmap``; or if the input holds NaN or infinity.
     """
+    if torch._C._functorch.is_batchedtensor(x):
+        raise ValueError(
+            f"layer {name!r}: is called within torch.vmap, where its input has no values to read; "
+            f"call it for the whole batch"
+        )
     try:
         check_finite(x)
     except ValueError as error:
