@@ -58,7 +58,7 @@ class Layer:
 
 
 # Operations of torch that multiply inside, how often is not known; so do those of other libraries.
-INNER = ("linalg", "fft", "cdist", "trilinear", "addbmm")
+INNER = ("linalg", "fft", "cdist", "trilinear")
 
 
 class Counting(KindTrace):
