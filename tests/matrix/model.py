@@ -38,7 +38,6 @@ class Model:
             outside of layers.
         multiplies: Modules that multiply real values behind the stem.
         folds: Norms and pools that can be folded away.
-        in_float: Whether it computes something that LAS has no neuron for.
         readout: What a reader of a file does with its output, where the file leaves it to them.
         branches: Whether its forward goes another way on other inputs.
         single: Whether it computes in float32 only.
@@ -60,7 +59,6 @@ class Model:
     synapses: Callable[[Mapping[str, Tensor]], tuple[float, float]] | None = None
     multiplies: tuple[str, ...] = ()
     folds: tuple[str, ...] = ()
-    in_float: bool = False
     readout: Callable[[Tensor], Tensor] | None = None
     branches: bool = False
     single: bool = False
@@ -110,7 +108,7 @@ def _listed(why: str, sample: Callable[[], Any], **truth: Any) -> Callable[[Any]
 
 
 # What the two conversions say of neurons, which have a memory.
-SPIKES_ALREADY = {"LAS": "no rule converts", "SignGD": "knows no spiking form of"}
+SPIKES_ALREADY = {"LAS": "neurons, which spike already: ", "SignGD": "knows no spiking form of"}
 
 
 def spiking(why: str, sample: Callable[[], Any], **truth: Any) -> Callable[[Any], Any]:

@@ -1,4 +1,4 @@
-"""LAS: near the float network at many steps, and nothing stays in float without a word."""
+"""LAS: near the float network at many steps, and nothing of it stays in float."""
 
 from __future__ import annotations
 
@@ -15,5 +15,4 @@ def judge(model: Model) -> None:
     net, sample = model.made()
     converted = convert.LAS(STEPS, progress=False).apply(net, [sample])
     assert relative(call(converted, sample), call(net, sample)) < ERROR
-    said = any("float" in note for note in converted.report.notes)
-    assert said == model.in_float, converted.report.notes
+    assert not any("in float" in note for note in converted.report.notes)

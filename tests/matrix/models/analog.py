@@ -50,9 +50,6 @@ class PlainMLP(MLP):
     layers=("a", "b"),
     multiplies=("(model)", "b"),
     time={"": "none", "a": "repeated"},
-    refused={
-        "LAS": "computed in float",
-    },
 )
 class FunctionalActivations(MLP):
     def forward(self, x):
@@ -102,7 +99,6 @@ class SharedBlock(nn.Module):
     folds=("norm",),
     refused={
         "to_nir": "conv (Conv2d)",
-        "LAS": "conv (Conv2d)",
     },
 )
 class CNN(nn.Module):
@@ -123,7 +119,6 @@ class CNN(nn.Module):
     multiplies=("norm", "b"),
     refused={
         "to_nir": "a (Conv2d)",
-        "LAS": "a (Conv2d)",
     },
 )
 class DenseNetBlock(nn.Module):
@@ -142,10 +137,8 @@ class DenseNetBlock(nn.Module):
     pictures,
     layers=("conv", "gate", "head"),
     multiplies=("(model)", "gate", "head"),
-    in_float=True,
     refused={
         "to_nir": "conv (Conv2d)",
-        "LAS": "conv (Conv2d)",
     },
 )
 class SqueezeAndExcite(nn.Module):
@@ -166,7 +159,6 @@ class SqueezeAndExcite(nn.Module):
     multiplies=("(model)", "deep", "narrow"),
     refused={
         "to_nir": "wide (Conv2d)",
-        "LAS": "wide (Conv2d)",
     },
 )
 class MobileBlock(nn.Module):
@@ -186,7 +178,6 @@ class MobileBlock(nn.Module):
     multiplies=("1", "2", "3"),
     refused={
         "to_nir": "0 (ConvTranspose2d)",
-        "LAS": "0 (ConvTranspose2d)",
     },
 )
 def generator() -> nn.Module:
@@ -202,7 +193,6 @@ def generator() -> nn.Module:
     multiplies=("(model)", "b"),
     refused={
         "to_nir": "a (Conv2d)",
-        "LAS": "a (Conv2d)",
     },
 )
 class PoolsAndScales(nn.Module):
@@ -222,7 +212,6 @@ class PoolsAndScales(nn.Module):
     multiplies=("1", "2", "3"),
     refused={
         "to_nir": "0 (Conv2d)",
-        "LAS": "0 (Conv2d)",
     },
 )
 def group_normed() -> nn.Module:

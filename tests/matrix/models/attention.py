@@ -60,7 +60,6 @@ def encoder_layer() -> nn.Module:
     synapses=lambda s: (0.0, N * ATTENTION),
     refused={
         "to_nir": "FusedAttention (FusedAttention)",
-        "LAS": "computed in float",
     },
 )
 class FusedAttention(nn.Module):
@@ -81,7 +80,6 @@ class FusedAttention(nn.Module):
     synapses=lambda s: (0.0, N * ATTENTION),
     refused={
         "to_nir": "EinsumAttention (EinsumAttention)",
-        "LAS": "computed in float",
     },
 )
 class EinsumAttention(nn.Module):
@@ -99,10 +97,6 @@ class EinsumAttention(nn.Module):
     features,
     layers=("gate", "up", "down"),
     multiplies=("(model)", "up", "down"),
-    in_float=True,
-    refused={
-        "LAS": "computed in float",
-    },
 )
 class GatedUnit(nn.Module):
     def __init__(self) -> None:
@@ -118,10 +112,7 @@ class GatedUnit(nn.Module):
     features,
     layers=("a", "b"),
     multiplies=("(model)", "b"),
-    in_float=True,
     time={"": "none", "a": "repeated"},
-    known={"LAS": "leaves a product in float, and does not say so"},
-    refused={"LAS": "computed in float"},
 )
 class InPlaceProduct(MLP):
     def forward(self, x):
@@ -135,14 +126,10 @@ class InPlaceProduct(MLP):
     features,
     layers=("a", "b"),
     multiplies=("(model)", "b"),
-    in_float=True,
     refused={
-        "LAS": "computed in float",
-        "calibrate, prune": "layer 'a'",
         "to_nir": "sample: must",
         "SignGD": "gt at the forward of",
     },
-    known={"LAS": "leaves clamp and where in float, and does not say so"},
 )
 class ClampAndWhere(MLP):
     def forward(self, x):
@@ -155,9 +142,6 @@ class ClampAndWhere(MLP):
     features,
     layers=("a", "b"),
     multiplies=("(model)", "b"),
-    in_float=True,
-    known={"LAS": "leaves powers and roots in float, and does not say so"},
-    refused={"LAS": "computed in float"},
 )
 class PowersAndRoots(MLP):
     def forward(self, x):
@@ -170,9 +154,6 @@ class PowersAndRoots(MLP):
     features,
     layers=("a", "b"),
     multiplies=("(model)", "b"),
-    in_float=True,
-    known={"LAS": "leaves a division in float, and does not say so"},
-    refused={"LAS": "computed in float"},
 )
 class Normalised(MLP):
     def forward(self, x):
@@ -185,9 +166,6 @@ class Normalised(MLP):
     features,
     layers=("a", "b"),
     multiplies=("b",),
-    in_float=True,
-    known={"LAS": "leaves a maximum in float, and does not say so"},
-    refused={"LAS": "computed in float"},
 )
 class LargerOfTwo(MLP):
     def forward(self, x):
@@ -200,9 +178,6 @@ class LargerOfTwo(MLP):
     features,
     layers=("a", "b"),
     multiplies=("act", "b"),
-    refused={
-        "LAS": "act (Softshrink)",
-    },
 )
 def soft_shrink() -> nn.Module:
     net = MLP()
@@ -217,7 +192,6 @@ def soft_shrink() -> nn.Module:
     refused={
         "calibrate, prune": "layers: 'head' and 'embed' share one weight; name the layers to",
         "to_nir": "sample: must",
-        "LAS": "computed in float",
     },
 )
 class TiedEmbedding(nn.Module):
@@ -279,7 +253,7 @@ class Results:
     layers=("a", "b"),
     multiplies=("b",),
     refused={
-        "SignGD": "DataclassResult cannot be captured",
+        "SignGD": "DataclassResult returns a Results",
     },
 )
 class DataclassResult(MLP):
@@ -311,6 +285,34 @@ class EarlyDecision(MLP):
     def forward(self, x):
         y = self.act(self.a(x))
         return y if y.mean() > 100 else self.b(y)
+
+
+@analog(
+    "Calls its layers by the names of their arguments.",
+    features,
+    layers=("a", "b"),
+    multiplies=("b",),
+)
+class NamedArguments(MLP):
+    def forward(self, x):
+        return self.b(input=self.act(input=self.a(input=x)))
+
+
+@analog(
+    "Calls a layer for each sample by torch.vmap.",
+    features,
+    layers=("a", "b"),
+    multiplies=("b",),
+    synapses=lambda s: (0.0, N * (6 * 8 + 8 * 4.0)),
+    refused={
+        "calibrate, prune": "layer 'a': is called within torch.vmap",
+        "LAS": "a (Linear) computes within torch.vmap",
+        "SignGD": "torch.vmap at the forward of",
+    },
+)
+class MappedSamples(MLP):
+    def forward(self, x):
+        return self.b(self.act(torch.vmap(self.a)(x)))
 
 
 @analog("Recomputes a part in the backward pass.", features, layers=("a", "b"), multiplies=("b",))

@@ -231,7 +231,7 @@ class Result:
     real=("a",),
     refused={
         "to_nir": "model: must return a tensor, got",
-        "SignGD": "DataclassOutput cannot be captured",
+        "SignGD": "DataclassOutput returns a Result",
     },
 )
 class DataclassOutput(Two):

@@ -18,7 +18,6 @@ from tests.matrix.model import currents, images, spiking
 
 TWO = {"a": 0.5, "b": 0.0}
 CALLS = {"": "calls"}
-NAMELESS = {"LAS": "refuses the network without naming its neuron"}
 
 
 class Around(nn.Module):
@@ -38,8 +37,6 @@ class Around(nn.Module):
     decays=TWO,
     real=("a",),
     multiplies=("spike",),
-    refused={"LAS": "spike ("},
-    known=NAMELESS,
 )
 def spikingjelly_sequence() -> nn.Module:
     return Around(sj.LIFNode(step_mode="m"))
@@ -52,8 +49,6 @@ def spikingjelly_sequence() -> nn.Module:
     real=("a",),
     time=CALLS,
     multiplies=("spike",),
-    refused={"LAS": "spike ("},
-    known=NAMELESS,
 )
 class SpikingjellySteps(Around):
     def __init__(self) -> None:
@@ -68,8 +63,6 @@ class SpikingjellySteps(Around):
     currents,
     decays=TWO,
     real=("a",),
-    refused={"LAS": "spike ("},
-    known=NAMELESS,
 )
 def spikingjelly_loom() -> nn.Module:
     return Around(loom_sj.LIFNode(step_mode="m"))
@@ -106,10 +99,6 @@ class ConstructorOnly(sj.LIFNode):
     decays=TWO,
     real=("a",),
     multiplies=("spike",),
-    refused={
-        "LAS": "spike (",
-    },
-    known={**NAMELESS, "to_nir": "refuses a subclass that has a constructor only"},
 )
 def constructor_subclass() -> nn.Module:
     return Around(ConstructorOnly())
@@ -127,10 +116,9 @@ class HalfAsMuch(loom_sj.LIFNode):
     real=("a", "b"),
     multiplies=("b",),
     refused={
+        "calibrate, prune": "is a LIFNode with a forward of its own",
         "to_nir": "spike (HalfAsMuch)",
-        "LAS": "spike (",
     },
-    known=NAMELESS,
 )
 def overridden_forward() -> nn.Module:
     return Around(HalfAsMuch(step_mode="m"))
@@ -177,7 +165,6 @@ def snntorch_loom_loop() -> nn.Module:
     decays=TWO,
     real=("a",),
     multiplies=("spike",),
-    known={"check_mfi": "blames the model for what its neuron does in sequence()"},
 )
 class SnntorchSequence(nn.Module):
     def __init__(self) -> None:
@@ -252,8 +239,6 @@ class NorseSequence(nn.Module):
     real=("a",),
     time=CALLS,
     multiplies=("spike",),
-    refused={"LAS": "spike ("},
-    known=NAMELESS,
 )
 class RecurrentLoop(nn.Module):
     def __init__(self) -> None:
@@ -275,7 +260,6 @@ class RecurrentLoop(nn.Module):
     decays=TWO,
     real=("a",),
     multiplies=("spike",),
-    refused={"LAS": "computed in float"},
 )
 def learned_time_constant() -> nn.Module:
     return Around(sj.ParametricLIFNode(init_tau=2.0, step_mode="m"))
@@ -320,8 +304,12 @@ class Keeps(nn.Module):
     currents,
     decays=TWO,
     real=("a",),
+    refused={
+        "calibrate, prune": "'spike' (Keeps) does not answer",
+        "to_nir": "spike (Keeps)",
+    },
     known=dict.fromkeys(
-        ("check_mfi", "count_energy", "to_nir"), "starts from the state that the neuron has kept"
+        ("check_mfi", "count_energy"), "starts from the state that the neuron has kept"
     ),
 )
 def own_reset() -> nn.Module:
@@ -350,8 +338,10 @@ class SamplesFirst(nn.Module):
     decays=TWO,
     real=("a",),
     time={"": "second"},
-    refused={"to_nir": "spike (SamplesFirst)"},
-    known={"calibrate, prune": "takes samples for steps"},
+    refused={
+        "calibrate, prune": "'spike' (SamplesFirst) does not answer",
+        "to_nir": "spike (SamplesFirst)",
+    },
 )
 def samples_first_host() -> nn.Module:
     return Around(SamplesFirst())
