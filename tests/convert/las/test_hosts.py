@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import spikeloom
 from spikeloom import convert, neurons, run
 from spikeloom.convert import LAS, set_form
 
@@ -132,9 +133,21 @@ def test_a_module_set_to_one_step_is_given_the_whole_sequence(block):
     assert torch.equal(block(x), expected)
 
 
-def test_modules_that_yield_no_spikes_of_the_neuron_are_refused(block):
-    set_form(block, "spikes", lambda neuron: nn.Identity())
-    with pytest.raises(ValueError, match=r"make: Identity yields .* not 8 spikes for each"):
+class Passes(spikeloom.SpikingLayer):
+    """Fires until it is told to pass on what it is given."""
+
+    passes = False
+
+    def forward(self, x):
+        return x if self.passes else super().forward(x)
+
+
+def test_modules_that_yield_no_spikes_of_the_neuron_are_refused(block, monkeypatch):
+    with pytest.raises(TypeError, match="make: returns a Identity, which does not answer"):
+        set_form(block, "spikes", lambda neuron: nn.Identity())
+    set_form(block, "spikes", Passes)
+    monkeypatch.setattr(Passes, "passes", True)
+    with pytest.raises(ValueError, match=r"make: Passes yields .* not 8 spikes for each"):
         block(torch.randn(2, 4))
     with pytest.raises(ValueError, match="make needs the form 'spikes', got 'decoded'"):
         set_form(block, "decoded", lambda neuron: nn.Identity())
