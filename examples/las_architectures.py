@@ -1,6 +1,6 @@
 """Which model types of transformers LAS converts: each is built small and at random, and tried.
 
-    python examples/las_architectures.py                # every type; about half an hour
+    python examples/las_architectures.py                # every type; about an hour
     python examples/las_architectures.py llama swin     # these
     python examples/las_architectures.py --markdown docs/las_architectures.md
 
@@ -74,14 +74,14 @@ def main() -> None:
     parser.add_argument("--markdown", type=Path)
     wanted = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for kind in wanted.types or sorted(CONFIG_MAPPING_NAMES):
         rows.append((kind, *in_own_process(kind)))
         print(" | ".join(rows[-1]), flush=True)
-    counts = {state: sum(row[1] == state for row in rows) for state in STATES}
+        counts = {state: sum(row[1] == state for row in rows) for state in STATES}
+        if wanted.markdown:
+            wanted.markdown.write_text(page(rows, counts))  # each time: an hour is long
     print(", ".join(f"{count} {state}" for state, count in counts.items()))
-    if wanted.markdown:
-        wanted.markdown.write_text(page(rows, counts))
 
 
 STATES = ("converted", "refused", "WRONG", "not built")
