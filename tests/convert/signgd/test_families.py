@@ -1,0 +1,52 @@
+"""The families of networks that people convert, on inputs that calibration has not seen."""
+
+import pytest
+import torch
+
+from spikeloom.convert import SignGD
+
+pytest.importorskip("transformers")
+
+from tests.convert.signgd.families import FAMILIES, build, inputs, output, spread, unseen_error
+
+# Seconds each to convert.
+SLOW = ("ResNet-50", "DenseNet-121", "EfficientNet-B0", "GoogLeNet", "RegNet", "ViT", "Swin")
+# The largest error after 64 steps with the usual settings, relative to the spread of the outputs:
+# what holds today, with a margin. Where none stands the network has not settled by then.
+AT_64 = {
+    "VGG-11-BN": 0.3,
+    "ConvNeXt": 0.2,
+    "MLP-Mixer": 0.05,
+    "ResMLP": 1e-5,
+    "gMLP": 0.4,
+    "ViT": 0.15,
+    "Swin": 0.3,
+    "U-Net": 0.8,
+    "GAN generator": 1e-3,
+}
+# Deep networks whose nodes have not settled walk beyond their reach, and say so.
+pytestmark = pytest.mark.filterwarnings("ignore:signGD")
+
+
+def family(name):
+    return pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [family(name) for name in FAMILIES])
+def test_every_family_converts(name):
+    model = build(name)
+    exact = output(model, inputs(name, 16, 99))
+    # Outputs that do not tell inputs apart would say nothing about errors.
+    assert spread(exact) > 0.1 * exact.norm()
+    snn = SignGD(64, search=False).apply(model, inputs(name, 16, 1))
+    assert unseen_error(name, model, snn) < AT_64.get(name, 3.0)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["ResNet-18", "VGG-16-BN", "MobileNetV2", "ShuffleNetV2"])
+def test_deep_families_settle_when_they_are_given_the_steps(name):
+    model = build(name)
+    snn = SignGD(256, search=False).apply(model, inputs(name, 16, 1))
+    assert unseen_error(name, model, snn) < 1e-3
