@@ -31,7 +31,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.cpu import processor
-from signgd_digits import NETWORKS, load, train
+from beyond_relu.training import train
+from signgd_digits import NETWORKS, load
 
 from spikeloom import convert
 from spikeloom.convert.signgd.network import SignGDNetwork
@@ -150,7 +151,7 @@ def turn(function: Callable[[], object]) -> float:
 
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     data = load(0)
-    model = train(name, data, 0, 0 if options.quick else 40)
+    model = train(NETWORKS[name], data, 0, 0 if options.quick else 40)
     network = convert.SignGD(STEPS).apply(model, data[0])
     loop, rounds = Loop(network), 3 if options.quick else 9
     found: dict[str, Any] = {}

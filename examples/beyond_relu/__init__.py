@@ -1,0 +1,1 @@
+"""What the signGD examples share: networks, their training, data, and ways to convert."""
