@@ -113,7 +113,8 @@ _rows(
     tensor_split unbind=iter broadcast_tensors hsplit vsplit dsplit pixel_shuffle pixel_unshuffle
     channel_shuffle real reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
     replication_pad2d replication_pad3d _pad_circular upsample_nearest1d upsample_nearest2d
-    upsample_nearest3d
+    upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
+    _upsample_nearest_exact3d
     """,
     addends=EVERY,
 )
@@ -159,7 +160,8 @@ _rows(
     """
     mean nanmean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
     adaptive_avg_pool2d=_adaptive_avg_pool2d adaptive_avg_pool3d=_adaptive_avg_pool3d
-    upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d interpolate
+    upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
+    _upsample_bilinear2d_aa _upsample_bicubic2d_aa interpolate
     """,
     addends=EVERY,
 )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from spikeloom.convert import SignGD
-from spikeloom.convert.signgd.pooling import max_pool
+from spikeloom.convert.signgd.pooling import adaptive_max_pool, max_pool
 from spikeloom.neurons import Exponential
 
 
@@ -102,10 +102,38 @@ def test_an_adaptive_max_pool_of_equal_windows_is_a_max_pool(size, decompose):
         assert (snn(x) - model(x)).abs().max() < 0.05 * model(x).abs().max()
 
 
-def test_an_adaptive_max_pool_of_unequal_windows_is_refused():
-    model = nn.Sequential(nn.ReLU(), nn.AdaptiveMaxPool2d(3))
-    with pytest.raises(NotImplementedError, match=r"adaptive_max_pool2d at 1 \(AdaptiveMaxPool2d"):
-        SignGD(8).apply(model, torch.randn(4, 1, 8, 8))
+@pytest.mark.parametrize("counts", [(3, 2), (5, 7), (1, 3)])
+def test_adaptive_windows_that_share_an_axis_unevenly_are_torchs(counts):
+    x = torch.randn(2, 3, 8, 7)
+    assert torch.equal(adaptive_max_pool(x, counts), F.adaptive_max_pool2d(x, counts))
+
+
+@pytest.mark.parametrize("decompose", [False, True])
+def test_an_adaptive_max_pool_of_unequal_windows_is_tracked_whole(decompose):
+    x = torch.randn(32, 2, 8, 8)
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.AdaptiveMaxPool2d(3))
+    snn = SignGD(48, search=False, decompose=decompose).apply(model, x)
+    assert snn.report.column("operator") == ["adaptive_max_pool"]
+    with torch.no_grad():
+        assert (snn(x) - model(x)).abs().max() < 0.01 * model(x).abs().max()
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: F.adaptive_max_pool2d(x, 2, return_indices=True), "adaptive_max_pool2d"),
+        (lambda x: F.max_pool2d(x, 2, return_indices=True), "max_pool2d_with_indices"),
+        (lambda x: torch.max(x, 1), "max"),
+    ],
+)
+def test_indices_that_are_read_are_refused(function, name):
+    class Indices(nn.Module):
+        def forward(self, x):
+            values, indices = function(x.relu())
+            return values + indices
+
+    with pytest.raises(NotImplementedError, match=f"no spiking form of: {name} at the forward"):
+        SignGD(8).apply(Indices(), torch.randn(4, 2, 8, 8))
 
 
 @pytest.mark.parametrize("pool", [nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(2, dilation=2)])

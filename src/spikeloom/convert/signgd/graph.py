@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import re
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from torch.utils import _pytree as pytree
 from spikeloom.calibrate import Batch
 from spikeloom.convert.signgd.folding import fold_norms
 from spikeloom.convert.signgd.nodes import name_of, place_of
+from spikeloom.convert.signgd.rewriting import rewrite
 from spikeloom.convert.signgd.storage import Operators
 from spikeloom.hosted import copied
 from spikeloom.observe import Effect, meaning_of
@@ -171,7 +171,7 @@ def capture(model: nn.Module, batch: Batch) -> Captured:
     fold_norms(module)
     _reshape_instead_of_view(graph)
     graph.eliminate_dead_code()
-    _equal_windows(graph)
+    rewrite(graph)
     for node in graph.nodes:
         node.meta = {"nn_module_stack": node.meta.get("nn_module_stack")}
     own_graph = fx.Graph()  # without what torch.export would have called before and after it
@@ -242,7 +242,7 @@ def note_values(module: fx.GraphModule, inputs: list[Any]) -> None:
         except RuntimeError as error:
             raise ValueError(
                 f"model: works only for batches of {_batch(inputs)}; write sizes such as "
-                f"x.shape[0] instead of numbers. It says: {_first_lines(error)}"
+                f"x.shape[0] instead of numbers and len(x). It says: {_first_lines(error)}"
             ) from error
     for node in module.graph.nodes:
         here, larger = node.meta["val"], node.meta.pop("larger")
@@ -363,22 +363,3 @@ def _reshape_instead_of_view(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.target is overload_of("view"):
             node.target = overload_of("reshape")
-
-
-def _equal_windows(graph: fx.Graph) -> None:
-    """An adaptive max-pool as a max-pool, if all its windows are equal and no index is read."""
-    for node in list(graph.nodes):
-        found = re.fullmatch(r"adaptive_(max_pool([123])d)", name_of(node))
-        if node.op != "call_function" or not found:
-            continue
-        sizes, wanted = node.args[0].meta["val"].shape[-int(found[2]) :], node.args[1]
-        parts = list(node.users)
-        if any(size % count for size, count in zip(sizes, wanted, strict=True)) or not all(
-            name_of(part) == "getitem" and part.args[1] == 0 for part in parts
-        ):
-            continue
-        kernel = [int(size) // count for size, count in zip(sizes, wanted, strict=True)]
-        node.target, node.args = overload_of(found[1]), (node.args[0], kernel)
-        for part in parts:
-            part.replace_all_uses_with(node)
-            graph.erase_node(part)

@@ -24,6 +24,7 @@ __all__ = ["Plan", "Site", "classify"]
 # What a node may compute: it follows continuous functions, and sums with weights that change.
 FOLLOWED = ACTIVE | {Effect.AVERAGES}
 register(Operation("mul_inverse_sqrt", Effect.MULTIPLIES, is_partial=True))
+register(Operation("adaptive_max_pool", Effect.SELECTS))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from spikeloom.observe.dialects import overload_of
 __all__ = [
     "MAX_POOLS",
     "AxisWindow",
+    "adaptive_max_pool",
     "count",
     "elements",
     "max_pool",
@@ -176,3 +177,23 @@ def max_pool(axes: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         tensor([4., 3.])
     """
     return maxima(x, windows_of(x.shape[-axes:], *args, **kwargs))
+
+
+def adaptive_max_pool(x: Tensor, counts: Sequence[int]) -> Tensor:
+    """The largest element of each of so many windows, which share an axis as evenly as they can.
+
+    Args:
+        x: ``[*, *pooled]``.
+        counts: How many windows each of the last axes has.
+
+    Example:
+        >>> import torch
+        >>> from spikeloom.convert.signgd.pooling import adaptive_max_pool
+        >>> adaptive_max_pool(torch.tensor([1.0, 4.0, 2.0, 3.0, 0.0]), [2])
+        tensor([4., 3.])
+    """
+    for axis, windows in enumerate(counts, start=-len(counts)):
+        size = x.shape[axis]
+        edges = [(i * size // windows, -(-(i + 1) * size // windows)) for i in range(windows)]
+        x = torch.stack([x.narrow(axis, a, b - a).amax(axis) for a, b in edges], axis)
+    return x

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from spikeloom.convert.signgd.nodes import name_of
 from spikeloom.convert.signgd.operators import Plan, Site, mul_inverse_sqrt
-from spikeloom.convert.signgd.pooling import MAX_POOLS, max_pool
+from spikeloom.convert.signgd.pooling import MAX_POOLS, adaptive_max_pool, max_pool
 from spikeloom.observe import Effect, meaning_of
 
 __all__ = ["AtSite", "Machine"]
@@ -36,7 +36,10 @@ ON_MAPS = re.compile(r".*([123])d|(?:group|instance)_norm|(?:pixel|channel)_(?:u
 AXES = re.compile(r"dims?|dim\d|start_dim|end_dim|source|destination|axis\d")
 SHAPED = frozenset({"reshape", "view"})
 # They take any axes in front already, unlike torch's own.
-OURS = {name: partial(max_pool, axes) for name, axes in MAX_POOLS.items()}
+OURS: dict[str, Callable[..., Tensor]] = {
+    **{name: partial(max_pool, axes) for name, axes in MAX_POOLS.items()},
+    "adaptive_max_pool": adaptive_max_pool,
+}
 
 
 class Machine:
