@@ -1,8 +1,8 @@
 """What enters a converted network: numbers, and not far larger ones than calibration showed.
 
-A comparison with NaN is false, so a node would take NaN for a number like any other; and a value
-beyond its reach is cut without a trace. Both are seen where they come in, by one pass over the
-real inputs.
+A comparison with NaN is false, so a node would take NaN for a number like any other; and inputs far
+beyond those of the calibration drive many nodes beyond their reach. Both are seen where they come
+in, by one pass over the real inputs.
 """
 
 from __future__ import annotations
