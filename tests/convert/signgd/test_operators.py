@@ -191,8 +191,8 @@ def test_every_operator_converts(name):
 def test_a_function_with_a_jump_is_followed_but_for_values_close_to_it(function):
     torch.manual_seed(0)
     model, x = Between(function).eval(), torch.randn(16, 3, 4, 4)
-    clear = (torch.sigmoid(model.stem(x)) - 0.5).abs() > 0.02
-    assert clear.float().mean() > 0.8
+    clear = (torch.sigmoid(model.stem(x)) - 0.5).abs() > 0.05
+    assert clear.float().mean() > 0.6
     snn = SignGD(32, search=False).apply(model, x)
     exact = model(x)[clear]
     assert (snn(x)[clear] - exact).norm() < 5e-3 * exact.norm()
