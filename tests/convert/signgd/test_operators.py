@@ -99,88 +99,92 @@ def drop_path(x, rate=0.2, training=False):
     return x * torch.rand(len(x), 1, 1, 1).ge(rate) / (1 - rate)
 
 
-FUNCTIONS = {
-    "addcmul with constants": lambda x: torch.addcmul(C, C, x, value=0.5),
-    "addcmul of streams": lambda x: torch.addcmul(x, x, 1 - x),
-    "addcdiv by a constant": lambda x: torch.addcdiv(x, x, C),
-    "addcdiv by a stream": lambda x: torch.addcdiv(x, x, 1 + x),
-    "lerp by a number": lambda x: torch.lerp(x, C.expand_as(x), 0.3),
-    "lerp by a stream": lambda x: torch.lerp(x, x.flip(1), x),
-    "relu6": nn.ReLU6(),
-    "hardswish": nn.Hardswish(),
-    "hardsigmoid": nn.Hardsigmoid(),
-    "hardtanh": nn.Hardtanh(0.2, 0.6),
-    "softshrink": nn.Softshrink(0.3),
-    "squeeze and excite": SqueezeAndExcite(),
-    "group norm": nn.GroupNorm(2, 8),
-    "instance norm": nn.InstanceNorm2d(8),
-    "layer norm of channels": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (8,)),
-    "layer scale": lambda x: x + C * F.gelu(x),
-    "stochastic depth": lambda x: x + drop_path(F.relu(x - 0.5)),
-    "transposed convolution": nn.ConvTranspose2d(8, 4, 2, stride=2),
-    "grouped transposed convolution": nn.ConvTranspose2d(8, 8, 3, 2, 1, groups=4),
-    "transposed convolution with batch norm": nn.Sequential(
-        nn.ConvTranspose2d(8, 4, 2, 2), nn.BatchNorm2d(4)
-    ),
-    "dilated convolution": nn.Conv2d(8, 4, 3, padding=2, dilation=2),
-    "grouped convolution": nn.Conv2d(8, 8, 3, padding=1, groups=4),
-    "circular padding": nn.Conv2d(8, 4, 3, padding=1, padding_mode="circular"),
-    "nearest": lambda x: F.interpolate(x, scale_factor=2.0),
-    "bilinear": lambda x: F.interpolate(x, size=(6, 7), mode="bilinear", align_corners=True),
-    "bicubic": lambda x: F.interpolate(x, size=(6, 7), mode="bicubic"),
-    "nearest exact": lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest-exact"),
-    "antialiased": lambda x: F.interpolate(x, size=3, mode="bilinear", antialias=True),
-    "area": lambda x: F.interpolate(x, size=(3, 2), mode="area"),
-    "trilinear": lambda x: F.interpolate(x[:, None], size=(9, 5, 6), mode="trilinear"),
-    "tile": lambda x: torch.tile(x, (1, 2, 1, 1)),
-    "tile of the last axes": lambda x: torch.tile(x, (3, 2)),
-    "turned": lambda x: torch.rot90(x, 1, (2, 3)),
-    "differences": lambda x: x.diff(dim=2),
-    "side by side": lambda x: torch.hstack((x, x.flip(1))),
-    "adaptive average pool": nn.AdaptiveAvgPool2d(3),
-    "adaptive max pool": nn.AdaptiveMaxPool2d(2),
-    "pixel shuffle": nn.PixelShuffle(2),
-    "channel shuffle": nn.ChannelShuffle(2),
-    "channel shuffle by hand": lambda x: (
-        x.view(x.shape[0], 2, 4, 4, 4).transpose(1, 2).reshape(x.shape)
-    ),
-    "einsum with weights": lambda x: torch.einsum("bchw,co->bohw", x, torch.eye(8)[:, :5]),
-    "einsum of streams": lambda x: torch.einsum("bchw,bcvw->bhv", x, x),
-    "masked attention": Attention(),
-    "causal attention": causal,
-    "scores by hand": scores_by_hand,
-    "attention of torch with a mask": MaskedHeads(),
-    "encoder of torch": Encoder(),
-    "bilinear layer": Bilinear(),
-    "sum of a product": lambda x: torch.addmm(C.flatten()[:4], x.flatten(1), torch.eye(128)[:, :4]),
-    "largest channel": lambda x: x.max(1).values,
-    "least channel": lambda x: x.min(1, keepdim=True)[0],
-    "larger of two": lambda x: torch.max(x, x.flip(1)),
-    "smaller of two": lambda x: torch.min(x, 0.5 * C),
-    "adaptive max pool of unequal windows": nn.AdaptiveMaxPool2d(3),
-    "max pool with indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
-    "variance and mean": normalized_by_hand,
-    "randomized leaky": lambda x: F.rrelu(x - 0.5),
-    "randomized leaky with bounds": lambda x: F.rrelu(x - 0.5, 0.1, 0.9),
-    "product of channels": lambda x: (1.5 * x[:, :3]).prod(1),
-    "power of two": torch.exp2,
-    "binary logarithm": lambda x: torch.log2(1 + x),
-    "angle": lambda x: torch.atan2(x, 1 + x.flip(1)),
-    "cosine similarity": lambda x: F.cosine_similarity(x, x.flip(1), dim=1),
-    "normalized": lambda x: F.normalize(x, dim=1),
-    "weights of a stream": lambda x: F.linear(x, x[0, :, 0, :]),
-    "written into places": lambda x: torch.index_put(
-        torch.zeros(x.shape[0], 9, 4, 4), (torch.arange(x.shape[0]), torch.tensor(1)), x[:, 0]
-    ),
-    "rolled along an axis": lambda x: x.roll(1, 1).unbind(2)[0].cumsum(1),
-}
+def functions():
+    """Each by what it is called; layers among them draw their weights."""
+    return {
+        "addcmul with constants": lambda x: torch.addcmul(C, C, x, value=0.5),
+        "addcmul of streams": lambda x: torch.addcmul(x, x, 1 - x),
+        "addcdiv by a constant": lambda x: torch.addcdiv(x, x, C),
+        "addcdiv by a stream": lambda x: torch.addcdiv(x, x, 1 + x),
+        "lerp by a number": lambda x: torch.lerp(x, C.expand_as(x), 0.3),
+        "lerp by a stream": lambda x: torch.lerp(x, x.flip(1), x),
+        "relu6": nn.ReLU6(),
+        "hardswish": nn.Hardswish(),
+        "hardsigmoid": nn.Hardsigmoid(),
+        "hardtanh": nn.Hardtanh(0.2, 0.6),
+        "softshrink": nn.Softshrink(0.3),
+        "squeeze and excite": SqueezeAndExcite(),
+        "group norm": nn.GroupNorm(2, 8),
+        "instance norm": nn.InstanceNorm2d(8),
+        "layer norm of channels": lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (8,)),
+        "layer scale": lambda x: x + C * F.gelu(x),
+        "stochastic depth": lambda x: x + drop_path(F.relu(x - 0.5)),
+        "transposed convolution": nn.ConvTranspose2d(8, 4, 2, stride=2),
+        "grouped transposed convolution": nn.ConvTranspose2d(8, 8, 3, 2, 1, groups=4),
+        "transposed convolution with batch norm": nn.Sequential(
+            nn.ConvTranspose2d(8, 4, 2, 2), nn.BatchNorm2d(4)
+        ),
+        "dilated convolution": nn.Conv2d(8, 4, 3, padding=2, dilation=2),
+        "grouped convolution": nn.Conv2d(8, 8, 3, padding=1, groups=4),
+        "circular padding": nn.Conv2d(8, 4, 3, padding=1, padding_mode="circular"),
+        "nearest": lambda x: F.interpolate(x, scale_factor=2.0),
+        "bilinear": lambda x: F.interpolate(x, size=(6, 7), mode="bilinear", align_corners=True),
+        "bicubic": lambda x: F.interpolate(x, size=(6, 7), mode="bicubic"),
+        "nearest exact": lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest-exact"),
+        "antialiased": lambda x: F.interpolate(x, size=3, mode="bilinear", antialias=True),
+        "area": lambda x: F.interpolate(x, size=(3, 2), mode="area"),
+        "trilinear": lambda x: F.interpolate(x[:, None], size=(9, 5, 6), mode="trilinear"),
+        "tile": lambda x: torch.tile(x, (1, 2, 1, 1)),
+        "tile of the last axes": lambda x: torch.tile(x, (3, 2)),
+        "turned": lambda x: torch.rot90(x, 1, (2, 3)),
+        "differences": lambda x: x.diff(dim=2),
+        "side by side": lambda x: torch.hstack((x, x.flip(1))),
+        "adaptive average pool": nn.AdaptiveAvgPool2d(3),
+        "adaptive max pool": nn.AdaptiveMaxPool2d(2),
+        "pixel shuffle": nn.PixelShuffle(2),
+        "channel shuffle": nn.ChannelShuffle(2),
+        "channel shuffle by hand": lambda x: (
+            x.view(x.shape[0], 2, 4, 4, 4).transpose(1, 2).reshape(x.shape)
+        ),
+        "einsum with weights": lambda x: torch.einsum("bchw,co->bohw", x, torch.eye(8)[:, :5]),
+        "einsum of streams": lambda x: torch.einsum("bchw,bcvw->bhv", x, x),
+        "masked attention": Attention(),
+        "causal attention": causal,
+        "scores by hand": scores_by_hand,
+        "attention of torch with a mask": MaskedHeads(),
+        "encoder of torch": Encoder(),
+        "bilinear layer": Bilinear(),
+        "sum of a product": lambda x: torch.addmm(
+            C.flatten()[:4], x.flatten(1), torch.eye(128)[:, :4]
+        ),
+        "largest channel": lambda x: x.max(1).values,
+        "least channel": lambda x: x.min(1, keepdim=True)[0],
+        "larger of two": lambda x: torch.max(x, x.flip(1)),
+        "smaller of two": lambda x: torch.min(x, 0.5 * C),
+        "adaptive max pool of unequal windows": nn.AdaptiveMaxPool2d(3),
+        "max pool with indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
+        "variance and mean": normalized_by_hand,
+        "randomized leaky": lambda x: F.rrelu(x - 0.5),
+        "randomized leaky with bounds": lambda x: F.rrelu(x - 0.5, 0.1, 0.9),
+        "product of channels": lambda x: (1.5 * x[:, :3]).prod(1),
+        "power of two": torch.exp2,
+        "binary logarithm": lambda x: torch.log2(1 + x),
+        "angle": lambda x: torch.atan2(x, 1 + x.flip(1)),
+        "cosine similarity": lambda x: F.cosine_similarity(x, x.flip(1), dim=1),
+        "normalized": lambda x: F.normalize(x, dim=1),
+        "weights of a stream": lambda x: F.linear(x, x[0, :, 0, :]),
+        "written into places": lambda x: torch.index_put(
+            torch.zeros(x.shape[0], 9, 4, 4), (torch.arange(x.shape[0]), torch.tensor(1)), x[:, 0]
+        ),
+        "rolled along an axis": lambda x: x.roll(1, 1).unbind(2)[0].cumsum(1),
+    }
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", functions())
 def test_every_operator_converts(name):
     torch.manual_seed(0)
-    model, x = Between(FUNCTIONS[name]).eval(), torch.randn(16, 3, 4, 4)
+    model, x = Between(functions()[name]).eval(), torch.randn(16, 3, 4, 4)
     snn = SignGD(32, search=False).apply(model, x)
     exact = model(x)
     assert (snn(x) - exact).norm() < 5e-3 * exact.norm()
@@ -200,8 +204,9 @@ def test_a_function_with_a_jump_is_followed_but_for_values_close_to_it(function)
 
 @torch.no_grad()
 def test_products_with_constants_are_no_nodes():
+    torch.manual_seed(0)
     x = torch.randn(16, 3, 4, 4)
     for name in ("addcmul with constants", "addcdiv by a constant", "lerp by a number"):
-        model = Between(FUNCTIONS[name]).eval()
+        model = Between(functions()[name]).eval()
         snn = SignGD(4, search=False).apply(model, x)
         assert snn.report.column("operator") == ["sigmoid", "tanh"]
