@@ -132,6 +132,16 @@ def test_very_few_samples_do(samples):
     assert unseen_error(cnn(), 48, images(samples, 1), images(32, 99)) < 0.05
 
 
+def test_batches_of_one_class_each_calibrate_as_well_as_mixed_ones():
+    torch.manual_seed(0)
+    model = separable(2)
+    dim, bright = 0.02 * torch.randn(16, 3, 16, 16), torch.randn(16, 3, 16, 16)
+    unseen = torch.cat((0.02 * torch.randn(16, 3, 16, 16), torch.randn(16, 3, 16, 16)))
+    mixed = torch.cat((dim, bright))[torch.randperm(32)]
+    error = unseen_error(model, 32, [dim, bright], unseen)
+    assert error < 1.5 * unseen_error(model, 32, mixed, unseen)
+
+
 @pytest.mark.parametrize("batches", [1, 2])
 def test_samples_that_are_all_alike_do_with_a_warning(batches):
     torch.manual_seed(0)

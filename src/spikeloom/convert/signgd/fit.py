@@ -24,12 +24,14 @@ from spikeloom.convert.signgd.network import SignGDNetwork
 from spikeloom.convert.signgd.operators import Plan, Site
 from spikeloom.convert.signgd.portions import (
     are_independent,
+    have_one_length,
     head,
     length,
     portion_size,
     portions,
 )
 from spikeloom.convert.signgd.reach import parts, reaches
+from spikeloom.convert.signgd.sampling import halves, spread
 from spikeloom.convert.signgd.search import Setting, best_setting, usual_settings
 from spikeloom.convert.signgd.time import Machine
 from spikeloom.kernel.call import run
@@ -69,8 +71,7 @@ class Fit:
         self.recipe, self.captured, self.plan, self.calls = recipe, captured, plan, calls
         self.ann = Machine(captured.module, plan, over_time=False)
         self.timed = Machine(captured.module, plan, over_time=True)
-        self.data = self._data(head(calls[0], recipe.samples))
-        self.portion = self._portion()
+        self.data, self.portion = self._samples()
         self.reaches = self._reaches(calls)
         self.trackers = {site.name: self._tracker(site) for site in plan.sites}
 
@@ -114,7 +115,7 @@ class Fit:
             return starts[0]  # nothing is unseen: whatever is chosen would be fitted to too little
         if not recipe.search or fixed >= {"decay", "caution", "margin"}:
             return starts[0]
-        one, other = self._half(0), self._half(1)
+        one, other = (self._data(half) for half in halves(self.data.inputs))
         # Each half is unseen once; of many samples, one half tells enough.
         folds = [(one, other), (other, one)][: 2 if count <= MANY else 1]
         trials = [
@@ -131,18 +132,12 @@ class Fit:
 
         return best_setting(starts, fixed, error, progress=recipe.progress)
 
-    def _half(self, start: int) -> Data:
-        """Every other sample."""
-        inputs = self.data.inputs
-        every_other = [x[start::2] if isinstance(x, Tensor) and x.dim() else x for x in inputs]
-        return self._data(every_other)
-
     def _few(self, data: Data) -> Data:
         """As many samples as a trial takes."""
         if self.portion is None:
             return data
         count = max(FEWEST, TRIED * self.portion)
-        return data if length(data.inputs) <= count else self._data(head(data.inputs, count))
+        return data if length(data.inputs) <= count else self._data(spread([data.inputs], count))
 
     def _schedules(
         self, data: Data, reach: dict[str, Tensor], setting: Setting
@@ -210,18 +205,25 @@ class Fit:
         outputs = self.ann(inputs, remember)
         return Data(inputs, exact, outputs)
 
-    def _portion(self) -> int | None:
-        """How many samples the network runs at once; None if they see each other."""
+    def _samples(self) -> tuple[Data, int | None]:
+        """Samples of all calls, and how many the network runs at once.
+
+        If samples see each other, it is those of the first call, and None.
+        """
 
         def plain(inputs: list[Any]) -> list[Any]:
             return self.ann(inputs, lambda site, operands, compute: compute())
 
-        if not are_independent(plain, self.data.inputs, self.data.outputs):
-            return None
-        return portion_size(self.captured.module.graph, self.plan, self.recipe.steps)
+        calls, count = self.calls, self.recipe.samples
+        if have_one_length(calls):
+            data = self._data(spread(calls, count))
+            if are_independent(plain, data.inputs, data.outputs):
+                graph = self.captured.module.graph
+                return data, portion_size(graph, self.plan, self.recipe.steps)
+        return self._data(head(calls[0], count)), None
 
     def _reaches(self, calls: list[list[Any]]) -> dict[str, Tensor]:
-        per = parts(self.recipe.per, _samples(self.calls))
+        per = parts(self.recipe.per, _count(self.calls))
         return reaches(self.ann, calls, self.recipe.quantile, per)
 
 
@@ -237,5 +239,5 @@ def settled_later(factor: float, setting: Setting, steps: int) -> Exponential:
     return Exponential(setting.margin * (1.0 - setting.decay), setting.decay, min(hold, steps))
 
 
-def _samples(calls: list[list[Any]]) -> int:
+def _count(calls: list[list[Any]]) -> int:
     return max(1, sum(map(length, calls)))

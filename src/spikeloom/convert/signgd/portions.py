@@ -16,7 +16,16 @@ from torch import Tensor, fx
 from spikeloom.convert.signgd.operators import Plan
 from spikeloom.convert.signgd.pooling import tiles_of
 
-__all__ = ["are_independent", "head", "joined", "length", "portion_size", "portions"]
+__all__ = [
+    "are_independent",
+    "have_one_length",
+    "head",
+    "is_batched",
+    "joined",
+    "length",
+    "portion_size",
+    "portions",
+]
 
 # Bytes of a portion's largest value, over all steps; chosen by measurement.
 LARGEST = 1 << 23
@@ -55,7 +64,7 @@ def portions(inputs: Sequence[Any], size: int | None) -> list[list[Any]]:
     """
     if torch.compiler.is_compiling():
         return [list(inputs)]
-    lengths = {len(value) for value in inputs if _is_batched(value)}
+    lengths = _lengths(inputs)
     if size is None or len(lengths) != 1 or any(value.is_cuda for value in _tensors(inputs)):
         return [list(inputs)]
     (length,) = lengths
@@ -63,7 +72,7 @@ def portions(inputs: Sequence[Any], size: int | None) -> list[list[Any]]:
 
 
 def _cut(inputs: Sequence[Any], count: int) -> list[list[Any]]:
-    cut = [value.tensor_split(count) if _is_batched(value) else None for value in inputs]
+    cut = [value.tensor_split(count) if is_batched(value) else None for value in inputs]
     return [
         [value if parts is None else parts[i] for value, parts in zip(inputs, cut, strict=True)]
         for i in range(count)
@@ -77,12 +86,21 @@ def head(inputs: Sequence[Any], count: int) -> list[Any]:
         inputs: Tensors with the batch in front, and other values.
         count: How many samples; all, if there are fewer.
     """
-    return [value[:count] if _is_batched(value) else value for value in inputs]
+    return [value[:count] if is_batched(value) else value for value in inputs]
 
 
 def length(inputs: Sequence[Any]) -> int:
     """How many samples flat inputs hold; 1 if no tensor tells."""
-    return next((len(value) for value in inputs if _is_batched(value)), 1)
+    return next((len(value) for value in inputs if is_batched(value)), 1)
+
+
+def have_one_length(calls: Sequence[Sequence[Any]]) -> bool:
+    """Whether the tensors of each call have equally many samples.
+
+    Args:
+        calls: The flat inputs of each.
+    """
+    return all(len(_lengths(call)) == 1 for call in calls)
 
 
 def joined(parts: Sequence[Any]) -> Any:
@@ -100,16 +118,20 @@ def are_independent(
         inputs: Calibration data.
         outputs: What ``run`` made of them.
     """
-    lengths = {len(value) for value in inputs if _is_batched(value)}
+    lengths = _lengths(inputs)
     if len(lengths) != 1 or min(lengths) < 2:
         return False
-    if not all(_is_batched(value) and {len(value)} == lengths for value in outputs):
+    if not all(is_batched(value) and {len(value)} == lengths for value in outputs):
         return False
     halves = [run(part) for part in _cut(inputs, 2)]
     return all(
         _is_close(joined(parts), whole)
         for parts, whole in zip(zip(*halves, strict=True), outputs, strict=True)
     )
+
+
+def _lengths(values: Sequence[Any]) -> set[int]:
+    return {len(value) for value in values if is_batched(value)}
 
 
 def _is_close(found: Tensor, expected: Tensor) -> bool:
@@ -123,5 +145,6 @@ def _tensors(values: Sequence[Any]) -> list[Tensor]:
     return [value for value in values if isinstance(value, Tensor)]
 
 
-def _is_batched(value: Any) -> bool:
+def is_batched(value: Any) -> bool:
+    """Whether a flat input or output has the batch in front."""
     return isinstance(value, Tensor) and value.dim() > 0

@@ -61,8 +61,8 @@ class SignGD:
             more a reach is drawn to those of its channel and its node.
         scale: Every neuron's scale, instead of a fit. ``"published"`` is that of the published
             code: the largest calibration value for each ReLU neuron, 1 for all others.
-        samples: How many of the first calibration batch steps and margin are chosen on, and the
-            report is made of.
+        samples: How many calibration samples steps and margin are chosen on, and the report is made
+            of. They are spread over all batches, or are of the first one if samples see each other.
         search: Choose margin and steps by trial on samples that are not fitted to; False takes what
             is usual for the number of steps. One sample alone, or samples that see each other,
             leave nothing to try on.
