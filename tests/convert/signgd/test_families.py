@@ -14,16 +14,20 @@ SLOW = ("ResNet-50", "DenseNet-121", "EfficientNet-B0", "GoogLeNet", "RegNet", "
 # The largest error after 64 steps with the usual settings, relative to the spread of the outputs:
 # what holds today, with a margin. Where none stands the network has not settled by then.
 AT_64 = {
-    "VGG-11-BN": 0.3,
-    "ConvNeXt": 0.2,
-    "MLP-Mixer": 0.05,
-    "ResMLP": 1e-5,
-    "gMLP": 0.4,
-    "ViT": 0.15,
-    "Swin": 0.3,
-    "U-Net": 0.8,
+    "ResNet-18": 0.02,
+    "VGG-11-BN": 0.01,
+    "VGG-16-BN": 0.2,
+    "ConvNeXt": 0.005,
+    "MLP-Mixer": 0.004,
+    "ResMLP": 5e-6,
+    "gMLP": 0.05,
+    "ViT": 0.05,
+    "Swin": 0.01,
+    "U-Net": 0.002,
     "GAN generator": 1e-3,
 }
+# Of the others: signals are finite, and no larger than what the network would say.
+UNSETTLED = 10.0
 # Deep networks whose nodes have not settled walk beyond their reach, and say so.
 pytestmark = pytest.mark.filterwarnings("ignore:signGD")
 
@@ -40,7 +44,7 @@ def test_every_family_converts(name):
     # Outputs that do not tell inputs apart would say nothing about errors.
     assert spread(exact) > 0.1 * exact.norm()
     snn = SignGD(64, search=False).apply(model, inputs(name, 16, 1))
-    assert unseen_error(name, model, snn) < AT_64.get(name, 3.0)
+    assert unseen_error(name, model, snn) < AT_64.get(name, UNSETTLED)
 
 
 @pytest.mark.slow

@@ -113,17 +113,30 @@ def test_eight_depthwise_blocks_settle_within_128_steps():
     assert unseen_error(model, 128, shown, unseen) < 0.01
 
 
-def test_a_chain_of_twelve_layers_with_batch_norms_settles():
-    torch.manual_seed(0)
+@torch.no_grad()
+def chain(depth):
+    """Linear layers, each with a batch norm that has lived."""
     layers = []
-    for _ in range(12):
+    for _ in range(depth):
         layers += [nn.Linear(64, 64), nn.BatchNorm1d(64, momentum=None), nn.ReLU()]
     model = nn.Sequential(*layers, nn.Linear(64, 10))
-    with torch.no_grad():
-        for _ in range(20):
-            model(torch.randn(256, 64))
-    shown, unseen = torch.randn(32, 64), torch.randn(64, 64)
+    for _ in range(20):
+        model(torch.randn(256, 64))
+    return model
+
+
+def test_a_chain_of_twelve_layers_with_batch_norms_settles():
+    torch.manual_seed(0)
+    model, shown, unseen = chain(12), torch.randn(32, 64), torch.randn(64, 64)
     assert unseen_error(model, 64, shown, unseen) < 0.01
+
+
+@pytest.mark.filterwarnings("ignore:signGD")  # of nodes that walk beyond their reach
+def test_disturbances_that_grow_beyond_all_numbers_keep_every_step_large():
+    torch.manual_seed(0)
+    snn = SignGD(32, search=False).apply(chain(80), torch.randn(8, 64))
+    holds = [schedule.hold for schedule in snn.schedules.values()]
+    assert holds == sorted(holds) and holds[-1] == 32
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3])

@@ -29,6 +29,8 @@ __all__ = ["amplifications"]
 
 # Of a disturbance, relative to a node's reach: above rounding, and small after many nodes.
 SMALL = 1e-5
+# A node with such steps keeps them to the end of any run; more would not fit into single precision.
+LARGEST = 1e15
 
 
 def amplifications(
@@ -50,8 +52,8 @@ def amplifications(
         value = compute()
         # A disturbed operand may be beyond where the operator is defined.
         value = torch.where(value.isfinite(), value, exact)
-        disturbance = float(((value - exact) / own).square().mean().sqrt()) / SMALL
-        found[site.name] = max(1.0, caution * disturbance)
+        disturbance = float(((value - exact) / own).double().square().mean().sqrt()) / SMALL
+        found[site.name] = min(max(1.0, caution * disturbance), LARGEST)
         noise = 2.0 * torch.rand(value.shape, generator=draw) - 1.0
         return value + SMALL * found[site.name] * own * noise.to(value)
 
