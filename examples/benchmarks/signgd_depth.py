@@ -1,6 +1,6 @@
 """How many steps signGD needs for how many layers.
 
-    python examples/benchmarks/signgd_depth.py                    # a minute or two
+    python examples/benchmarks/signgd_depth.py
     python examples/benchmarks/signgd_depth.py --depths 64 --steps 512
 
 A chain of blocks (64 features: linear, batch norm, ReLU) with random weights; its batch norms have
