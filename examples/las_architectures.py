@@ -27,6 +27,7 @@ from transformers.models.auto import configuration_auto, modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from spikeloom.convert import LAS
+from spikeloom.files import whole_file
 
 STEPS = 8
 LIMIT = 90  # seconds for a type
@@ -80,7 +81,8 @@ def main() -> None:
         print(" | ".join(rows[-1]), flush=True)
         counts = {state: sum(row[1] == state for row in rows) for state in STATES}
         if wanted.markdown:
-            wanted.markdown.write_text(page(rows, counts))  # each time: an hour is long
+            with whole_file(wanted.markdown) as temporary:  # each time: an hour is long
+                temporary.write_text(page(rows, counts))
     print(", ".join(f"{count} {state}" for state, count in counts.items()))
 
 

@@ -45,6 +45,19 @@ def test_a_node_whose_inputs_settle_later_keeps_its_steps_as_long_as_a_float64_l
     assert all(abs(a - b) <= 1.0 for a, b in zip(found, expected, strict=True))
 
 
+def test_a_node_that_hardly_feels_its_inputs_settles_no_earlier_than_they(monkeypatch):
+    torch.manual_seed(0)
+    layers = [layer for _ in range(6) for layer in (nn.Linear(64, 64), nn.Tanh())]
+    for layer in layers[::2]:
+        nn.init.normal_(layer.weight, std=0.25)
+    faint = nn.Linear(64, 64)
+    nn.init.normal_(faint.weight, std=1e-4)
+    nn.init.constant_(faint.bias, 1.0)
+    model = nn.Sequential(*layers, faint, nn.Tanh())
+    found = holds(model, torch.randn(200, 64), 3.0, monkeypatch)
+    assert found[-2] > 8 and found[-1] >= found[-2]
+
+
 def test_nodes_settle_at_once_without_caution(monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.GELU())

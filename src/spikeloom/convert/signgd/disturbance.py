@@ -6,9 +6,11 @@ within one step, in order, and each node's steps are made large enough for the d
 reaches it. With D that disturbance, relative to the reach and to the steps of a node whose inputs
 are constant, they are
 
-.. math:: A = \max(1, \mathrm{caution} \cdot D)
+.. math:: A = \max(1, \mathrm{caution} \cdot D, A_1, A_2, \ldots)
 
-times as large as such a node's. All nodes' steps shrink at one rate, so a node with a larger A
+times as large as such a node's, and at least as large as A of the nodes that feed it: a softmax
+that is certain, say, hardly feels a disturbance now, but moves while its inputs are on their way.
+All nodes' steps shrink at one rate, so a node with a larger A
 keeps its first step longer, and its inputs settle first. In a chain, A grows from node to node by
 a factor.
 """
@@ -53,7 +55,8 @@ def amplifications(
         # A disturbed operand may be beyond where the operator is defined.
         value = torch.where(value.isfinite(), value, exact)
         disturbance = float(((value - exact) / own).double().square().mean().sqrt()) / SMALL
-        found[site.name] = min(max(1.0, caution * disturbance), LARGEST)
+        before = (found[name] for name in ann.feeding[site.name])
+        found[site.name] = min(max(1.0, caution * disturbance, *before), LARGEST)
         noise = 2.0 * torch.rand(value.shape, generator=draw) - 1.0
         return value + SMALL * found[site.name] * own * noise.to(value)
 

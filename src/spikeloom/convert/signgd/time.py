@@ -7,7 +7,7 @@ and functions do not care in which order steps come, so each runs once for all o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -68,6 +68,7 @@ class Machine:
             for node in nodes
             if node.op == "call_function"
         ]
+        self.feeding = {name: _feeding(nodes, name, self.sites) for name in self.sites}
         self._output = nodes[-1].args[0]
         self._late = {
             node.name
@@ -153,6 +154,18 @@ def _reader(arg: Any, slots: dict[fx.Node, int]) -> Callable[[list[Any]], Any]:
 def _owner(module: fx.GraphModule, path: str) -> tuple[nn.Module, str]:
     owner, _, name = path.rpartition(".")
     return module.get_submodule(owner), name
+
+
+def _feeding(nodes: list[fx.Node], name: str, sites: Mapping[str, Site]) -> tuple[str, ...]:
+    """The sites whose values reach a site without passing another."""
+    ahead = [source for node in nodes if node.name == name for source in node.all_input_nodes]
+    seen = set(ahead)
+    for node in ahead:  # which grows meanwhile
+        if node.name not in sites:
+            fresh = [source for source in node.all_input_nodes if source not in seen]
+            ahead += fresh
+            seen.update(fresh)
+    return tuple(node.name for node in ahead if node.name in sites)
 
 
 def _last_uses(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
