@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from spikeloom.calibrate import Batch
+from spikeloom.convert.las.calls.kinds import Product
 from spikeloom.convert.las.layers import Activation, WeightLayer, wide
 from spikeloom.convert.las.sites import Site
 from spikeloom.kernel.call import run
@@ -31,6 +32,8 @@ __all__ = [
 # Energy of an addition and of a multiply-add in 45 nm, in pJ (Horowitz, ISSCC 2014).
 ADD, MULTIPLY_ADD = 0.9, 4.6
 SHOWN = 4  # names in a note
+OUTLIER_COLUMNS = ("site", "channel", "largest", "times median")
+FAR = 20.0  # channel whose magnitude is so many times the median channel's is an outlier
 
 
 @dataclass
@@ -40,16 +43,22 @@ class LASReport(Report):
     Attributes:
         layers: Relative L2 error of each layer's output and of the network's own, on the first
             calibration batch.
-        spikes_per_value: Over all sites that feed a linear layer, weighted by its fan-out.
-        energy: Additions of spikes against multiply-adds of those layers, a proxy: compute only.
+        spikes_per_value: Over all sites that weights multiply, in a linear layer or a call such as
+            ``conv2d`` or ``matmul`` with a parameter, weighted by their multiply-adds in
+            calibration. Products of two activations are not counted.
+        energy: Additions of spikes against those multiply-adds, a proxy: compute only.
+        outliers: Channels whose largest calibrated magnitude is over 20 times the median channel's,
+            with that magnitude and that ratio; those of all heads are counted on.
     """
 
     layers: Report = field(default_factory=lambda: Report("Error", ("layer", "relative L2")))
     spikes_per_value: float = math.nan
     energy: float = math.nan
+    outliers: Report = field(default_factory=lambda: Report("Outlier channels", OUTLIER_COLUMNS))
 
     def __str__(self) -> str:
-        return "\n\n".join([super().__str__(), str(self.layers)])
+        parts = [super().__str__(), str(self.layers)]
+        return "\n\n".join([*parts, str(self.outliers)] if self.outliers.rows else parts)
 
     def as_dict(self) -> dict[str, Any]:
         """What ``to_json`` writes."""
@@ -58,6 +67,7 @@ class LASReport(Report):
             "layers": self.layers.as_dict(),
             "spikes_per_value": self.spikes_per_value,
             "energy": self.energy,
+            "outliers": self.outliers.as_dict(),
         }
 
 
@@ -76,20 +86,26 @@ def conversion_report(
         found: What those of the converted network yield.
     """
     columns = ("site", "steps", "normal", "outlier", "clip rate", "SQNR dB", "spikes/value")
-    report = LASReport("LAS conversion", columns, [encoding[:-1] for encoding in encodings])
+    report = LASReport("LAS conversion", columns, [encoding[:-2] for encoding in encodings])
     report.layers = Report("Error against the original", ("layer", "relative L2"))
     for name in expected:
         if name in found:
             wanted, given = expected[name][0], found[name][0]
             error = (given - wanted).norm() / wanted.norm().clamp(min=1e-30)
             report.layers.add(name, float(error))
+    for encoding in encodings:
+        for outlier in encoding.outliers:
+            report.outliers.add(encoding.site, *outlier)
+    if report.outliers.rows:
+        names = list(dict.fromkeys(encoding.site for encoding in encodings if encoding.outliers))
+        report.notes.append(f"outlier channels, see report.outliers: {shortened(names)}")
     total = sum(weights.get(encoding.site, 0) for encoding in encodings)
     if total:
         spikes = sum(encoding.spikes * weights.get(encoding.site, 0) for encoding in encodings)
         report.spikes_per_value = spikes / total
         report.energy = report.spikes_per_value * ADD / MULTIPLY_ADD
         report.notes.append(
-            f"linear layers: {report.spikes_per_value:.2f} spikes a value, "
+            f"weights: {report.spikes_per_value:.2f} spikes a value, "
             f"{report.energy:.2f} of the multiply-adds' energy (proxy: {ADD} and "
             f"{MULTIPLY_ADD} pJ, compute only; break-even at {MULTIPLY_ADD / ADD:.1f} spikes)"
         )
@@ -145,6 +161,7 @@ class Encoding(NamedTuple):
         clip_rate: The share of values beyond it; None if the site saw none.
         sqnr: Signal to quantisation noise in dB; None if there is no noise, or no value.
         spikes: Spikes a value.
+        outliers: Channels far beyond the median one: number, largest magnitude, ratio.
         seen: Whether calibration reached the site.
     """
 
@@ -155,6 +172,7 @@ class Encoding(NamedTuple):
     clip_rate: float | None
     sqnr: float | None
     spikes: float
+    outliers: list[tuple[int, float, float]]
     seen: bool
 
     def reaches(self, target: float) -> bool:
@@ -168,23 +186,39 @@ def measured(name: str, site: Site, sample: Tensor | None) -> Encoding:
     ranges = [getattr(site, key).flatten() for key in site.neuron.ranges]
     steps, normal, outlier = site.neuron.steps, float(ranges[0].median()), float(ranges[-1])
     if sample is None:
-        return Encoding(name, steps, normal, outlier, None, None, 0.0, seen=False)
+        return Encoding(name, steps, normal, outlier, None, None, 0.0, [], seen=False)
     values = dict(zip(site.neuron.ranges, [ranges[0], *(r[0] for r in ranges[1:])], strict=True))
     spikes, _ = run(site.neuron, sample[None], params=values)
     noise = float((spikes.sum(0) - sample).square().sum())
     sqnr = 10 * math.log10(float(sample.square().sum()) / noise) if noise else None
     fired = float((spikes != 0).sum() / sample.numel())
     clipped = float((sample.abs() > outlier).float().mean())
-    return Encoding(name, steps, normal, outlier, clipped, sqnr, fired, seen=True)
+    far = outlier_channels(sample) if site.channels else []
+    return Encoding(name, steps, normal, outlier, clipped, sqnr, fired, far, seen=True)
+
+
+def outlier_channels(sample: Tensor) -> list[tuple[int, float, float]]:
+    """The channels of ``[n, channels]`` far beyond the median one: number, largest, ratio."""
+    largest = sample.abs().amax(0)
+    median = float(largest.median())
+    far = (largest > FAR * median).nonzero().flatten().tolist() if median else []
+    return [(channel, float(largest[channel]), float(largest[channel]) / median) for channel in far]
 
 
 def fan_out(network: nn.Module) -> dict[str, int]:
-    """Site that feeds linear layers -> multiply-adds for each of its values."""
+    """Site that weights multiply -> their multiply-adds with the values of the calibration.
+
+    Args:
+        network: After calibration.
+    """
     total: dict[str, int] = {}
     for module in network.modules():
         if isinstance(module, WeightLayer):
-            name = module.source.name
-            total[name] = total.get(name, 0) + module.weight.numel()
+            site, outputs = module.source, len(module.matrix)
+            total[site.name] = total.get(site.name, 0) + outputs * site.calibrated
+        elif isinstance(module, Product) and len(module.axes) == 1:
+            (site,) = (part for part in module.children() if isinstance(part, Site))
+            total[site.name] = module.multiply_adds
     return total
 
 

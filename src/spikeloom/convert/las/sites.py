@@ -41,6 +41,7 @@ class Site(nn.Module):
         self.watch = Watch()
         self.observation: Observation | None = Observation(bound)
         self.looks = True  # whether it observes what passes
+        self.calibrated = 0  # values that it observed
         self.neuron: OAT | None = None
         self.node: nn.Module | None = None
         self._decoder: Neuron | None = None
@@ -83,6 +84,7 @@ class Site(nn.Module):
             observation.forget_channels()
             rows = self._rows(x)
         observation.see(self.name, rows)
+        self.calibrated += rows.numel()
 
     def _rows(self, x: Tensor) -> Tensor:
         """The values as ``[n, channels]``."""

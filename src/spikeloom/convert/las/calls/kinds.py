@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from spikeloom.convert.las.attention import Attention, Softmax
 from spikeloom.convert.las.layers import Activation, Spiking
@@ -26,11 +27,15 @@ class Product(nn.Module):
     Args:
         axes: Factor that is an activation, by the position of its argument -> its axis of features,
             which have ranges of their own; None for one range.
+
+    Attributes:
+        multiply_adds: Those of its products of matrices and convolutions in calibration.
     """
 
     def __init__(self, axes: dict[int, int | None]) -> None:
         super().__init__()
         self.form, self.observing = "decoded", True
+        self.multiply_adds = 0
         self.axes: dict[int, int | None] = {}
         for position, axis in axes.items():
             self.encode(position, axis)
@@ -63,6 +68,11 @@ class Product(nn.Module):
         args = list(args)
         for position in self.axes:
             args[position] = self._encoded(position, args[position], "forward")
+        if self.observing and all(site.looks for site in self.children()):
+            with FlopCounterMode(display=False) as counter:
+                y = function(*args, **kwargs)
+            self.multiply_adds += counter.get_total_flops() // 2  # it counts both
+            return y
         return function(*args, **kwargs)
 
     def _encoded(self, position: int, x: Tensor, how: str) -> Tensor:
