@@ -1,5 +1,7 @@
 """Small decoders of transformers, trained on a fixed text, character by character."""
 
+from functools import cache
+
 import torch
 import transformers as t
 
@@ -59,7 +61,8 @@ def train(model, steps, rate=3e-3, first=1000):
     return model
 
 
+@cache
 def trained(kind, steps=STEPS):
-    """A decoder that knows the text."""
+    """A decoder that knows the text; tests leave it as it is."""
     torch.manual_seed(0)
     return train(KINDS[kind]().train(), steps).eval()
