@@ -324,3 +324,40 @@ def test_what_runs_within_vmap_is_named_or_excluded(by_layer, place):
     with pytest.raises(TypeError, match=rf"model: {place} computes within torch\.vmap"):
         apply(model, x)
     assert type(apply(model, x, exclude=["1"])[1].layer) is nn.Linear
+
+
+class PackedLinear(nn.Module):
+    """As other libraries keep weights of four or eight bits."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("qweight", torch.ones(8, 8, dtype=torch.int8))
+
+    def forward(self, x):
+        return x @ self.qweight.to(x.dtype)
+
+
+def test_quantised_weights_are_refused_with_their_place():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Sequential(PackedLinear()))
+    x = torch.randn(4, 8)
+    with pytest.raises(
+        ValueError, match=r"quantised weights in 1\.0 \(PackedLinear\);.*dequantize"
+    ):
+        LAS(progress=False).apply(model, [x])
+    assert LAS(progress=False, exclude=["1.0"]).apply(model, [x])(x).shape == (4, 8)
+
+
+@torch.library.custom_op("las_test::flash_attn_func", mutates_args=())
+def flash_attn_func(q: torch.Tensor) -> torch.Tensor:
+    return q.softmax(-1)
+
+
+class Flash(nn.Module):
+    def forward(self, x):
+        return torch.ops.las_test.flash_attn_func(x)
+
+
+def test_an_attention_of_another_library_s_kernel_is_refused_with_the_setting_that_helps():
+    model = nn.Sequential(nn.Linear(8, 8), Flash())
+    with pytest.raises(TypeError, match=r"1 \(Flash\) calls .*attn.*attn_implementation='sdpa'"):
+        LAS(progress=False).apply(model, [torch.randn(4, 8)])

@@ -122,7 +122,11 @@ def test_a_model_with_calls_of_its_own_computes_the_same_in_a_new_process(tmp_pa
 
 
 @torch.no_grad()
-def test_a_model_with_calls_of_its_own_is_exported():
+def test_a_model_with_calls_of_its_own_is_exported_and_then_compiled():
+    torch.compiler.reset()
     network = converted(decoder("all by hand"))
     exported = torch.export.export(network, (ids(7),)).module()
     assert relative(exported(ids(7)), network(ids(7))) < 1e-6
+    compiled = torch.compile(exported, fullgraph=True, backend="aot_eager")
+    assert relative(compiled(ids(7)), network(ids(7))) < 1e-6
+    torch.compiler.reset()

@@ -75,8 +75,8 @@ def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> nn.Module:
 
     Raises:
         TypeError: If modules are neurons, or compiled by TorchScript; all of them are listed.
-        ValueError: If the architecture is not known, the model is converted already, or an excluded
-            name does not exist or names a part of what is converted as a whole.
+        ValueError: If the model is converted already, has quantised weights, or an excluded name
+            does not exist or names a part of what is converted as a whole.
     """
     _check_names(model, exclude)
     _check_kinds(model, exclude)
@@ -114,7 +114,7 @@ def _check_names(model: nn.Module, exclude: Sequence[str]) -> None:
 
 
 def _check_kinds(model: nn.Module, exclude: Sequence[str]) -> None:
-    """Refuse neurons, whose spikes are no activations, and what takes no hooks."""
+    """Refuse neurons, what takes no hooks, and weights that are no numbers of torch."""
     left = [name for name in exclude if name]
     if neurons := _outermost(model, is_neuron, left):
         raise TypeError(
@@ -125,6 +125,11 @@ def _check_kinds(model: nn.Module, exclude: Sequence[str]) -> None:
         raise TypeError(
             f"model: no call within TorchScript can be seen, in modules left in float neither: "
             f"{scripts}. Put the modules in their place that torch.jit compiled"
+        )
+    if quantised := _outermost(model, _is_quantised, left):
+        raise ValueError(
+            f"model: has quantised weights in {quantised}; convert the model in float (load it "
+            f"without quantization_config, or call its dequantize()), or name the layers in exclude"
         )
 
 
@@ -141,6 +146,15 @@ def _outermost(
 
 def _is_script(module: nn.Module) -> bool:
     return isinstance(module, torch.jit.ScriptModule)
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    # Those of torch are packed; others are whole numbers, which torch does not multiply.
+    own = [*module._parameters.items(), *module._buffers.items()]
+    return ".quantized" in type(module).__module__ or any(
+        name.endswith("weight") and value is not None and not value.is_floating_point()
+        for name, value in own
+    )
 
 
 def _check_whole(name: str, module: nn.Module, exclude: Sequence[str]) -> None:

@@ -40,6 +40,12 @@ CHILD = "las_calls"
 # What is there in the place of a spiking call.
 CONSTANT, COMPOUND, FLOAT = "", "*", "float"
 SHOWN = 6  # places in an error
+# An attention that a kernel of another library computes.
+KERNEL = "attn"
+ITS_ATTENTION = (
+    "Convert the model with attn_implementation='sdpa' or 'eager', or let it call "
+    "scaled_dot_product_attention."
+)
 
 
 class Calls(nn.Module):
@@ -419,9 +425,11 @@ class _Session:
             return
         places = [f"{place} calls {', '.join(called)}" for place, called in self.refused.items()]
         more = f"; and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
+        kernels = [what for called in self.refused.values() for what in called if KERNEL in what]
+        remedy = f" {ITS_ATTENTION}" if kernels else ""
         raise TypeError(
-            f"model: no rule computes this by spikes: {'; '.join(places[:SHOWN])}{more}. Leave it "
-            f"in float by naming the modules in exclude"
+            f"model: no rule computes this by spikes: {'; '.join(places[:SHOWN])}{more}.{remedy} "
+            f"Leave it in float by naming the modules in exclude"
         )
 
     def explore(self, network: nn.Module, call: Batch) -> None:
