@@ -52,9 +52,11 @@ WITHOUT_TORCH = (
     "emit_llvm",
     "llvm_text",
     "cuda_text",
+    "cuda_cache",
+    "cuda_totals",
     "elementary",
 )
-ONLY_IN = {"cupy": "run_cuda", "llvmlite": "compile_cpu"}
+ONLY_IN = {"cupy": "cuda_device", "llvmlite": "compile_cpu"}
 
 
 def imports(path, *, top_level=False):

@@ -9,7 +9,7 @@ from spikeloom import Neuron
 from spikeloom.kernel.source import source
 from spikeloom.kernel.vocabulary import fire, floor, rint, where
 from spikeloom.plugins import norse, snntorch, spikingjelly
-from tests.kernel import cuda_shim
+from tests.kernel import cuda_standin
 
 RUNNERS = ["eager", "llvm", "cuda"]
 X = torch.randint(-4, 9, (5, 3, 4)) / 4
@@ -59,7 +59,7 @@ def loop(step, x):
 def runner(request, monkeypatch):
     """Eager, the CPU kernel, or the CUDA text on a CPU, as an implementation's name."""
     if request.param == "cuda":
-        cuda_shim.install(monkeypatch)
+        cuda_standin.install(monkeypatch)
         return "llvm"
     return request.param
 

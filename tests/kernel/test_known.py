@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 import spikeloom
 from spikeloom import Gated, Neuron, PerStep
 from spikeloom.kernel.call import run_step
-from spikeloom.kernel.known import REMEMBERED
+from spikeloom.kernel.known import REMEMBERED, settled
 from spikeloom.kernel.neuron import tensor_of
 from spikeloom.kernel.vocabulary import fire, lookup
 from spikeloom.neurons import LIF, Leaky
@@ -356,3 +357,14 @@ def test_a_step_is_checked_as_a_sequence_is():
     assert y.tolist() == [0.0, 1.0] and v.tolist() == [0.5, 0.0]
     mapped = torch.vmap(lambda x: run_step(neuron, x)[0])(torch.randn(2, 5))
     assert mapped.shape == (2, 5)
+
+
+def test_on_a_gpu_a_call_is_remembered_once_its_constants_are_there(monkeypatch):
+    waited, device = [], torch.device("cuda", 0)
+    stream = SimpleNamespace(synchronize=lambda: waited.append(1))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    assert settled(device) and waited == [1]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert not settled(device) and waited == [1]
+    assert settled(torch.device("cpu")) and waited == [1]

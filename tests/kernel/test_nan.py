@@ -11,7 +11,7 @@ from spikeloom import Gated, Neuron, neurons
 from spikeloom.kernel import vocabulary as words
 from spikeloom.neurons import surrogate
 from spikeloom.plugins import snntorch, spikingjelly
-from tests.kernel import cuda_shim
+from tests.kernel import cuda_standin
 
 NAN, INF = math.nan, math.inf
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -21,7 +21,7 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 def runner(request, monkeypatch):
     """Eager, the CPU kernel, or the CUDA text on a CPU, as an implementation's name."""
     if request.param == "cuda":
-        cuda_shim.install(monkeypatch)
+        cuda_standin.install(monkeypatch)
         return "llvm"
     return request.param
 
@@ -144,7 +144,7 @@ NEURONS = [
 def test_no_neuron_turns_nan_into_a_spike_or_into_silence(neuron, how, monkeypatch):
     """One NaN makes the outputs of its neuron NaN from its step on, and no other's."""
     if how == "cuda":
-        cuda_shim.install(monkeypatch)
+        cuda_standin.install(monkeypatch)
     runs = "eager" if how == "eager" else "llvm"
     steps, first = (1, 0) if neuron.begin else (4, 1)
     xs = [torch.rand(steps, 3) + 0.5 for _ in range(neuron.inputs)]

@@ -1,88 +1,174 @@
-"""How kernels are launched, as far as it shows without a GPU."""
+"""What a call launches, and with which arguments, as a driver sees it."""
 
-import contextlib
-from types import SimpleNamespace
+import math
 
-import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from spikeloom.kernel import emit_cuda
-from spikeloom.kernel.cuda_scan import BLOCK, Shape
+import spikeloom
+from spikeloom import Gated, Neuron, PerStep
+from spikeloom.kernel.cuda_scan import BLOCK
 from spikeloom.kernel.trace import Program
-from spikeloom.neurons import LIF
-
-run_cuda = pytest.importorskip("spikeloom.kernel.run_cuda", reason="CuPy is not installed")
+from spikeloom.kernel.vocabulary import fire, lookup
+from spikeloom.neurons import LIF, surrogate
+from tests.kernel import cuda_standin
 
 
 @pytest.fixture
 def driver(monkeypatch):
-    """A driver that notes what it is asked for."""
-    noted = SimpleNamespace(current=[], loaded=[], launched=[])
-
-    @contextlib.contextmanager
-    def use(device):
-        noted.current.append(device)
-        yield
-        noted.current.pop()
-
-    class Module:
-        def load(self, code):
-            noted.loaded.append((noted.current[-1], code))
-
-        def get_function(self, name):
-            def launch(grid, block, arguments, *, stream):
-                noted.launched.append((noted.current[-1], grid, block, arguments, stream.ptr))
-
-            return launch
-
-    monkeypatch.setattr(torch.cuda, "device", use)
-    monkeypatch.setattr(
-        torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=7 + device.index)
-    )
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(run_cuda.cupy.cuda, "Module", Module)
-    monkeypatch.setattr(run_cuda, "compile_text", lambda text, capability: (text, capability))
-    return noted
+    return cuda_standin.install(monkeypatch)
 
 
-def test_a_kernel_is_loaded_once_on_each_device_and_launched_on_its_current_stream(driver):
-    kernel = run_cuda.Kernel("text", "forward")
-    devices = [torch.device("cuda", index) for index in (0, 1, 0)]
-    for device in devices:
-        kernel(device, 3, [1, 2])
-    assert driver.loaded == [(device, ("text", 90)) for device in devices[:2]]
-    expected = [(device, (3,), (BLOCK,), [1, 2], 7 + device.index) for device in devices]
-    assert driver.launched == expected
+@pytest.fixture
+def run_cuda(driver):
+    from spikeloom.kernel import run_cuda
+
+    return run_cuda
 
 
-def test_arguments_are_those_of_the_kernel(monkeypatch):
-    calls = []
+def names(driver):
+    return [launch.name for launch in driver.launches]
 
-    class Noted:
-        def __init__(self, text, name):
-            assert name == "forward"
 
-        def __call__(self, device, blocks, arguments):
-            calls.append((blocks, arguments))
-
-    monkeypatch.setattr(run_cuda, "Kernel", Noted)
-    monkeypatch.setattr(run_cuda, "_forward_plan", run_cuda._forward_plan.__wrapped__)
-    monkeypatch.setattr(run_cuda, "_forward_kernel", run_cuda._forward_kernel.__wrapped__)
+def test_arguments_arrive_in_order(driver, run_cuda):
     program = Program.parse(LIF(2.0, 1.5).program)
-    x, y, w = torch.empty(2 * 5, 1000)[::2], torch.empty(5, 1000), torch.empty(1000)
+    x, y, w = torch.zeros(2 * 5, 1000)[::2], torch.empty(5, 1000), torch.empty(1000)
     rest = torch.zeros(())
-    run_cuda.forward(program, 5, [2.0, 1.5, 4.0], [x], [rest], [], [y], [w])
-    ((blocks, arguments),) = calls
+    launch = run_cuda.forward_launch(program, 5, [2.0, 1.5, 4.0], x.dtype, 1000)
+    launch([x], [rest], [], [y], [w])
+    (launch,) = driver.launches
     addresses = x.data_ptr(), 2000, rest.data_ptr(), 0, w.data_ptr(), y.data_ptr()
-    assert arguments == [5, 1000, *addresses, 2.0, 1.5, 4.0]
-    assert [type(a) for a in arguments[-3:]] == [np.float32] * 3
-    assert blocks == 2  # of 128 threads with 4 neurons each
-    assert emit_cuda.forward(program, Shape(vec=4)).count("long long x_stride") == 1
+    assert launch.arguments == (5, 1000, *addresses, 2.0, 1.5, 4.0)
+    assert launch.function.kinds == "qqPqPqPPfff"
+    assert (launch.blocks, launch.threads) == (2, BLOCK)  # 4 neurons a thread
 
 
-def test_compiler_options_keep_ieee_arithmetic():
-    assert {"--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true"} <= set(
-        run_cuda.OPTIONS
+def test_a_gradient_that_nobody_sent_is_a_null_pointer(driver):
+    x = torch.randn(4, 8, requires_grad=True)
+    spikeloom.run(LIF(), x)[0].sum().backward()
+    arguments = driver.launches[-1].arguments
+    assert driver.launches[-1].name == "backward"
+    # T, N, x and its stride, its gradient, v and its stride, then the last state's gradient.
+    assert arguments[7:10] == (0, 0, 0)
+
+
+def test_a_number_beyond_float32_is_infinite(driver):
+    neuron = Neuron(lambda x, v, p: (x * p.gain, v), params={"gain": 1e300})
+    y, _ = spikeloom.run(neuron, torch.ones(1, 4))
+    assert y.tolist() == [[math.inf] * 4]
+    assert driver.launches[0].arguments[-1] == math.inf
+
+
+class Work(TorchDispatchMode):
+    """The operations that would be launches of their own on a GPU."""
+
+    VIEWS = ("empty", "new_empty", "empty_like", "detach", "expand", "view", "as_strided", "select")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name not in self.VIEWS:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def learning_neuron(steps):
+    def step(x, state, p):
+        v, row = state
+        h = p.decay * v + x * p.gain + p.offset * lookup(p.table, row)
+        s = fire(h - p.threshold, surrogate.ATan())
+        return s, (h - s * p.threshold, row)
+
+    params = {
+        "decay": torch.tensor(0.7),
+        "gain": PerStep(torch.rand(steps) + 0.5),
+        "offset": torch.tensor(0.3),
+        "table": Gated(torch.randn(3, steps)),
+        "threshold": torch.rand(8) + 0.5,
+    }
+    neuron = Neuron(step, state=("v", "row"), params=params)
+    program = Program.parse(neuron.program)
+    tensors = [p if isinstance(p, torch.Tensor) else p.values for p in params.values()]
+    return program, list(neuron.surrogate_numbers.values()), tensors
+
+
+@pytest.mark.parametrize("learned, launches", [(False, 1), (True, 2)])
+def test_a_backward_is_one_launch_and_one_more_for_learned_parameters(
+    driver, run_cuda, learned, launches
+):
+    from spikeloom.kernel.plan import _adjoint
+
+    program, numbers, ps = learning_neuron(5)
+    x, gy, gx = torch.randn(5, 8), torch.randn(5, 8), torch.empty(5, 8)
+    states = [torch.zeros(()), torch.ones(8)]
+    wanted = (0, *range(3, 8)) if learned else (0,)
+    gradient = _adjoint(program, wanted)
+    launch = run_cuda.backward_launch(program, gradient, 5, numbers, x.dtype, 8)
+    with Work() as work:
+        found = launch([x], states, ps, [gy], [None, None], [gx], [None, None])
+    assert work.seen == []
+    assert len(driver.launches) == launches
+    assert [found[name].shape for name, _ in program.tensors if name in found] == (
+        [p.shape for p in ps] if learned else []
     )
-    assert not any("fast" in option for option in run_cuda.OPTIONS)
+
+
+def test_a_forward_is_one_launch(driver, run_cuda):
+    program, numbers, ps = learning_neuron(5)
+    x, y = torch.randn(5, 8), torch.empty(5, 8)
+    states, ws = [torch.zeros(()), torch.ones(8)], [torch.empty(8), torch.empty(8)]
+    launch = run_cuda.forward_launch(program, 5, numbers, x.dtype, 8)
+    with Work() as work:
+        launch([x], states, ps, [y], ws)
+    assert work.seen == [] and names(driver) == ["forward"]
+
+
+def test_fewer_neurons_share_a_thread_where_registers_do_not_suffice(driver):
+    x = torch.randn(16, 64)
+    expected, _ = spikeloom.run(LIF(), x, implementation="eager")
+    driver.local = lambda text: 0 if "VEC = 1;" in text else 8
+    y, _ = spikeloom.run(LIF(), x)
+    assert torch.equal(y, expected)
+    assert "VEC = 1;" in driver.launches[0].text and driver.launches[0].blocks == 1
+
+
+def test_a_call_like_an_earlier_one_loads_nothing(driver):
+    x = torch.randn(16, 64, requires_grad=True)
+    for _ in range(3):
+        spikeloom.run(LIF(), x)[0].sum().backward()
+    assert len(driver.loaded) == 2 and len(driver.launches) == 6
+
+
+def test_other_numbers_of_a_surrogate_need_no_other_kernel(driver, run_cuda):
+    x = torch.randn(16, 64, requires_grad=True)
+    for alpha in (2.0, 2.3, 4.0):
+        neuron = LIF(surrogate=surrogate.ATan(alpha))
+        found, expected = (
+            torch.autograd.grad(spikeloom.run(neuron, x, implementation=how)[0].sum(), x)[0]
+            for how in ("auto", "eager")
+        )
+        torch.testing.assert_close(found, expected)
+    assert run_cuda._forward_plan.cache_info().currsize == 1
+    assert run_cuda._backward_plan.cache_info().currsize == 1
+
+
+def test_zeros_of_either_sign_are_handed_over_as_they_are(driver):
+    for gain in (0.0, -0.0):
+        neuron = Neuron(lambda x, v, p: (x * p.gain, v), params={"gain": gain})
+        y, _ = spikeloom.run(neuron, torch.ones(1, 4))
+        assert y.signbit().all() == (math.copysign(1.0, gain) < 0)
+
+
+def test_shares_of_all_threads_are_summed_in_float64(driver, run_cuda):
+    shares = torch.randn(3, 1000 * 128, dtype=torch.float64)
+    result = torch.empty(3)
+    arguments = run_cuda._Arguments(shares.shape[1])
+    arguments.shares(shares, result)
+    text = run_cuda.totals("float32", ("scalar",))
+    kernel = run_cuda.cuda_device.load(text, "totals", shares.device)
+    kernel.launch(3, BLOCK, arguments.packed())
+    torch.testing.assert_close(result, shares.sum(-1).float(), rtol=1e-6, atol=1e-6)

@@ -530,6 +530,7 @@ def test_autocast_trains_in_bfloat16():
 
 @pytest.mark.parametrize("learns", [False, True])
 def test_a_compiled_call_takes_more_lengths_and_batches_than_a_recompilation_limit(learns):
+    torch._dynamo.reset()  # other tests compile layers too
     layer = spikeloom.SpikingLayer(LIF(tau=2.3, surrogate=surrogate.ATan()))
     graphs = []
 

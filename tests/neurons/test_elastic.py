@@ -14,7 +14,7 @@ from torch import nn
 import spikeloom
 from spikeloom import PerStep, SpikingLayer, plugins
 from spikeloom.neurons import ElasticBiSpike
-from tests.kernel import cuda_shim
+from tests.kernel import cuda_standin
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NEURON = np.load(GOLDEN / "spikelm_neuron.npz")
@@ -32,7 +32,7 @@ def cases(data, last):
 @pytest.fixture(params=["eager", "llvm", "cuda text"])
 def implementation(request, monkeypatch):
     if request.param == "cuda text":
-        cuda_shim.install(monkeypatch)
+        cuda_standin.install(monkeypatch)
         return "auto"
     return request.param
 

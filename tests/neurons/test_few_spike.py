@@ -11,7 +11,7 @@ import torch
 import spikeloom
 from spikeloom.neurons import OAT, FewSpike
 from spikeloom.neurons.surrogate import Triangle
-from tests.kernel import cuda_shim
+from tests.kernel import cuda_standin
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MTN = np.load(GOLDEN / "las_mtn.npz")
@@ -24,7 +24,7 @@ def runner(request, monkeypatch):
     """The name of an implementation; the CUDA text runs on the CPU in place of LLVM."""
     if request.param != "cuda text":
         return request.param
-    cuda_shim.install(monkeypatch)
+    cuda_standin.install(monkeypatch)
     return "llvm"
 
 

@@ -11,7 +11,7 @@ import torch
 import spikeloom
 from spikeloom.neurons import HG, FewSpike, LinearHG, draw_hg, fit_hg
 from spikeloom.neurons.tables import FUNCTIONS
-from tests.kernel import cuda_shim
+from tests.kernel import cuda_standin
 
 RANGES = {
     "exp": (-12.0, 0.0),
@@ -101,7 +101,7 @@ def test_a_function_of_ones_own_is_fitted():
 @pytest.mark.parametrize("tie", ["gt", "ge"])
 def test_closed_form_spikes_and_written_tables_agree(tie, runner, monkeypatch):
     if runner == "cuda text":
-        cuda_shim.install(monkeypatch)
+        cuda_standin.install(monkeypatch)
         runner = "llvm"
     neuron = fit_hg("gelu", -6, 6, 6, segments=12, tie=tie)
     x = torch.cat([torch.linspace(-6, 6, 3001), torch.tensor(neuron.edges)]).clamp(-6, 6)

@@ -14,7 +14,7 @@ from spikeloom.kernel.checked import COMPUTED
 from spikeloom.kernel.choose import choose
 from spikeloom.kernel.counted import counting_modes
 from spikeloom.kernel.freed import in_one_node
-from spikeloom.kernel.known import Answer, Known, Parameters, key_of, remember
+from spikeloom.kernel.known import Answer, Known, Parameters, key_of, remember, settled
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.kernel.plan import plan_for
 from spikeloom.kernel.scan import Call, follow, scan
@@ -164,7 +164,7 @@ def _run(
         answer, tensors = answer._replace(single=False), (*given, *tensors[len(given) :])
     groups = call.groups(tensors)
     plan = plan_for(call.text, steps, call.numbers, *groups, single=untimed)
-    if as_given:
+    if as_given and settled(xs[0].device):
         known = Known(plan, answer, call.constant, neuron, params, tensors, at_rest=state is None)
         remember(neuron, key, known)
     return answer.of_kernel(follow(plan, call.constant, tensors))

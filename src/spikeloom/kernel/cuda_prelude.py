@@ -5,6 +5,8 @@ from __future__ import annotations
 DEVICE = "__device__ __forceinline__"
 # The type that a step computes in, by a tensor's dtype.
 REAL = {"float32": "float", "float64": "double", "float16": "float", "bfloat16": "float"}
+# The type that is moved by one access of so many bytes.
+_CHUNK = {2: "stored", 4: "unsigned int", 8: "uint2", 16: "uint4"}
 BYTES = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 
 _PACK = """
@@ -20,15 +22,20 @@ struct alignas({alignment}) Pack {{
 }}
 
 {device} void save(real* to, const Pack& values) {{
-    *reinterpret_cast<Pack*>(to) = values;
+    {chunk} chunks[sizeof(Pack) / sizeof({chunk})];
+    memcpy(chunks, &values, sizeof(Pack));
+    #pragma unroll
+    for (int i = 0; i < sizeof(Pack) / sizeof({chunk}); ++i)
+        reinterpret_cast<{chunk}*>(to)[i] = chunks[i];
 }}
 
-// One value a neuron; with stride 0 one value serves them all.
+// One value a neuron; with stride 0 one value serves them all, and null stands for zeros.
 {device} Pack initial(const real* from, long long stride, long long n) {{
     if (stride) return load(from + n);
+    const real every = from ? *from : 0;
     Pack all;
     #pragma unroll
-    for (int l = 0; l < VEC; ++l) all[l] = *from;
+    for (int l = 0; l < VEC; ++l) all[l] = every;
     return all;
 }}
 """
@@ -76,6 +83,7 @@ _BFLOAT = """
 }}
 """
 
+# Two lanes are rounded by one instruction.
 _NARROW = """
 struct alignas({alignment}) Narrow {{ stored lane[VEC]; }};
 
@@ -87,11 +95,27 @@ struct alignas({alignment}) Narrow {{ stored lane[VEC]; }};
     return values;
 }}
 
+{device} unsigned int narrow_two(real low, real high) {{
+#if __CUDA_ARCH__ >= 800
+    unsigned int bits;
+    asm("cvt.rn.{pair}.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+    return bits;
+#else
+    return narrow(low) | (unsigned int) narrow(high) << 16;
+#endif
+}}
+
 {device} void save(stored* to, const Pack& values) {{
     Narrow narrowed;
     #pragma unroll
-    for (int l = 0; l < VEC; ++l) narrowed.lane[l] = narrow(values[l]);
-    *reinterpret_cast<Narrow*>(to) = narrowed;
+    for (int l = 0; l + 1 < VEC; l += 2) {{
+        const unsigned int two = narrow_two(values[l], values[l + 1]);
+        memcpy(&narrowed.lane[l], &two, sizeof(two));
+    }}
+    if (VEC == 1) narrowed.lane[0] = narrow(values[0]);
+    {chunk} chunk;
+    memcpy(&chunk, &narrowed, sizeof(chunk));
+    *reinterpret_cast<{chunk}*>(to) = chunk;
 }}
 """
 
@@ -113,20 +137,36 @@ _SUMS = """
 // A table's gradient as far as this thread has seen it.
 struct Sums {{
     real* mine;
-    long long threads;
+    long long threads, cells;
+    {device} void clear() {{
+        for (long long cell = 0; cell < cells; ++cell) mine[cell * threads] = 0;
+    }}
     {device} void add(long long cell, real g) {{ mine[cell * threads] += g; }}
 }};
 """
 
+_ANEW = """
+// The value itself, as ``zero`` is 0. The compiler does not know that, so it computes again what
+// depends on the value, instead of keeping all of it in registers since the way forward.
+{device} real anew(real value, unsigned int zero) {{
+    return {from_bits}({to_bits}(value) ^ zero);
+}}
+"""
+_BITS = {
+    "float": ("__float_as_uint", "__uint_as_float"),
+    "double": ("__double_as_longlong", "__longlong_as_double"),
+}
 
-def prelude(dtype: str, vec: int, gated: bool, summed: bool) -> list[str]:
+
+def prelude(dtype: str, vec: int, gated: bool, summed: bool, kept: bool) -> list[str]:
     """The types and functions that kernels use.
 
     Args:
         dtype: What sequences are stored as.
         vec: Neurons a thread carries.
         gated: Whether there are gated tables.
-        summed: Whether such a table's gradient is summed.
+        summed: Whether threads sum gradients of tables.
+        kept: Whether values of the way forward are kept for the way back.
     """
     real, narrow = REAL[dtype], BYTES[dtype] == 2
     lines = [
@@ -135,11 +175,21 @@ def prelude(dtype: str, vec: int, gated: bool, summed: bool) -> list[str]:
         f"constexpr int VEC = {vec};  // neurons a thread",
     ]
     width = 8 if real == "double" else 4
-    parts = [(_PACK, width), (_TABLE if gated else "", 0), (_SUMS if summed else "", 0)]
+    parts = [(_PACK, width)]
     if narrow:
-        conversion = _HALF if dtype == "float16" else _BFLOAT
-        parts[1:1] = [(conversion + _NARROW, 2)]
+        parts.append(((_HALF if dtype == "float16" else _BFLOAT) + _NARROW, 2))
+    wanted = {_TABLE: gated, _SUMS: summed, _ANEW: kept}
+    parts += [(text, 0) for text, is_wanted in wanted.items() if is_wanted]
+    to_bits, from_bits = _BITS[real]
     for text, width in parts:
-        filled = text.format(device=DEVICE, alignment=min(16, width * vec))
+        size = min(16, width * vec)
+        filled = text.format(
+            device=DEVICE,
+            alignment=size,
+            chunk=_CHUNK.get(size, ""),
+            pair="f16x2" if dtype == "float16" else "bf16x2",
+            to_bits=to_bits,
+            from_bits=from_bits,
+        )
         lines += filled.rstrip("\n").splitlines()
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spikeloom.kernel.cuda_prelude import DEVICE, REAL, prelude
@@ -26,6 +26,7 @@ class Shape:
         checkpointed: Whether there may be more steps than one segment has.
         ragged: Whether the last segment may be shorter than the others.
         powers: Number parameters that are powers of two: dividing by them is multiplying.
+        blocks: Blocks for which a multiprocessor has to have registers; 0 lets a thread take all.
     """
 
     dtype: str = "float32"
@@ -34,6 +35,13 @@ class Shape:
     checkpointed: bool = True
     ragged: bool = True
     powers: frozenset[str] = frozenset()
+    blocks: int = 0
+
+    def narrower(self) -> Shape | None:
+        """What to try where registers do not suffice: half the neurons, then fewer blocks."""
+        if self.vec > 1:
+            return replace(self, vec=self.vec // 2)
+        return replace(self, blocks=0) if self.blocks else None
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,8 @@ class Scan:
         self.vs = [self._claim(v) for v in (*states, *sums)]
         self.ys = [self._claim(y) for y in numbered("y", len(program.outputs))]
         self.ps = {name: self._claim(name) for name, _ in program.params}
+        results = [*program.outputs, *program.next, *(program.begin or ())]
+        self._exact = frozenset(schedule(program.nodes, results))
 
     def _claim(self, wish: str) -> str:
         ends = (
@@ -166,6 +176,7 @@ class Scan:
             names=self.names.scope(),
             named=named or {},
             own=len(self.program.nodes),
+            exact=self._exact,
         )
         body.evaluate(roots)
         lines = [f"// {comment}", *signature(f"{DEVICE} void {name}", list(arguments.values()))]
@@ -245,6 +256,7 @@ class Scan:
         body: Sequence[str],
         before: Sequence[str] = (),
         after: Sequence[str] = (),
+        scratch: Sequence[str] = (),
     ) -> list[str]:
         """The kernel: ``body`` for the neurons n ... n + VEC - 1 of a thread, in turn."""
         lines = [
@@ -262,15 +274,16 @@ class Scan:
                 each.append(f"const Pack {p} = load({p}_data + n);")
         loop = "for (long long n = VEC * thread; n < N; n += VEC * threads) {"
         lines += [*before, loop, *inside([*each, *body]), "}", *after]
-        head = f'extern "C" __global__ void __launch_bounds__({BLOCK}) {name}'
-        opening = signature(head, ["long long T", "long long N", *arguments, *self.parameters()])
-        return [*opening, *inside(lines), "}"]
+        bounds = f"{BLOCK}, {self.shape.blocks}" if self.shape.blocks else f"{BLOCK}"
+        head = f'extern "C" __global__ void __launch_bounds__({bounds}) {name}'
+        every = ["long long T", "long long N", *arguments, *self.parameters(), *scratch]
+        return [*signature(head, every), *inside(lines), "}"]
 
     def module(self, what: str, functions: Sequence[Function | None], kernel: list[str]) -> str:
         """The finished text."""
         text = [line for function in functions if function for line in function.text]
         gated = any(kind == "gated" for _, kind in self.program.params)
-        summed = any("Sums& " in line for line in text)
+        summed = any(re.search(r"\bSums\b", line) for line in [*text, *kernel])
         name = re.sub(r"[^ -~]|\\", "?", self.title.neuron)
         lines = [
             f"// {name}: {what}.",
@@ -280,7 +293,9 @@ class Scan:
             "// and after the last step, v_next after this one; g_ marks a gradient.",
             "",
         ]
-        lines += [*prelude(self.shape.dtype, self.shape.vec, gated, summed), "", *text, *kernel]
+        kept = any("anew(" in line for line in kernel)
+        lines += prelude(self.shape.dtype, self.shape.vec, gated, summed, kept)
+        lines += ["", *text, *kernel]
         return "\n".join(lines) + "\n"
 
 

@@ -37,9 +37,9 @@ _KEYWORDS = """
     typeid typename union unix unsigned using virtual void volatile while xor
 """
 _TEMPLATE = """
-    add advance at backward begin bits cell checkpoints forward initial k l lane load mine n narrow
-    real recompute rows save segment segments step stored sweep sweep_begin t thread threads values
-    widen
+    add advance anew at backward begin bits cell checkpoints clear forward initial k l lane load
+    memcpy mine n narrow narrow_two real recompute rows save segment segments step stored sweep
+    sweep_begin t thread threads values widen zero
 """
 _RESERVED = frozenset((_KEYWORDS + _TEMPLATE).split())
 
@@ -107,6 +107,8 @@ class Body:
         names: Names in use.
         named: Node number -> the name under which it must be computed.
         own: How many of the nodes are the step's; those beyond are its gradients.
+        exact: The nodes that outputs and states depend on. They round as torch does; the others
+            make gradients, and may divide approximately and fuse multiply and add.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Body:
         names: Names,
         named: Mapping[int, str],
         own: int,
+        exact: frozenset[int],
     ) -> None:
         self.nodes = nodes
         self.real = real
@@ -130,6 +133,9 @@ class Body:
         self._names = names
         self._named = named
         self._own = own
+        self._exact = exact
+        # Products that are part of a fused multiply-add.
+        self._fused: set[int] = set()
         # What may be NaN and is then passed on: its text is needed more than once.
         self._marking: set[int] = set()
         self._texts: dict[int, tuple[str, int]] = {n: (s, _PRIMARY) for n, s in spelled.items()}
@@ -144,8 +150,13 @@ class Body:
             used.update(resolve(self.nodes, operand) for operand in operands(node))
             if node[0] == "with_nan":
                 self._marking.add(resolve(self.nodes, node[2]))
+        self._fused = {
+            product for number in fresh if (product := self._product(number, used)) is not None
+        }
         for number in fresh:
-            text, tightness = self._expression(self.nodes[number])
+            if number in self._fused:
+                continue
+            text, tightness = self._expression(number)
             bound = used[number] > 1 or len(text) > INLINE or number in self._named
             bound = bound or number in self._marking or self.nodes[number][0] == "with_nan"
             if bound and self.nodes[number][0] != "const":
@@ -154,6 +165,32 @@ class Body:
                 self.lines += wrap(f"const {kind} {name} = {text};")
                 text, tightness = name, _PRIMARY
             self._texts[number] = text, tightness
+
+    def _product(self, number: int, used: Counter[int]) -> int | None:
+        """A product that nothing but this sum or difference reads, if both may be rounded once."""
+        op, *parts = self.nodes[number]
+        if op not in ("add", "sub") or number in self._exact:
+            return None
+        for part in parts:
+            product = resolve(self.nodes, part)
+            ours = used[product] == 1 and product not in self._spelled.keys() | self._named.keys()
+            if ours and self.nodes[product][0] == "mul" and product not in self._exact:
+                return product
+        return None
+
+    def _fused_sum(self, op: str, parts: Sequence[int]) -> str | None:
+        """A sum or difference with a product in it as one rounding; None if it has none."""
+        numbers = [resolve(self.nodes, part) for part in parts]
+        for at, product in enumerate(numbers):
+            if product not in self._fused:
+                continue
+            a, b = (self._operand(factor, _UNARY) for factor in self.nodes[product][1:])
+            c = self._operand(numbers[1 - at], _UNARY)
+            if op == "sub":
+                a, c = (a, f"-{c}") if at == 0 else (f"-{a}", c)
+            name = "fmaf" if self.real == "float" else "fma"
+            return f"{name}({a}, {b}, {c})".replace("--", "")
+        return None
 
     def text(self, number: int) -> str:
         """The expression for an evaluated node."""
@@ -187,13 +224,15 @@ class Body:
         text, tightness = self._texts[resolve(self.nodes, number)]
         return text if tightness >= least else f"({text})"
 
-    def _expression(self, node: Node) -> tuple[str, int]:
+    def _expression(self, number: int) -> tuple[str, int]:
         """A node as C, and how tightly its outermost operator binds."""
-        op, *parts = node
+        op, *parts = self.nodes[number]
         if op == "const":
             text = literal(float(parts[0]), self.real)
             return text, _UNARY if text.startswith("-") else _PRIMARY
-        assert op not in LEAVES, f"{node} has no name"
+        assert op not in LEAVES, f"{op} {parts} has no name"
+        if op in ("add", "sub") and (fused := self._fused_sum(op, parts)):
+            return fused, _PRIMARY
         if op == "lookup":
             return f"{self._tables[parts[0]]}.at({self._operand(parts[1], 0)}, t)", _PRIMARY
         if op in _BINARY:
@@ -206,6 +245,9 @@ class Body:
             if op == "div" and divisor[0] == "p" and divisor[1] in self._powers:
                 one = literal(1.0, self.real)
                 return f"{left} * ({one} / {right})", tightness
+            if op == "div" and self.real == "float" and number not in self._exact:
+                a, b = (self._operand(part, _TERNARY) for part in parts)
+                return f"__fdividef({a}, {b})", _PRIMARY
             return f"{left} {sign} {right}", tightness
         if op == "with_nan":
             value, source = self._operand(parts[0], _TERNARY), self._operand(parts[1], 4)

@@ -12,18 +12,19 @@ Parameters that neurons share are summed by each thread for itself, so nothing i
 results are the same in every run.
 
 Arguments, in order. Forward: T, N; per input its rows and the stride between them; per state its
-first value, the stride of that (0 or 1) and where the last goes; per output its rows. Backward:
-T, N, the checkpoints; per input its rows, their stride and, if it has one, its gradient's rows;
-per state its first value and stride, the gradient that arrives at the last and its stride, and
-where the first one's gradient goes, or null; per output the rows of its gradient and their
-stride; per learned parameter its sums. Both then take the parameters: a number by value, a
-tensor's address, and a gated table's number of rows after it.
+first value, the stride of that (0 or 1) and where the last goes; per output its rows. Backward: T,
+N; per input its rows, their stride and, if it has one, its gradient's rows; per state its first
+value and stride, the gradient that arrives at the last (null is zero) and its stride, and where the
+first one's gradient goes, or null; per output the rows of its gradient and their stride. Both then
+take the parameters: a number by value, a tensor's address, and a gated table's number of rows after
+it. Backward ends with its working memory: the checkpoints, and per learned parameter its sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Protocol, TypeVar
 
 from spikeloom.kernel.adjoint import Adjoint, Gradients, learned
 from spikeloom.kernel.cuda_prelude import BYTES
@@ -35,6 +36,10 @@ ACCESS = 16
 # Steps of a segment, at most, and 32-bit registers that the history of a thread may take.
 SEGMENT = 16
 HISTORY = 64
+# Steps of a segment where gradients of tables are summed: each of them is much text.
+TABLED = 4
+# Blocks of a backward kernel that a multiprocessor is to hold: a thread has 96 registers then.
+BLOCKS = 5
 
 
 def widest(dtype: str) -> int:
@@ -52,11 +57,32 @@ def backward_shape(
     powers: frozenset[str] = frozenset(),
 ) -> Shape:
     """The backward kernel for so many steps; ``vec`` falls until the history fits in registers."""
-    segment = min(SEGMENT, 1 << (steps - 1).bit_length())
+    tabled = any(kind == "gated" for _, kind in learned(program, gradient))
+    segment = min(TABLED if tabled else SEGMENT, 1 << (steps - 1).bit_length())
     registers = len(_history(program, gradient)) * (2 if dtype == "float64" else 1)
     while vec > 1 and vec * segment * registers > HISTORY:
         vec //= 2
-    return Shape(dtype, vec, segment, steps > segment, steps % segment != 0, powers)
+    return Shape(dtype, vec, segment, steps > segment, steps % segment != 0, powers, BLOCKS)
+
+
+class Made(Protocol):
+    """What a compiler makes."""
+
+    @property
+    def local(self) -> int:
+        """Bytes that a thread keeps in memory because its registers do not suffice."""
+
+
+Kernel = TypeVar("Kernel", bound=Made)
+
+
+def fitting(make: Callable[[Shape], Kernel], shape: Shape) -> tuple[Kernel, Shape]:
+    """The widest kernel, from this shape on, whose registers suffice, or else the narrowest."""
+    while True:
+        found, narrower = make(shape), shape.narrower()
+        if not found.local or narrower is None:
+            return found, shape
+        shape = narrower
 
 
 def _history(program: Program, gradient: Adjoint) -> list[int]:
@@ -159,7 +185,10 @@ class Backward(Scan):
             *(f"save(g_{p}_data + n, g_{p});" for p in self.own),
             *(f"{p}_total += g_{p};" for p in self.scalars),
         ]
-        kernel = self.kernel("backward", self._arguments(), body, *self._around())
+        before, after = self._around()
+        kernel = self.kernel(
+            "backward", self._arguments(), body, before, after, self._working_memory()
+        )
         what = "gradients, backward through time"
         return self.module(what, [begin, *functions], kernel)
 
@@ -199,7 +228,7 @@ class Backward(Scan):
         return [advance, recompute, sweep], self._checkpointed(advance, recompute, sweep)
 
     def _arguments(self) -> list[str]:
-        found = ["real* __restrict__ checkpoints"]
+        found = []
         reached = (self.gradient.begin or self.gradient.step).x
         for x, number in zip(self.xs, reached, strict=True):
             found += [f"const stored* __restrict__ {x}_rows", f"long long {x}_stride"]
@@ -210,6 +239,10 @@ class Backward(Scan):
             found += [f"real* __restrict__ g_{v}_first"]
         for y in self.ys:
             found += [f"const stored* __restrict__ g_{y}_rows", f"long long g_{y}_stride"]
+        return found
+
+    def _working_memory(self) -> list[str]:
+        found = ["real* __restrict__ checkpoints"]
         for p, kind in self.learned:
             type_, name = _SUMS[kind]
             found.append(f"{type_}* __restrict__ {name.format(p)}")
@@ -235,7 +268,7 @@ class Backward(Scan):
             *(f"real g_{p} = 0;" for p in steps),
             *sweep.call(self.places(**place)),
             *(f"save(g_{x}_rows + t * N + n, g_{x});" for x in g_xs),
-            *(f"{p}_sums[t * threads + thread] += g_{p};" for p in steps),
+            *(f"{p}_total.add(t, g_{p});" for p in steps),
         ]
 
     def _without_history(self, sweep: Function) -> list[str]:
@@ -245,8 +278,8 @@ class Backward(Scan):
 
     def _segment(self, start: str, recompute: Function, sweep: Function) -> list[str]:
         """One segment forward, keeping its history, and back."""
-        past = {name: f"{name}_past[k][l]" for name in self.kept.values()}
-        kept = {f"kept_{name}": place for name, place in past.items()}
+        kept = {f"kept_{name}": f"{name}_past[k][l]" for name in self.kept.values()}
+        past = {name: f"anew({name}_past[k][l], zero)" for name in self.kept.values()}
         at_k = [f"const long long t = {start}k;"]
         length = f"T - {start.rstrip(' +')}" if start else "T"
         guard = [f"if (k >= {length}) continue;"] if self.shape.ragged else []
@@ -305,10 +338,14 @@ class Backward(Scan):
         before = []
         if self.kept:
             before += [f"constexpr int SEGMENT = {self.shape.segment};  // steps in registers"]
+            before += ["const unsigned int zero = N >> 62;"]
         before += [f"double {p}_total = 0;" for p in self.scalars]
-        before += [
-            f"Sums g_{p} = {{{p}_sums + thread, threads}};"
-            for p, kind in self.learned
-            if kind == "gated"
-        ]
+        for p, kind in self.learned:
+            if kind in ("step", "gated"):
+                name, cells = {
+                    "step": (f"{p}_total", "T"),
+                    "gated": (f"g_{p}", f"{p}_rows * T"),
+                }[kind]
+                before += [f"Sums {name} = {{{p}_sums + thread, threads, {cells}}};"]
+                before += [f"{name}.clear();"]
         return before, [f"{p}_sums[thread] = {p}_total;" for p in self.scalars]

@@ -14,7 +14,7 @@ from spikeloom.kernel.plain import facts, is_watched
 from spikeloom.kernel.plan import Plan
 from spikeloom.kernel.scan import follow
 
-__all__ = ["Answer", "Known", "key_of", "remember"]
+__all__ = ["Answer", "Known", "key_of", "remember", "settled"]
 
 State = tuple[Tensor, ...]
 Parameters = dict[str, Parameter]
@@ -183,6 +183,22 @@ class Known:
         dtype = checked.COMPUTED[x.dtype]
         values = checked.parameters(neuron, params, x, self._answer.steps, dtype)
         return [value for value in values.values() if isinstance(value, Tensor)]
+
+
+def settled(device: torch.device) -> bool:
+    """Whether the constants of a call may serve later ones: on a GPU, after waiting for them once.
+
+    Args:
+        device: Of the call.
+
+    Returns:
+        False while a CUDA graph is captured: what the call made exists only when it is replayed.
+    """
+    if device.type == "cuda":
+        if torch.cuda.is_current_stream_capturing():
+            return False
+        torch.cuda.current_stream(device).synchronize()  # later calls may be on another stream
+    return True
 
 
 def remember(neuron: Neuron, key: Key, known: Known) -> None:

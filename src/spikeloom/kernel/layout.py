@@ -57,6 +57,15 @@ def row(v: Tensor, order: Order) -> Tensor:
     return (v.permute(order) if order else v).contiguous()
 
 
+def unrow(values: Tensor, like: Tensor, order: Order) -> Tensor:
+    """Dense values in this order, one a neuron, in the axes' own order, as a view."""
+    return (
+        values.view(like.permute(order).shape).permute(_inverse(order))
+        if order
+        else values.view(like.shape)
+    )
+
+
 def empty_rows(like: Tensor, order: Order) -> Tensor:
     """A fresh sequence of the same shape whose memory follows this order."""
     return ordered(empty(ordered(like, order)), _inverse(order)) if order else empty(like)

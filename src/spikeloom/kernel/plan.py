@@ -280,17 +280,15 @@ class _Sweep:
         arrived = fitted(arrived, self._fits)
         gys, gws = arrived[: self._outputs], arrived[self._outputs :]
         sums = self._launch(*groups, gys, gws, gxs, gvs)
+        found = [*gxs, *gvs]
         for gp, (name, kind) in zip(gps, self._plan.program.tensors, strict=True):
-            if gp is None:
-                continue
-            if name not in sums:
-                gp.zero_()
+            if gp is None or name not in sums:
+                found.append(None if gp is None else gp.zero_())
             elif kind == "neuron":
-                # A view: it lies in this order.
-                layout.row(gp, self._plan.order).view(-1).copy_(sums[name])
+                found.append(layout.unrow(sums[name], gp, self._plan.order))
             else:
-                gp.copy_(sums[name])
-        return [gradient for gradient in results if gradient is not None]
+                found.append(sums[name].to(gp.dtype))
+        return [gradient for gradient in found if gradient is not None]
 
 
 @lru_cache(maxsize=1024)

@@ -1,130 +1,58 @@
-"""CUDA C -> spikes: compile with NVRTC through CuPy, launch on torch's current stream.
+"""Tensors -> launches: which kernel a call needs, and its arguments.
 
-Nothing here waits for the GPU or reads from it, and every tensor is torch's own, so calls can be
-captured in a CUDA graph once their kernels have been compiled by a first call.
+A call launches one kernel, and one more to sum the gradients of parameters that neurons share. What
+a call like an earlier one needs is found at once.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from ctypes import c_double, c_float
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from typing import Any
+from functools import cache, lru_cache, partial
+from struct import Struct
+from typing import NamedTuple
 
-import cupy
-import numpy as np
 import torch
-from cupy.cuda import nvrtc
 from torch import Tensor
 
-from spikeloom.kernel import emit_cuda
+from spikeloom.kernel import cuda_device, emit_cuda
 from spikeloom.kernel.adjoint import Adjoint, learned
+from spikeloom.kernel.cuda_device import Kernel
 from spikeloom.kernel.cuda_scan import BLOCK, Shape
-from spikeloom.kernel.emit_cuda import ACCESS, backward_shape, widest
+from spikeloom.kernel.cuda_totals import totals
+from spikeloom.kernel.emit_cuda import ACCESS, backward_shape, fitting, widest
 from spikeloom.kernel.layout import DTYPES
 from spikeloom.kernel.trace import Program
-
-# Neither contraction nor flushing to zero: kernels round as torch does. cupy.RawModule appends
-# -ftz=true to whatever it is given, so the compiler is called directly.
-OPTIONS = ("--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true")
 
 # Threads that sum parameter gradients: always as many, so that sums do not depend on the device.
 SUMMING = 1 << 16
 # Bytes that their shares may take, which bounds the threads where tables are large.
 SHARES = 1 << 26
 
-Argument = int | np.float32 | np.float64
 
+class Numbers(NamedTuple):
+    """The parameters of kind ``number``.
 
-def compile_text(text: str, capability: int) -> bytes:
-    """Machine code for a device of this compute capability (90 for sm_90).
-
-    For a device newer than the compiler knows, the code is PTX, which its driver translates.
-
-    Raises:
-        RuntimeError: If the compiler refuses the text.
+    Attributes:
+        values: What is computed with, in order: beyond the range of float32 it is infinite there.
+        powers: Those that a kernel may take for powers of two.
     """
-    known = max(arch for arch in nvrtc.getSupportedArchs() if arch <= capability)
-    exact = known == capability
-    target = f"--gpu-architecture={'sm' if exact else 'compute'}_{known}"
-    program = nvrtc.createProgram(text, "spikeloom.cu", [], [])
-    try:
-        nvrtc.compileProgram(program, [target, *OPTIONS])
-        code = nvrtc.getCUBIN(program) if exact else nvrtc.getPTX(program)
-    except nvrtc.NVRTCError as error:
-        log = nvrtc.getProgramLog(program)
-        raise RuntimeError(f"NVRTC could not compile a kernel for sm_{known}: {log}") from error
-    finally:
-        nvrtc.destroyProgram(program)
-    return bytes(code)
 
+    values: tuple[float, ...]
+    powers: frozenset[str]
 
-@dataclass(frozen=True)
-class _Stream:
-    """What CuPy asks of a stream."""
-
-    ptr: int
-
-
-class Kernel:
-    """A CUDA function, compiled for each device on its first call there."""
-
-    def __init__(self, text: str, name: str) -> None:
-        self._text = text
-        self._name = name
-        self._functions: dict[torch.device, Any] = {}
-
-    def __call__(self, device: torch.device, blocks: int, arguments: Sequence[Argument]) -> None:
-        """Launch; returns at once."""
-        with torch.cuda.device(device):
-            stream = _Stream(torch.cuda.current_stream(device).cuda_stream)
-            function = self._functions.get(device) or self._load(device)
-            function((blocks,), (BLOCK,), arguments, stream=stream)
-
-    def _load(self, device: torch.device) -> Any:
-        major, minor = torch.cuda.get_device_capability(device)
-        module = cupy.cuda.Module()
-        module.load(compile_text(self._text, 10 * major + minor))
-        self._functions[device] = module.get_function(self._name)
-        return self._functions[device]
-
-
-@lru_cache(maxsize=1024)
-def _forward_kernel(program: Program, shape: Shape) -> Kernel:
-    return Kernel(emit_cuda.forward(program, shape), "forward")
-
-
-@lru_cache(maxsize=1024)
-def _backward_kernel(program: Program, gradient: Adjoint, shape: Shape) -> Kernel:
-    return Kernel(emit_cuda.backward(program, gradient, shape), "backward")
-
-
-# What a call like an earlier one needs, found at once.
-
-
-@lru_cache(maxsize=4096)
-def _forward_plan(program: Program, numbers: tuple[float, ...], dtype: str, vec: int) -> Kernel:
-    return _forward_kernel(program, Shape(dtype, vec, powers=program.powers(numbers)))
-
-
-@lru_cache(maxsize=4096)
-def _backward_plan(
-    program: Program,
-    numbers: tuple[float, ...],
-    dtype: str,
-    vec: int,
-    gradient: Adjoint,
-    steps: int,
-) -> tuple[Kernel, Shape]:
-    shape = backward_shape(program, gradient, steps, dtype, vec, program.powers(numbers))
-    return _backward_kernel(program, gradient, shape), shape
+    @classmethod
+    def of(cls, program: Program, numbers: Sequence[float], dtype: torch.dtype) -> Numbers:
+        """The numbers of calls with inputs of this dtype."""
+        number = c_double if dtype == torch.float64 else c_float
+        return cls(tuple([number(value).value for value in numbers]), program.powers(numbers))
 
 
 def forward(
     program: Program,
     steps: int,
-    numbers: Sequence[float],
+    numbers: Numbers,
     xs: Sequence[Tensor],
     vs: Sequence[Tensor],
     ps: Sequence[Tensor],
@@ -136,7 +64,7 @@ def forward(
     Args:
         program: The traced neuron.
         steps: T, at least 1.
-        numbers: The parameters of kind ``number``, in order.
+        numbers: The parameters of kind ``number``.
         xs: Inputs with dense rows.
         vs: Initial states, dense; a 0-d tensor serves all neurons.
         ps: The other parameters, dense, in order.
@@ -144,23 +72,26 @@ def forward(
         ws: Receive the last states. A state that became NaN stays NaN.
     """
     x, neurons = xs[0], xs[0].shape[1:].numel()
-    vec = _vec(neurons, [*xs, *ys], [*vs, *ws, *_per_neuron(program, ps)])
-    arguments: list[Argument] = [steps, neurons]
+    dtype = DTYPES[x.dtype]
+    arguments = _Arguments(steps, neurons)
     for sequence in xs:
-        arguments += _rows(sequence)
+        arguments.rows(sequence)
     for v, w in zip(vs, ws, strict=True):
-        arguments += [*_state(v), w.data_ptr()]
-    arguments += [y.data_ptr() for y in ys]
-    arguments += _parameters(program, numbers, ps, x.dtype)
-    kernel = _forward_plan(program, tuple(numbers), DTYPES[x.dtype], vec)
-    kernel(x.device, _blocks(neurons, vec), arguments)
+        arguments.row(v)
+        arguments.address(w)
+    for y in ys:
+        arguments.address(y)
+    arguments.parameters(program, numbers.values, ps)
+    vec = arguments.vec(dtype, neurons)
+    plan = _forward_plan(program, numbers.powers, dtype, vec, x.device)
+    plan.launch(arguments, _blocks(neurons, plan.shape.vec))
 
 
 def backward(
     program: Program,
     gradient: Adjoint,
     steps: int,
-    numbers: Sequence[float],
+    numbers: Numbers,
     xs: Sequence[Tensor],
     vs: Sequence[Tensor],
     ps: Sequence[Tensor],
@@ -175,7 +106,7 @@ def backward(
         program: The traced neuron.
         gradient: Its adjoint.
         steps: T, at least 1.
-        numbers: The parameters of kind ``number``, in order.
+        numbers: The parameters of kind ``number``.
         xs: Inputs with dense rows.
         vs: Initial states.
         ps: The other parameters.
@@ -189,27 +120,28 @@ def backward(
         ones). Sums are taken in a fixed order.
     """
     x, neurons = xs[0], xs[0].shape[1:].numel()
-    reached = (gradient.begin or gradient.step).x
-    found = [gx if node is not None else None for gx, node in zip(gxs, reached, strict=True)]
-    last = [v.new_zeros(()) if gw is None else gw for v, gw in zip(vs, gws, strict=True)]
-    sequences = [*xs, *gys, *(gx for gx in found if gx is not None)]
-    first = [gv for gv in gvs if gv is not None]
-    vec = _vec(neurons, sequences, [*vs, *last, *first, *_per_neuron(program, ps)])
     dtype = DTYPES[x.dtype]
-    kernel, shape = _backward_plan(program, tuple(numbers), dtype, vec, gradient, steps)
-    shares = _Shares(program, gradient, ps, neurons, steps, shape.vec)
-    checkpoints = _checkpoints(program, gradient, x, steps, shape)
-    arguments: list[Argument] = [steps, neurons, checkpoints.data_ptr()]
-    for sequence, gx in zip(xs, found, strict=True):
-        arguments += _rows(sequence)
-        arguments += [] if gx is None else [gx.data_ptr()]
-    for v, gw, gv in zip(vs, last, gvs, strict=True):
-        arguments += [*_state(v), *_state(gw), 0 if gv is None else gv.data_ptr()]
+    arguments = _Arguments(steps, neurons)
+    reached = (gradient.begin or gradient.step).x
+    for sequence, gx, node in zip(xs, gxs, reached, strict=True):
+        arguments.rows(sequence)
+        if node is not None:
+            arguments.address(gx)
+    for v, gw, gv in zip(vs, gws, gvs, strict=True):
+        arguments.row(v)
+        arguments.row(gw)
+        arguments.address(gv)
     for gy in gys:
-        arguments += _rows(gy)
-    arguments += [share.data_ptr() for share in shares.tensors.values()]
-    arguments += _parameters(program, numbers, ps, x.dtype)
-    kernel(x.device, shares.blocks, arguments)
+        arguments.rows(gy)
+    arguments.parameters(program, numbers.values, ps)
+    vec = arguments.vec(dtype, neurons)
+    plan = _backward_plan(program, numbers.powers, dtype, vec, x.device, gradient, steps)
+    checkpoints = _checkpoints(program, gradient, x, steps, plan.shape)
+    shares = _Shares(program, gradient, ps, neurons, steps, plan.shape.vec)
+    arguments.address(checkpoints)
+    for tensor in shares.tensors.values():
+        arguments.address(tensor)
+    plan.launch(arguments, shares.blocks)
     return shares.totals()
 
 
@@ -225,7 +157,7 @@ def forward_launch(
         dtype: Of the inputs.
         neurons: N.
     """
-    return partial(forward, program, steps, numbers)
+    return partial(forward, program, steps, Numbers.of(program, numbers, dtype))
 
 
 def backward_launch(
@@ -237,47 +169,153 @@ def backward_launch(
     neurons: int,
 ) -> partial[dict[str, Tensor]]:
     """:func:`backward` for calls of one size; arguments as above."""
-    return partial(backward, program, gradient, steps, numbers)
+    return partial(backward, program, gradient, steps, Numbers.of(program, numbers, dtype))
 
 
-# --- How wide, how long, how many ---
+# --- Which kernel, found once ---
 
 
-def _vec(neurons: int, sequences: Sequence[Tensor], dense: Sequence[Tensor]) -> int:
-    """Neurons that one access takes: as many as fit if everything is aligned, else 1."""
-    bits = 0
-    for sequence in sequences:
-        bits |= sequence.data_ptr()
-        if sequence.shape[0] > 1:
-            bits |= sequence.stride(0) * sequence.element_size()
-    for tensor in dense:
-        bits |= tensor.data_ptr() if tensor.dim() else 0
-    wide = widest(DTYPES[sequences[0].dtype])
-    return wide if neurons % wide == 0 and bits % ACCESS == 0 else 1
+@dataclass(frozen=True)
+class Plan:
+    """A kernel, and how its arguments are handed over.
+
+    Attributes:
+        kernel: Loaded on the device.
+        shape: What it was compiled for.
+        form: The C types of its parameters, as for ``struct``.
+    """
+
+    kernel: Kernel
+    shape: Shape
+    form: str
+
+    def launch(self, arguments: _Arguments, blocks: int) -> None:
+        """Launch with these arguments."""
+        self.kernel.launch(blocks, BLOCK, arguments.packed(self.form))
 
 
-def _per_neuron(program: Program, ps: Sequence[Tensor]) -> list[Tensor]:
-    kinds = (kind for _, kind in program.tensors)
-    return [p for p, kind in zip(ps, kinds, strict=True) if kind == "neuron"]
+@lru_cache(maxsize=4096)
+def _forward_plan(
+    program: Program, powers: frozenset[str], dtype: str, vec: int, device: torch.device
+) -> Plan:
+    shape = Shape(dtype, vec, powers=powers)
+
+    def make(shape: Shape) -> Kernel:
+        return cuda_device.load(emit_cuda.forward(program, shape), "forward", device)
+
+    return Plan(*fitting(make, shape), _form(program, dtype))
 
 
-def _real(dtype: torch.dtype) -> torch.dtype:
-    """What a step computes in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+@lru_cache(maxsize=4096)
+def _backward_plan(
+    program: Program,
+    powers: frozenset[str],
+    dtype: str,
+    vec: int,
+    device: torch.device,
+    gradient: Adjoint,
+    steps: int,
+) -> Plan:
+    shape = backward_shape(program, gradient, steps, dtype, vec, powers)
+
+    def make(shape: Shape) -> Kernel:
+        return cuda_device.load(emit_cuda.backward(program, gradient, shape), "backward", device)
+
+    return Plan(*fitting(make, shape), _form(program, dtype))
+
+
+def _form(program: Program, dtype: str) -> str:
+    number = "d" if dtype == "float64" else "f"
+    return "".join({"number": number, "gated": "qq"}.get(kind, "q") for _, kind in program.params)
 
 
 def _blocks(neurons: int, vec: int) -> int:
     return -(-neurons // (vec * BLOCK))
 
 
+# --- Arguments, in the order that emit_cuda states ---
+
+
+class _Arguments:
+    """The arguments of a launch as they come together."""
+
+    def __init__(self, *words: int) -> None:
+        self._words: list[float] = list(words)
+        self._before = 0
+        # All addresses, and distances between rows, in one: what they are multiples of.
+        self._bits = 0
+
+    def address(self, tensor: Tensor | None) -> None:
+        """Where a tensor is; null if there is none."""
+        address = 0 if tensor is None else tensor.data_ptr()
+        self._words.append(address)
+        self._bits |= address
+
+    def rows(self, sequence: Tensor) -> None:
+        """The address of a sequence's rows, and the stride between them."""
+        self.address(sequence)
+        stride = sequence.stride(0)
+        self._words.append(stride)
+        if sequence.shape[0] > 1:
+            self._bits |= stride * sequence.element_size()
+
+    def row(self, v: Tensor | None) -> None:
+        """One value a neuron and stride 1; a 0-d tensor and stride 0 serve all, null is zero."""
+        if v is not None and v.dim():
+            self.address(v)
+            self._words.append(1)
+        else:
+            self._words += (0 if v is None else v.data_ptr(), 0)
+
+    def parameters(self, program: Program, numbers: Sequence[float], ps: Sequence[Tensor]) -> None:
+        """Numbers by value, tensors by address, tables with their number of rows."""
+        self._before = len(self._words)
+        remaining, tensors = iter(numbers), iter(ps)
+        for _, kind in program.params:
+            if kind == "number":
+                self._words.append(next(remaining))
+                continue
+            tensor = next(tensors)
+            self._words.append(tensor.data_ptr())
+            if kind == "neuron":
+                self._bits |= tensor.data_ptr()
+            elif kind == "gated":
+                self._words.append(tensor.shape[0])
+
+    def shares(self, shares: Tensor, result: Tensor) -> None:
+        """What is summed, for how many values, and where the sums go."""
+        self.address(shares)
+        self._words.append(shares.shape[0])
+        self.address(result)
+
+    def vec(self, dtype: str, neurons: int) -> int:
+        """Neurons that one access takes: as many as fit if everything is aligned, else 1."""
+        wide = widest(dtype)
+        return wide if neurons % wide == 0 and self._bits % ACCESS == 0 else 1
+
+    def packed(self, form: str = "") -> bytes:
+        """As the driver takes them; ``form`` has the C types of the parameters."""
+        after = len(self._words) - self._before - len(form)
+        return _struct(self._before, form, after).pack(*self._words)
+
+
+@cache
+def _struct(before: int, form: str, after: int) -> Struct:
+    return Struct("q" * before + form + "q" * after)
+
+
+# --- Working memory of the backward pass ---
+
+
 def _checkpoints(
     program: Program, gradient: Adjoint, x: Tensor, steps: int, shape: Shape
-) -> Tensor:
+) -> Tensor | None:
     """Room for the states at the start of every segment but the last."""
     segments = -(-steps // shape.segment)
     moving = sum(not program.constant(i) for i in gradient.history)
     size = (segments - 1) * moving * x.shape[1:].numel()
-    return x.new_empty(size, dtype=_real(x.dtype))
+    real = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return x.new_empty(size, dtype=real) if size else None
 
 
 class _Shares:
@@ -300,64 +338,41 @@ class _Shares:
     ) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.blocks = _blocks(neurons, vec)
-        self._learned = learned(program, gradient)
-        if not self._learned:
+        self._summed: list[tuple[str, str]] = []
+        found = learned(program, gradient)
+        if not found:
             return
         self._values = {name: p for (name, _), p in zip(program.tensors, ps, strict=True)}
-        # Scalars are summed in float64 from the start; the others at the end.
-        shapes = {
-            name: {"scalar": (), "step": (steps,)}.get(kind, tuple(self._values[name].shape))
-            for name, kind in self._learned
-            if kind != "neuron"
+        self._summed = [(name, kind) for name, kind in found if kind != "neuron"]
+        cells = {
+            name: {"scalar": 1, "step": steps}.get(kind, self._values[name].numel())
+            for name, kind in self._summed
         }
-        if shapes:
-            most = 8 * max(math.prod(shape) for shape in shapes.values())
-            self.blocks = min(self.blocks, max(1, min(SUMMING, SHARES // most) // BLOCK))
-        for name, kind in self._learned:
+        if cells:
+            most = SHARES // (8 * max(cells.values()))
+            self.blocks = min(self.blocks, max(1, min(SUMMING, most) // BLOCK))
+        for name, kind in found:
             p = self._values[name]
             if kind == "neuron":
                 self.tensors[name] = p.new_empty(neurons)
             else:
+                # Scalars are summed in float64 from the start; the others at the end.
                 dtype = torch.float64 if kind == "scalar" else p.dtype
-                size = (*shapes[name], self.blocks * BLOCK)
-                self.tensors[name] = p.new_zeros(size, dtype=dtype)
+                size = (cells[name], self.blocks * BLOCK)
+                self.tensors[name] = p.new_empty(size, dtype=dtype)
 
     def totals(self) -> dict[str, Tensor]:
-        """The gradients."""
-        return {
-            name: share
-            if kind == "neuron"
-            else share.sum(-1, dtype=torch.float64).to(self._values[name].dtype)
-            for (name, kind), share in zip(self._learned, self.tensors.values(), strict=True)
-        }
-
-
-# --- Arguments, in the order that emit_cuda states ---
-
-
-def _rows(sequence: Tensor) -> tuple[int, int]:
-    """The address of a sequence's rows, and the stride between them."""
-    return sequence.data_ptr(), sequence.stride(0)
-
-
-def _state(v: Tensor) -> tuple[int, int]:
-    """The address and stride of one value a neuron; a 0-d tensor serves them all."""
-    return v.data_ptr(), min(v.dim(), 1)
-
-
-def _parameters(
-    program: Program, numbers: Sequence[float], ps: Sequence[Tensor], dtype: torch.dtype
-) -> list[Argument]:
-    """Numbers by value, tensors by address, tables with their number of rows."""
-    number = np.float64 if _real(dtype) == torch.float64 else np.float32
-    found: list[Argument] = []
-    remaining, tensors = iter(numbers), iter(ps)
-    for _, kind in program.params:
-        if kind == "number":
-            found.append(number(next(remaining)))
-            continue
-        tensor = next(tensors)
-        found.append(tensor.data_ptr())
-        if kind == "gated":
-            found.append(tensor.shape[0])
-    return found
+        """The gradients; shares are summed by one launch."""
+        if not self._summed:
+            return self.tensors
+        found = dict(self.tensors)
+        arguments, blocks = _Arguments(self.blocks * BLOCK), 0
+        for name, _ in self._summed:
+            shares, p = self.tensors[name], self._values[name]
+            found[name] = torch.empty_like(p)
+            arguments.shares(shares, found[name])
+            blocks += shares.shape[0]
+        kinds = tuple(kind for _, kind in self._summed)
+        text = totals(DTYPES[p.dtype], kinds)
+        cuda_device.load(text, "totals", p.device).launch(blocks, BLOCK, arguments.packed())
+        return found

@@ -66,13 +66,17 @@ def _wanted(neuron: Neuron, program: Program) -> frozenset[tuple[str, int | str]
     return frozenset({*(("x", i) for i in range(program.inputs)), *learned})
 
 
+def numbers(neuron: Neuron) -> list[float]:
+    """The numbers that a neuron's kernels are given: its own, then its surrogate's."""
+    own = [value for value in neuron.params.values() if isinstance(value, (int, float))]
+    return [*own, *neuron.surrogate_numbers.values()]
+
+
 def _cuda(neuron: Neuron, program: Program, direction: str, dtype: str) -> str:
     from spikeloom.kernel import emit_cuda
 
     title = emit_cuda.Title(neuron.name, neuron.state_names)
-    numbers = [value for value in neuron.params.values() if isinstance(value, (int, float))]
-    numbers += neuron.surrogate_numbers.values()
-    powers, vec = program.powers(numbers), emit_cuda.widest(dtype)
+    powers, vec = program.powers(numbers(neuron)), emit_cuda.widest(dtype)
     if direction == "forward":
         return emit_cuda.forward(program, emit_cuda.Shape(dtype, vec, powers=powers), title)
     gradient = adjoint(program, _wanted(neuron, program))
