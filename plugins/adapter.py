@@ -187,7 +187,7 @@ class Describing(Implemented):
 
     def _chosen(self) -> tuple[str, str]:
         """The implementation where the module's tensors are, and why no kernel if none runs."""
-        devices = (value.device.type for value in self._tensors() if isinstance(value, Tensor))
+        devices = (value.device for value in self._tensors() if isinstance(value, Tensor))
         try:
             return choose(self.implementation, next(devices, "cpu"), self.neuron.reason)
         except (RuntimeError, ValueError) as error:

@@ -79,7 +79,7 @@ def _version(package: str) -> str:
 def _check(device: str) -> tuple[str, str]:
     """The implementation that ``auto`` takes on a device, and a remark: why, or what failed."""
     neuron = LIF()
-    implementation, reason = choose("auto", torch.device(device).type, neuron.reason)
+    implementation, reason = choose("auto", device, neuron.reason)
     if implementation == "eager":
         return implementation, reason
     try:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spikeloom.kernel import checked, run_eager, run_traced
 from spikeloom.kernel.checked import COMPUTED
-from spikeloom.kernel.choose import choose
+from spikeloom.kernel.choose import choose, tell_fallback
 from spikeloom.kernel.counted import counting_modes
 from spikeloom.kernel.freed import in_one_node
 from spikeloom.kernel.known import Answer, Known, Parameters, key_of, remember, settled
@@ -142,7 +142,9 @@ def _run(
         raise ValueError(
             f"record: {neuron.name} has the states {neuron.state_names}, got {record!r}"
         )
-    name, _ = choose(implementation, xs[0].device.type, neuron.reason)
+    name, reason = choose(implementation, xs[0].device, neuron.reason)
+    if reason:
+        tell_fallback(implementation, str(xs[0].device), reason)
     if neuron.begin is not None and xs[0].shape[0] != 1:
         xs = tuple(part.sum(0, keepdim=True, dtype=dtype) for part in xs)
     elif record is not None and stored != dtype:
