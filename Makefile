@@ -15,11 +15,11 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all lint docs bench clean
+.PHONY: help setup demo test test-all lint docs bench gpu-wheels gpu clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
-		while IFS='|' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+		while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 setup: $(VENV)/.package ## make the virtual environment with everything in it
 
@@ -64,7 +64,13 @@ docs: setup ## the documentation, into docs/_build/html; a warning is an error
 bench: setup ## CPU benchmarks beside the three frameworks
 	$(PY) examples/benchmarks/cpu.py $(ARGS)
 
+gpu-wheels: setup ## collect in .gpu/ what a GPU machine without network lacks
+	PYTHON=$(PY) examples/benchmarks/gpu/prepare.sh
+
+gpu: ## everything that a GPU has to show, in 9 minutes; needs no network, see gpu-wheels
+	PYTHON=$(PYTHON) examples/benchmarks/gpu/run.sh
+
 clean: ## remove what the targets made, but for the virtual environment
-	rm -rf build dist demo-output docs/_build src/*.egg-info .benchmarks
+	rm -rf build dist demo-output gpu-output docs/_build src/*.egg-info .benchmarks
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src plugins tests examples docs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
