@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from spikeloom.convert.las.attention import EAGER, Softmax
-from spikeloom.convert.las.calls.interception import calls_of
+from spikeloom.convert.las.calls.container import calls_of
 from spikeloom.convert.las.calls.kinds import Magnitude
 from spikeloom.convert.las.layers import Activation, WeightLayer
 from spikeloom.convert.las.norms import Norm

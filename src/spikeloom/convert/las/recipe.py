@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from spikeloom.calibrate import Batch, batches
 from spikeloom.convert.las.attention import OBSERVING, Softmax
-from spikeloom.convert.las.calls.interception import calibrating
 from spikeloom.convert.las.calls.kinds import Magnitude
+from spikeloom.convert.las.calls.session import calibrating
 from spikeloom.convert.las.checks import check_same
 from spikeloom.convert.las.forms import FORMED, set_form
 from spikeloom.convert.las.layers import Activation, WeightLayer
