@@ -204,3 +204,17 @@ def test_what_no_rule_computes_is_refused_with_its_place(name):
         TypeError, match=rf"'', the model's own forward \(Calling\) calls \w*{name}"
     ):
         LAS(progress=False).apply(Calling(REFUSED[name]), [seen(0)])
+
+
+def test_a_function_that_nothing_is_known_of_is_refused_where_calibration_did_not_reach_it():
+    class Sometimes(Calling):
+        deep = False
+
+        def forward(self, x):
+            h = torch.tanh(self.layer(x))
+            return torch.special.bessel_j0(h) if self.deep else h
+
+    network = LAS(progress=False).apply(Sometimes(None), [seen(0)])
+    network.deep = True
+    with pytest.raises(ValueError, match="did not reach this call of special_bessel_j0 in Some"):
+        network(seen(0))

@@ -48,11 +48,11 @@ def in_place(function: Any) -> bool:
 
 @lru_cache(maxsize=4096)
 def is_watched(function: Any) -> bool:
-    """Whether spikes have to compute a function, if it is one of activations."""
+    """Whether spikes have to compute a function of activations, or nothing is known of it."""
     operation = meaning_of(function)
-    return operation is not None and (
-        operation.effect in COMPUTED or operation.name in COMPOSED  # as the larger of two
-    )
+    if operation is None:
+        return True
+    return operation.effect in COMPUTED or operation.name in COMPOSED  # as the larger of two
 
 
 def passes(operation: Operation | None, args: Any, kwargs: Any, varies: Any) -> bool:

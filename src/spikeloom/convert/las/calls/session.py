@@ -122,6 +122,7 @@ class Session:
                 self._refuse(module, spelled(func))
             elif any(_is_value(leaf) for leaf in tree_leaves(y)):
                 self._refuse(module, str(unknown))
+            calls_in(module).places.setdefault(key, CONSTANT)
             child = CONSTANT
         if child == COMPOUND:
             self.activations.mark_unknown(y)  # its parts have said where it comes from
