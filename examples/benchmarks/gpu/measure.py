@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from spikeloom.files import write_text
+
 Calls = dict[str, Callable[[], object]]
 
 # Rounds in which candidates take turns, and milliseconds that a turn should take at least, so that
@@ -33,7 +35,7 @@ class Notes:
         """Print a row and write all of them."""
         self.rows.append(row)
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-        self._path.write_text(json.dumps(self.rows, indent=0) + "\n", encoding="utf-8")
+        write_text(self._path, json.dumps(self.rows, indent=0) + "\n")
 
     def left(self) -> float:
         """Seconds that are left."""

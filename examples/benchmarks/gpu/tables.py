@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from spikeloom.files import write_text
+
 Row = dict[str, Any]
 SIZE = ("what", "dtype", "T", "N")
 
@@ -77,7 +79,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
     text = page(options.folder)
-    (options.folder / "gpu.md").write_text(text, encoding="utf-8")
+    write_text(options.folder / "gpu.md", text)
     print(text)
 
 

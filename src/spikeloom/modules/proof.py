@@ -42,6 +42,8 @@ def why_unlike(
         return ""
     twin, kind = _twin(module), type(module).__name__
     like = next((t for t in _tensors(module) if t.is_floating_point()), torch.empty(()))
+    if like.is_meta:
+        return ""  # nothing can be run there
     params = {name: _moved(value, like) for name, value in (values or neuron.params).items()}
     x = _drive(params).to(like)
     with torch.no_grad():

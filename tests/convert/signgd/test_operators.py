@@ -185,7 +185,9 @@ def functions():
 def test_every_operator_converts(name):
     torch.manual_seed(0)
     model, x = Between(functions()[name]).eval(), torch.randn(16, 3, 4, 4)
-    snn = SignGD(32, search=False).apply(model, x)
+    # Its nodes, one behind the other, wait longer than those of the others.
+    steps = 64 if name == "attention of torch with a mask" else 32
+    snn = SignGD(steps, search=False).apply(model, x)
     exact = model(x)
     assert (snn(x) - exact).norm() < 5e-3 * exact.norm()
 

@@ -13,7 +13,7 @@ from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.values import checked_count
 from spikeloom.layer import SpikingLayer
 from spikeloom.models.spiking_mlp.blocks import Block, Stage
-from spikeloom.models.spiking_mlp.parts import Parts, each_step
+from spikeloom.models.spiking_mlp.parts import Parts, each_step, relu
 from spikeloom.models.spiking_mlp.patches import PatchEmbedding, PatchEncoding, PatchMerging
 from spikeloom.models.spiking_mlp.published import infer, load
 from spikeloom.models.spiking_mlp.sizes import (
@@ -216,7 +216,7 @@ class SpikingMLP(nn.Module):
             steps=1,
             expansion=self.expansion,
             patch_encoding=self.patch_encoding,
-            make=_relu,
+            make=relu,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -225,10 +225,6 @@ class SpikingMLP(nn.Module):
         for stage in self.stages:
             x = stage(x)
         return each_step(self.head, x)
-
-
-def _relu(neuron: Neuron) -> nn.Module:
-    return nn.ReLU()
 
 
 # torch.fx records this as it is, because it looks at the shape of its input.

@@ -15,7 +15,7 @@ from spikeloom.models.spiking_mlp.norms import NORMS, TokenBatchNorm, make_norm
 from spikeloom.models.spiking_mlp.sizes import Size, check_option
 from spikeloom.neurons.lif import LIF
 
-__all__ = ["Parts", "each_step", "each_token", "join", "thirds"]
+__all__ = ["Parts", "each_step", "each_token", "join", "relu", "thirds"]
 
 
 class Parts:
@@ -53,6 +53,8 @@ class Parts:
 
     def spiking(self) -> nn.Module:
         """A neuron of its own for one place, which takes whole sequences."""
+        if self._make is relu:
+            return nn.ReLU()  # of the twin without spikes, and so no neuron
         return made(self._make, copy.deepcopy(self._neuron))
 
     def convolution(self, weight: nn.Conv1d | nn.Conv2d, groups: int = 1) -> nn.Sequential:
@@ -92,3 +94,8 @@ def thirds(x: Tensor) -> list[Tensor]:
     # Unpacked by name, because torch.fx follows that and no loop.
     first, second, third = x.movedim(2, -1).chunk(3, -1)
     return [group.contiguous().movedim(-1, 2) for group in (first, second, third)]
+
+
+def relu(neuron: Neuron) -> nn.Module:
+    """What stands for every neuron in the twin without spikes."""
+    return nn.ReLU()
