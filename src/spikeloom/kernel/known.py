@@ -96,7 +96,8 @@ def key_of(
         return None
     if not (state is None or isinstance(state, tuple)):
         return None
-    found: list[Any] = [torch.is_grad_enabled(), single, asked, len(xs), state is None]
+    modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    found: list[Any] = [*modes, single, asked, len(xs), state is None]
     for name in asked:
         if not (name is None or type(name) is str):
             return None

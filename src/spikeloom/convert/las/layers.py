@@ -179,7 +179,9 @@ class Activation(Spiking):
     def fit(self, steps: int, segments: int, headroom: float) -> None:
         """Generate the table for what was observed."""
         # A power of two, so that layers share tables.
-        largest = max(abs(self.low), self.high, 2.0**-20)
+        # Far below, functions with an identity tail are zero.
+        least = 0.0 if self.function in REACH else abs(self.low)
+        largest = max(least, self.high, 2.0**-20)
         focus = 2.0 ** math.ceil(math.log2(largest))
         reach = 2.0 ** math.ceil(math.log2(largest * headroom))
         core = REACH.get(self.function, FLAT)

@@ -135,6 +135,35 @@ def test_a_function_called_in_a_forward_is_computed_by_spikes(name):
     assert float((network(seen(2)) - found).norm() / wanted.norm()) < 2e-3
 
 
+WITH_A_ROW_OF_ZEROS = {
+    "normalize": lambda h: F.normalize(h, dim=-1),
+    "div": lambda h: h / (h.norm(dim=-1, keepdim=True) + 1e-8),
+    "rsqrt": lambda h: h * torch.rsqrt(h.square().mean(-1, keepdim=True) + 1e-12),
+    "a wide clamp": lambda h: h.clamp(-1e4, 1e4) + h.clamp(max=math.inf),
+    "the larger of a wide bound": lambda h: torch.maximum(h, torch.tensor(-1e9)),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", WITH_A_ROW_OF_ZEROS)
+def test_rows_of_zeros_and_wide_bounds_cost_other_values_no_precision(name):
+    model, x = Calling(WITH_A_ROW_OF_ZEROS[name]), seen(0)
+    nn.init.zeros_(model.layer.bias)
+    x[:, 0] = 0
+    network = LAS(steps=12, progress=False).apply(model, [x])
+    wanted = model(x)
+    assert float((network(x) - wanted).norm() / wanted.norm()) < 4e-3
+
+
+@pytest.mark.parametrize(
+    "function", [lambda h: F.relu(h, inplace=True), lambda h: h.mul_(h.detach()), torch.sigmoid_]
+)
+def test_what_is_written_in_place_has_gradients(function):
+    network = LAS(progress=False).apply(Calling(lambda h: function(h * 1.0)), [seen(0)])
+    network(seen(0)).sum().backward()
+    assert float(network.layer.weight.grad.abs().max()) > 0
+
+
 PARAMETER = torch.linspace(0.5, 1.0, 8)
 FREE = {
     "a number": lambda h: 2 * h / 3 - 1,

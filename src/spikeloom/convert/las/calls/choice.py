@@ -64,16 +64,21 @@ def positions(name: str, args: list[Any]) -> list[int]:
 def factors(name: str, args: list[Any], known: Activations) -> dict[int, int | None]:
     """The factors that are activations, each with its axis of features."""
     active = [place for place in positions(name, args) if args[place] in known]
-    if name in ELEMENTWISE:
-        return (
-            {}
-            if len(active) < 2
-            else {place: -1 if args[place].dim() else None for place in active}
-        )
+    if name in ELEMENTWISE and len(active) < 2:
+        return {}
     if len(active) > 2:
         raise Unknown(f"{name} of {len(active)} activations")
-    alone = len(active) == 1
-    return {place: _features(name, place, args) if alone else None for place in active}
+    found = {place: _axis(name, place, args, len(active) == 1) for place in active}
+    # What spikes of a table add up to needs no others.
+    rest = {place: axis for place, axis in found.items() if not known.is_fired(args[place])}
+    return rest or found
+
+
+def _axis(name: str, place: int, args: list[Any], alone: bool) -> int | None:
+    """The axis of a factor whose features have ranges of their own, counted from the end."""
+    if name in ELEMENTWISE:
+        return -1 if args[place].dim() else None
+    return _features(name, place, args) if alone else None
 
 
 def _features(name: str, place: int, args: list[Any]) -> int | None:

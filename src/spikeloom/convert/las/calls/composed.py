@@ -42,11 +42,16 @@ def composed(name: str, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
 
 
 def _clamp(x: Tensor, low: Any = None, high: Any = None) -> Tensor:
-    if high is None:
-        return low + torch.relu(x - low)
-    if low is None:
-        return high - torch.relu(high - x)
-    return low + torch.relu(x - low) - torch.relu(x - high)
+    # What is cut off is computed, not what is left: a wide bound costs no precision.
+    if high is not None and not _is_infinite(high):
+        x = x - torch.relu(x - high)
+    if low is not None and not _is_infinite(low):
+        x = x + torch.relu(low - x)
+    return x
+
+
+def _is_infinite(bound: Any) -> bool:
+    return not isinstance(bound, Tensor) and math.isinf(bound)
 
 
 def _pow(x: Tensor, exponent: Any) -> Tensor:
@@ -169,8 +174,8 @@ COMPOSED: dict[str, Callable[..., Tensor]] = {
     "div": _div,
     "elu": lambda x, alpha=1.0: _elu(x, alpha),
     "expm1": lambda x: torch.exp(x) - 1,
-    "fmax": lambda x, y: y + torch.relu(x - y),
-    "fmin": lambda x, y: y - torch.relu(y - x),
+    "fmax": lambda x, y: x + torch.relu(y - x),
+    "fmin": lambda x, y: x - torch.relu(x - y),
     "glu": _glu,
     "group_norm": _group_norm,
     "hardsigmoid": lambda x: _hardsigmoid(x),
@@ -180,8 +185,8 @@ COMPOSED: dict[str, Callable[..., Tensor]] = {
     "leaky_relu": lambda x, slope=0.01: torch.relu(x) - slope * torch.relu(-x),
     "logsigmoid": lambda x: -torch.nn.functional.softplus(-x),
     "log_sigmoid": lambda x: -torch.nn.functional.softplus(-x),
-    "maximum": lambda x, y: y + torch.relu(x - y),
-    "minimum": lambda x, y: y - torch.relu(y - x),
+    "maximum": lambda x, y: x + torch.relu(y - x),
+    "minimum": lambda x, y: x - torch.relu(x - y),
     "norm": _norm,
     "normalize": _normalize,
     "pow": _pow,

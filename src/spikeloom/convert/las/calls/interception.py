@@ -207,7 +207,11 @@ def computed(
         kwargs: Its keyword arguments.
     """
     given, named = arguments(name, args, kwargs)
-    writes = in_place(func) or bool(named.pop("inplace", False))
+    writes, target = in_place(func) or bool(named.pop("inplace", False)), given[0]
+    if writes:
+        with mode:
+            copy = target.clone()  # what is saved for gradients is not written to
+        given = [copy if value is target else value for value in given]
     if child == COMPOUND:
         with mode:
             y = composed(name, given, named)
@@ -218,8 +222,8 @@ def computed(
         if isinstance(call, NormCall):
             y = _affine(y, name, given, named)
     if writes:
-        given[0].copy_(y)
-        return given[0]
+        target.copy_(y)
+        return target
     return y
 
 

@@ -199,7 +199,8 @@ class SoftmaxCall(nn.Module):
         x, axis = args[0], args[1] if len(args) > 1 else kwargs.get("dim")
         if axis is None:
             axis = 0 if x.dim() in (0, 1, 3) else 1  # as torch takes it
-        kind = kwargs.get("dtype")
+        kind = kwargs.get("dtype", args[2] if len(args) > 2 else None)
+        kind = kind if isinstance(kind, torch.dtype) else None
         x = x if kind is None else x.to(kind)
         moved = x.movedim(axis, -1)
         if self.form == "spikes":
@@ -285,8 +286,8 @@ class AttentionCall(nn.Module):
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         lead = q.shape[:-3]
         q, k, v = (_four(x) for x in (q, k, v))
-        if mask is not None and mask.dim() > 4:
-            mask = mask.flatten(0, -4)
+        if mask is not None and len(lead) > 1 and mask.dim() > 2:
+            mask = mask.expand(*lead, *mask.shape[-3:]).flatten(0, len(lead) - 1)
         y, _ = self.attention(q, k, v, mask, scale)
         return y.reshape(*lead, *y.shape[1:]) if len(lead) != 1 else y
 

@@ -21,6 +21,7 @@ class Activations:
 
     def __init__(self) -> None:
         self._known = WeakTensorKeyDictionary()
+        self._fired = WeakTensorKeyDictionary()
 
     def _sources(self, value: Tensor) -> Sources | None:
         known: Sources | None = self._known.get(value)
@@ -44,6 +45,20 @@ class Activations:
         """State where the floating-point tensors within come from; None: they are constants."""
         for value in _numbers(values):
             self._known[value] = sources
+
+    def fire(self, values: Any) -> None:
+        """State that the tensors within are what a table's spikes add up to."""
+        for value in _numbers(values):
+            self._fired[value] = True
+
+    def pass_on(self, values: Any, result: Any) -> None:
+        """State that a result is the tensors within, moved or scaled."""
+        if any(self.is_fired(value) for value in tree_leaves(values)):
+            self.fire(result)
+
+    def is_fired(self, value: Any) -> bool:
+        """Whether a tensor is what a table's spikes add up to, moved or scaled."""
+        return isinstance(value, Tensor) and value in self._fired
 
     def mark_unknown(self, values: Any) -> None:
         """State that the tensors within of which nothing is known are activations."""

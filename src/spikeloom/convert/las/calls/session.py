@@ -30,7 +30,7 @@ from spikeloom.convert.las.calls.interception import (
     running,
     take_over,
 )
-from spikeloom.convert.las.calls.kinds import Product
+from spikeloom.convert.las.calls.kinds import Magnitude, Product
 from spikeloom.convert.las.calls.labels import NOWHERE, Activations, Sources, unmapped
 from spikeloom.convert.las.calls.meaning import called, in_place, is_scale, is_watched, passes
 from spikeloom.convert.las.calls.place import place
@@ -42,6 +42,8 @@ from spikeloom.observe.dialects import name_of as spelled
 __all__ = ["Session", "calibrating"]
 
 SHOWN = 6  # places in an error
+# What leaves the spikes of a table what they are.
+ARRANGING = (Effect.KEEPS, Effect.MOVES)
 # An attention that a kernel of another library computes.
 KERNEL = "attn"
 ITS_ATTENTION = (
@@ -87,6 +89,9 @@ class Session:
         ):
             y = func(*args, **kwargs)
             self.activations.mark(y, sources)
+            is_arranged = operation is not None and operation.effect in ARRANGING
+            if is_arranged or is_scale(name, args, Tensor):
+                self.activations.pass_on(args, y)
         else:
             y = self._called(mode, module, name, sources, func, args, kwargs)
         if in_place(func) or kwargs.get("inplace"):
@@ -130,7 +135,10 @@ class Session:
             self.activations.mark(y, sources)
         else:
             own: Sources = frozenset({(module, key)})
-            is_product = isinstance(calls_in(module)._modules[child], Product)
+            call = calls_in(module)._modules[child]
+            is_product = isinstance(call, Product)
+            if isinstance(call, Magnitude):  # of any size, which no range would hold
+                self.activations.fire(y)
             self.activations.mark(y, own if is_product else sources | own)
         return y
 
