@@ -1,5 +1,6 @@
 """Calls that are remembered: nothing that has changed since may be used."""
 
+import contextlib
 import copy
 import pickle
 import threading
@@ -7,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import spikeloom
 from spikeloom import Gated, Neuron, PerStep
@@ -368,3 +370,22 @@ def test_on_a_gpu_a_call_is_remembered_once_its_constants_are_there(monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     assert not settled(device) and waited == [1]
     assert settled(torch.device("cpu")) and waited == [1]
+
+
+def test_a_call_in_inference_mode_leaves_nothing_to_calls_with_gradients():
+    neuron, x = LIF(tau=2.0), torch.rand(4, 3, requires_grad=True)
+    with torch.inference_mode(), torch.enable_grad(), contextlib.suppress(RuntimeError):
+        spikeloom.run(neuron, x)
+    spikes, _ = spikeloom.run(neuron, x)
+    spikes.sum().backward()
+    assert x.grad is not None
+
+
+def test_forward_mode_derivatives_are_refused_on_first_and_on_known_calls():
+    neuron, x = LIF(tau=2.0), torch.rand(4, 3)
+    spikeloom.run(neuron, x)
+    for fresh in (neuron, LIF(tau=2.0)):
+        with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="use reverse mode"):
+            spikeloom.run(fresh, forward_ad.make_dual(x, x))
+    with pytest.raises(NotImplementedError, match="use reverse mode"):
+        torch.func.jvp(lambda x: spikeloom.run(neuron, x)[0], (x,), (x,))

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 __all__ = ["Facts", "facts", "is_plain", "is_watched"]
@@ -36,7 +37,7 @@ def is_watched() -> bool:
 
     They see operators only.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or forward_ad._current_level >= 0:
         return True
     for watches in WATCHERS:  # noqa: SIM110 -- half the time of any() over a generator
         if watches():

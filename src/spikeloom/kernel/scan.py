@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from spikeloom.kernel import operators
 from spikeloom.kernel.batch import Dims, Mapped, each_sample, more_neurons
@@ -80,6 +81,11 @@ class Call(NamedTuple):
 
 def scan(call: Call, tensors: Tensors) -> Tensors:
     """Run a program where somebody may look on; returns the outputs and the last states."""
+    if forward_ad._current_level >= 0 and any(map(_has_tangent, tensors)):
+        raise NotImplementedError(
+            "spikeloom: a neuron has no forward-mode derivative; use reverse mode, as by "
+            "backward(), torch.func.grad, vjp or jacrev"
+        )
     gradient = (
         torch.is_grad_enabled()
         and not call.is_constant
@@ -87,6 +93,10 @@ def scan(call: Call, tensors: Tensors) -> Tensors:
     )
     operators.check_recorder(gradient=gradient)
     return Scan.apply(call, *tensors) if gradient else call.forward(*tensors)
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    return forward_ad.unpack_dual(tensor).tangent is not None
 
 
 def follow(plan: Plan, constant: tuple[int, ...], tensors: Tensors) -> Tensors:
