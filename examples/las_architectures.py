@@ -222,7 +222,8 @@ def page(rows: list[tuple[str, ...]], counts: dict[str, int]) -> str:
         "# Which architectures LAS converts",
         "",
         f"Written by `python examples/las_architectures.py --markdown docs/las_architectures.md` "
-        f"with transformers {transformers.__version__}. Each model type is built small, with "
+        f"with transformers {transformers.__version__}, for {len(rows)} of its "
+        f"{len(CONFIG_MAPPING_NAMES)} model types. Each model type is built small, with "
         f"random weights, converted with {STEPS} steps on two batches, and compared with the float "
         f"model on a third: the number is the relative L2 error. "
         f"{', '.join(f'{count} are {state}' for state, count in counts.items() if count)}. Of a "

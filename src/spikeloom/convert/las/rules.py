@@ -209,10 +209,6 @@ def _arguments(new: RMSNorm | Activation) -> tuple[Any, ...]:
     return (new.function,) if isinstance(new, Activation) else (new.weight, new.bias, new.eps)
 
 
-def _is_spiking(module: nn.Module) -> bool:
-    return isinstance(module, (Spiking, Attention, EncoderLayer, MultiheadAttention))
-
-
 def _places(root: nn.ModuleDict) -> Iterator[tuple[str, nn.Module, nn.Module, str]]:
     """The model and every module within, with its name, its parent and its attribute there."""
     yield "", root["model"], root, "model"

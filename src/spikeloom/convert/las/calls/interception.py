@@ -170,7 +170,7 @@ class Interception(TorchFunctionMode):
         if running.session is not None:
             return running.session.see(self, module, func, args, kwargs)
         name = called(func)
-        if not is_watched(func) or is_scale(name, args, Tensor):
+        if not is_watched(func) or is_scale(name, args):
             return func(*args, **kwargs)
         return _converted(self, module, name, func, args, kwargs)
 

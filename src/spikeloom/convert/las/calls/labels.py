@@ -79,10 +79,10 @@ def unmapped(value: Any) -> Tensor | None:
     return inner
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value is a tensor of floating-point or complex numbers."""
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
 def _numbers(values: Any) -> list[Tensor]:
-    leaves = tree_leaves(values)
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and _has_numbers(leaf)]
-
-
-def _has_numbers(value: Tensor) -> bool:
-    return value.is_floating_point() or value.is_complex()
+    return [leaf for leaf in tree_leaves(values) if is_number(leaf)]

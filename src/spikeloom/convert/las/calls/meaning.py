@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+from torch import Tensor
+
 from spikeloom.convert.las.calls.composed import COMPOSED
 from spikeloom.observe import Effect, Operation, meaning_of
 from spikeloom.observe.dialects import is_in_place
@@ -72,8 +74,8 @@ def passes(operation: Operation | None, args: Any, kwargs: Any, varies: Any) -> 
     return operation.effect not in asked and operation.is_affine(args, kwargs, varies)
 
 
-def is_scale(name: str, args: Any, tensor: type) -> bool:
+def is_scale(name: str, args: Any) -> bool:
     """Whether a call multiplies or divides by a number."""
     if name == "div":
-        return len(args) == 2 and not isinstance(args[1], tensor)
-    return name == "mul" and sum(isinstance(arg, tensor) for arg in args) < 2
+        return len(args) == 2 and not isinstance(args[1], Tensor)
+    return name == "mul" and sum(isinstance(arg, Tensor) for arg in args) < 2

@@ -31,7 +31,7 @@ from spikeloom.convert.las.calls.interception import (
     take_over,
 )
 from spikeloom.convert.las.calls.kinds import Magnitude, Product
-from spikeloom.convert.las.calls.labels import NOWHERE, Activations, Sources, unmapped
+from spikeloom.convert.las.calls.labels import NOWHERE, Activations, Sources, is_number, unmapped
 from spikeloom.convert.las.calls.meaning import called, in_place, is_scale, is_watched, passes
 from spikeloom.convert.las.calls.place import place
 from spikeloom.convert.las.layers import WeightLayer
@@ -74,7 +74,7 @@ class Session:
         name, operation = called(func), meaning_of(func)
         read = args if operation is None else operation.read(args)
         is_constant = not self.activations.among((read, kwargs))
-        if is_watched(func) and is_constant and not is_scale(name, args, Tensor):
+        if is_watched(func) and is_constant and not is_scale(name, args):
             calls_in(module).places.setdefault(f"{name} {place()}", CONSTANT)
         if is_constant:
             looks_up = operation is not None and operation.effect is Effect.LOOKS_UP
@@ -84,13 +84,13 @@ class Session:
         sources = self.activations.sources((read, kwargs))
         if operation is not None and operation.ranks:
             self.deciding.update(dict.fromkeys(sources))
-        if is_scale(name, args, Tensor) or (
+        if is_scale(name, args) or (
             not is_watched(func) and passes(operation, args, kwargs, self._varies)
         ):
             y = func(*args, **kwargs)
             self.activations.mark(y, sources)
             is_arranged = operation is not None and operation.effect in ARRANGING
-            if is_arranged or is_scale(name, args, Tensor):
+            if is_arranged or is_scale(name, args):
                 self.activations.pass_on(args, y)
         else:
             y = self._called(mode, module, name, sources, func, args, kwargs)
@@ -125,9 +125,10 @@ class Session:
             operation = meaning_of(func)
             if operation is not None and operation.effect in (Effect.READS, Effect.LEAVES):
                 self._refuse(module, spelled(func))
-            elif any(_is_value(leaf) for leaf in tree_leaves(y)):
+            elif any(map(is_number, tree_leaves(y))):
                 self._refuse(module, str(unknown))
-            calls_in(module).places.setdefault(key, CONSTANT)
+            else:  # a condition or a position
+                calls_in(module).places.setdefault(key, CONSTANT)
             child = CONSTANT
         if child == COMPOUND:
             self.activations.mark_unknown(y)  # its parts have said where it comes from
@@ -150,10 +151,10 @@ class Session:
         calls = module._modules.get(CHILD)
         child = calls.places.get(key, CONSTANT) if isinstance(calls, Calls) else CONSTANT
         if child == CONSTANT:
-            if name in COMPOSED:
-                calls_in(module).places[key] = self._compound(name, given)
-            elif passes(meaning_of(name), given, named, self._varies):
+            if passes(meaning_of(name), given, named, self._varies):
                 calls_in(module).places[key] = CONSTANT
+            elif name in COMPOSED:
+                calls_in(module).places[key] = COMPOUND
             elif (call := spiking_call(name, given, named, self.activations)) is not None:
                 calls_in(module).put(key, name, call)
             else:
@@ -164,11 +165,6 @@ class Session:
             for position, axis in factors(name, given, self.activations).items():
                 call.encode(position, axis)
         return child
-
-    def _compound(self, name: str, given: list[Any]) -> str:
-        """Whether a composed function has to be taken apart."""
-        scaled = name == "div" and len(given) > 1 and given[1] not in self.activations
-        return CONSTANT if scaled else COMPOUND
 
     def _refuse(self, module: nn.Module, what: str) -> None:
         called = self.refused.setdefault(self._place(module), [])
@@ -208,12 +204,20 @@ class Session:
             f"Leave it in float by naming the modules in exclude"
         )
 
-    def explore(self, network: nn.Module, call: Batch) -> None:
-        """See the calls of other ways to call a network, if it has any of its own."""
+    def explore(self, network: nn.Module, call: Batch) -> tuple[list[str], list[str]]:
+        """See the calls of other ways to call a network, if it has any of its own.
+
+        Args:
+            network: What was calibrated.
+            call: A batch of it.
+
+        Returns:
+            As :meth:`decide_in_float`.
+        """
         if any(calls.places for calls in all_calls(network)):
             explore(network, call)
             self.refused.clear()  # refused when it is called
-            self.decide_in_float(network)
+        return self.decide_in_float(network)
 
     def decide_in_float(self, network: nn.Module) -> tuple[list[str], list[str]]:
         """Let the values that decide what runs be computed as they were: spikes would change it.
@@ -246,10 +250,6 @@ def _check_arguments(name: str, args: Any, kwargs: Any) -> None:
         raise Unknown(f"{name} with out=")
     if any(isinstance(leaf, Tensor) and leaf.is_complex() for leaf in tree_leaves((args, kwargs))):
         raise Unknown(f"{name} of complex numbers")
-
-
-def _is_value(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
 @contextmanager
