@@ -56,3 +56,14 @@ def test_a_source_distribution_holds_a_folder_as_a_whole(source_distribution, fo
 def test_a_source_distribution_holds_what_its_tests_and_make_read(source_distribution):
     names = ("Makefile", "pyproject.toml", *(path.name for path in ROOT.glob("*.md")))
     assert {Path(name) for name in (*names, "CITATION.cff", "LICENSE")} <= source_distribution
+
+
+def test_importing_spikeloom_brings_neither_a_compiler_of_torch_nor_a_framework():
+    code = (
+        "import sys, torch; before = set(sys.modules); import spikeloom; "
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}; "
+        "assert 'torch._dynamo' not in sys.modules, 'torch._dynamo'; "
+        "assert not new & {'cupy', 'nir', 'norse', 'snntorch', 'spikingjelly', 'triton'}, new"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

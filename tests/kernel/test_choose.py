@@ -107,3 +107,14 @@ def test_a_compiled_call_asks_while_it_is_compiled(implementation):
     x = torch.randn(4, 8)
     compiled = torch.compile(layer, fullgraph=True, backend="eager")
     assert torch.equal(compiled(x), layer(x))
+
+
+def test_functions_marked_constant_carry_the_mark_that_torch_sets():
+    def as_torch_marks_it():
+        pass
+
+    torch.compiler.assume_constant_result(as_torch_marks_it)
+    mark = vars(as_torch_marks_it)
+    assert mark
+    for function in (choose.unusable, choose.tell_fallback):
+        assert mark.items() <= vars(function).items()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Callable
 from functools import cache
+from typing import Any, TypeVar
 
 import torch
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 IMPLEMENTATIONS = ("auto", "cupy", "llvm", "eager")
 
@@ -78,8 +82,17 @@ def choose(
     return "eager", reason
 
 
-# A graph that is compiled takes the answer as it is.
-@torch.compiler.assume_constant_result
+def constant_when_compiled(function: F) -> F:
+    """Mark a function whose answer a compiled graph takes as it is.
+
+    The mark is the one of ``torch.compiler.assume_constant_result``, which imports Dynamo to set
+    it: a second of CPU that nobody owes who compiles nothing.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@constant_when_compiled
 def unusable(device: str) -> str:
     """Why no CUDA kernel runs on this device; empty if one does. Tried once for each device."""
     index = torch.device(device).index
@@ -97,7 +110,7 @@ def _unusable(index: int) -> str:
     return cuda_device.refusal(torch.device("cuda", index))
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def tell_fallback(implementation: str, device: str, reason: str) -> None:
     """Warn, once for each reason, that ``auto`` runs a GPU step by step.
 
