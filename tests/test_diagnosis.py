@@ -140,7 +140,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(arguments):
     """As in ``spikeloom source LIF | head -1``."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "spikeloom.cli", *arguments]
+    command = [sys.executable, "-m", "spikeloom", *arguments]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=100)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")

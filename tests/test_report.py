@@ -1,5 +1,7 @@
 """Reports and whole files."""
 
+import csv
+import io
 import json
 import sys
 
@@ -24,6 +26,52 @@ def test_the_table_is_aligned_numbers_to_the_right():
         "fc2       12   0.25  -",
         "A note.",
     ]
+
+
+def test_markdown_is_one_table_between_title_and_notes():
+    report = example()
+    report.add("a|b", 1, 2.0, False)
+    assert report.to_markdown().split("\n") == [
+        "**Title**",
+        "",
+        "| layer | count | share | exact |",
+        "|---|---:|---:|---|",
+        "| fc1 | 3 | 0.5 | yes |",
+        "| fc2 | 12 | 0.25 | - |",
+        "| a\\|b | 1 | 2 | no |",
+        "",
+        "A note.",
+    ]
+
+
+def test_comma_separated_text_keeps_numbers_in_full():
+    report = Report("T", ("layer", "share"), [("a,b", torch.tensor(1 / 3, dtype=torch.float64))])
+    report.add("c", None)
+    rows = list(csv.reader(io.StringIO(report.to_csv())))
+    assert rows == [["layer", "share"], ["a,b", str(1 / 3)], ["c", ""]]
+
+
+def test_a_notebook_shows_a_table_with_names_as_they_are_written():
+    report = Report("Errors < 1", ("layer", "share"), [("<lambda>", 0.5)], ["a & b"])
+    text = report._repr_html_()
+    assert "<caption>Errors &lt; 1</caption>" in text
+    assert '<td style="text-align: left">&lt;lambda&gt;</td>' in text
+    assert '<td style="text-align: right">0.5</td>' in text
+    assert text.endswith("<p>a &amp; b</p>")
+
+
+def test_a_data_frame_has_the_columns_and_exact_numbers():
+    pytest.importorskip("pandas")
+    frame = example().to_pandas()
+    assert list(frame.columns) == ["layer", "count", "share", "exact"]
+    assert frame["count"].tolist() == [3, 12] and frame["share"].tolist() == [0.5, 0.25]
+    assert frame.attrs == {"title": "Title", "notes": ["A note."]}
+
+
+def test_a_missing_pandas_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        example().to_pandas()
 
 
 def test_an_empty_report_prints_its_header():

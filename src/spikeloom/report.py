@@ -1,7 +1,10 @@
-"""Report: what a method did, row by row; it prints as a table and saves as JSON."""
+"""Report: what a method did, row by row; it prints as a table, and goes where tables go."""
 
 from __future__ import annotations
 
+import csv
+import html
+import io
 import json
 import math
 import os
@@ -82,12 +85,76 @@ class Report:
         return [row[index] for row in self.rows]
 
     def __str__(self) -> str:
-        cells = [[_shown(value) for value in row] for row in self.rows]
+        cells = self._cells()
         table = [list(self.columns), *cells]
         widths = [max(len(row[i]) for row in table) for i in range(len(self.columns))]
-        right = [_is_numeric(self.column(name)) for name in self.columns]
+        right = self._right()
         lines = [_line(row, widths, right) for row in (table[0], ["-" * w for w in widths], *cells)]
         return "\n".join([self.title, *lines, *self.notes])
+
+    def _cells(self) -> list[list[str]]:
+        """Every value as it is shown."""
+        return [[_shown(value) for value in row] for row in self.rows]
+
+    def _right(self) -> list[bool]:
+        """Which columns hold numbers, and stand to the right."""
+        return [_is_numeric(self.column(name)) for name in self.columns]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        align = [f"text-align: {'right' if right else 'left'}" for right in self._right()]
+
+        def line(row: Sequence[str], tag: str) -> str:
+            cells = zip(row, align, strict=True)
+            inner = (f'<{tag} style="{how}">{html.escape(cell)}</{tag}>' for cell, how in cells)
+            return f"<tr>{''.join(inner)}</tr>"
+
+        head, body = line(self.columns, "th"), "".join(line(row, "td") for row in self._cells())
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        return (
+            f"<table><caption>{html.escape(self.title)}</caption>"
+            f"<thead>{head}</thead><tbody>{body}</tbody></table>{notes}"
+        )
+
+    def to_markdown(self) -> str:
+        """The report as a Markdown table, with the title above it and the notes below it.
+
+        Example:
+            >>> print(Report("Pruned", ("layer", "zeros"), [("fc1", 0.9)]).to_markdown())
+            **Pruned**
+            <BLANKLINE>
+            | layer | zeros |
+            |---|---:|
+            | fc1 | 0.9 |
+        """
+        rules = ["---:" if right else "---" for right in self._right()]
+        lines = [f"**{self.title}**", "", _markdown(self.columns), f"|{'|'.join(rules)}|"]
+        lines += [_markdown(row) for row in self._cells()]
+        return "\n".join([*lines, *(line for note in self.notes for line in ("", note))])
+
+    def to_csv(self) -> str:
+        """The rows as comma-separated text under a line of column names, numbers in full."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        for row in self.rows:
+            writer.writerow([_exact(value) for value in row])
+        return text.getvalue()
+
+    def to_pandas(self) -> Any:
+        """The rows as a ``pandas.DataFrame``; ``attrs`` keeps the title and the notes.
+
+        Raises:
+            ImportError: If pandas is missing.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_pandas needs pandas: pip install pandas") from error
+        rows = [[_exact(value) for value in row] for row in self.rows]
+        frame = pandas.DataFrame(rows, columns=list(self.columns))
+        frame.attrs |= {"title": self.title, "notes": list(self.notes)}
+        return frame
 
     def as_dict(self) -> dict[str, Any]:
         """What ``to_json`` writes; rows are mappings from column to value."""
@@ -152,6 +219,11 @@ def _line(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> s
     return "  ".join(padded).rstrip()
 
 
+def _markdown(row: Sequence[str]) -> str:
+    cells = (cell.replace("|", "\\|").replace("\n", " ") for cell in row)
+    return f"| {' | '.join(cells)} |"
+
+
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
@@ -166,6 +238,12 @@ def _number(value: Any) -> int | float | None:
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         value = value.item()
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _exact(value: Any) -> Any:
+    """A number in full, anything else as it is."""
+    number = _number(value)
+    return value if number is None else number
 
 
 def _is_numeric(values: Iterable[Any]) -> bool:
