@@ -257,7 +257,7 @@ class SpikingModule(Describing, KeepsStates):
 
     @property
     def _returns_states(self) -> bool:
-        return bool(self.neuron.rest) and (self.output or not self.init_hidden)
+        return bool(self.neuron.state_names) and (self.output or not self.init_hidden)
 
     def _answer(self, y: Any, after: State) -> Any:
         return (y, *_membrane_last(after)) if self._returns_states else y

@@ -90,7 +90,7 @@ class _IntegrateAndFire(SpikeloomNode):
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         # A parameter from which a setting is computed may have become one for each neuron.
-        if name in self._names or name in vars(self).get("_parameters", ()):
+        if name in self._names or name in self.__dict__.get("_parameters", ()):
             self._changed = True
 
     @property

@@ -64,7 +64,7 @@ def current_parameters(module: nn.Module, neuron: Neuron) -> dict[str, Parameter
     found: dict[str, Parameter] = {}
     if not neuron.tensor_params:
         return found
-    own = vars(module)
+    own = module.__dict__
     for name in neuron.tensor_params:
         # As getattr looks them up, which takes longer.
         tensor = own["_parameters"].get(name)

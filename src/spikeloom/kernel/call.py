@@ -219,7 +219,7 @@ def _call(
     numbers = tuple([value for value in values.values() if not isinstance(value, Tensor)])
     numbers = (*numbers, *neuron.surrogate_numbers.values())
     text = neuron.variant(answer.record, answer.reduce is not None)
-    sizes = (len(xs), len(vs), len(ps), answer.sequences)
+    sizes = (len(xs), len(vs), len(ps), answer.sequences())
     return Call(text, answer.steps, numbers, *sizes, constant), (*xs, *vs, *ps)
 
 

@@ -192,7 +192,7 @@ def states(neuron: Neuron, state: State | None, x: Tensor, dtype: torch.dtype) -
         raise ValueError(
             f"state: {neuron.name} needs the tuple {neuron.state_names}, got {state!r}"
         )
-    for name, value in zip(neuron.rest, state, strict=True):
+    for name, value in zip(neuron.state_names, state, strict=True):
         if not isinstance(value, Tensor) or value.shape != shape:
             got = tuple(value.shape) if isinstance(value, Tensor) else value
             raise ValueError(

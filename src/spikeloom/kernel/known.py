@@ -45,14 +45,14 @@ class Answer(NamedTuple):
     dtype: torch.dtype
     single: bool
 
-    @property
     def sequences(self) -> int:
         """How many sequences a kernel returns."""
         return (0 if self.reduce else self.outputs) + (self.record is not None)
 
     def of_kernel(self, found: State) -> Any:
         """The answer, from the sequences and last states of a kernel."""
-        ys, ws, seq = found[: self.sequences], found[self.sequences :], None
+        count = self.sequences()
+        ys, ws, seq = found[:count], found[count:], None
         if self.record is not None:
             ys, seq = ys[:-1], ys[-1]
         if self.reduce is not None:  # the sums are its last states

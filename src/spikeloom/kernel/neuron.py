@@ -127,6 +127,7 @@ class Neuron:
         self.inputs = checked_count("inputs", inputs)
         self.name = str(name or getattr(step, "__name__", type(step).__name__))
         self.rest = Fixed(_rest(state))
+        self.state_names = tuple(self.rest)
         self.params: Mapping[str, Parameter] = Fixed(_named(params))
         self.steps = None if steps is None else checked_count("steps", steps)
         if (begin is None) != (steps is None):
@@ -218,11 +219,6 @@ class Neuron:
                 an open size is recorded, so a function of it has to be arithmetic.
         """
         return None
-
-    @property
-    def state_names(self) -> tuple[str, ...]:
-        """The names of the states, the membrane potential first."""
-        return tuple(self.rest)
 
     def check_parameters(self, values: Mapping[str, Parameter]) -> None:
         """Raise unless values are finite and in the ranges that this neuron has for them.

@@ -51,7 +51,6 @@ class Call(NamedTuple):
     outputs: int
     constant: tuple[int, ...] = ()
 
-    @property
     def is_constant(self) -> bool:
         """Whether no result has a gradient."""
         return len(self.constant) == self.outputs + self.states
@@ -88,7 +87,7 @@ def scan(call: Call, tensors: Tensors) -> Tensors:
         )
     gradient = (
         torch.is_grad_enabled()
-        and not call.is_constant
+        and not call.is_constant()
         and any(tensor.requires_grad for tensor in tensors)
     )
     operators.check_recorder(gradient=gradient)
