@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar, cast
 
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from spikeloom.layer import Implemented, as_now, checked_neuron
 from spikeloom.modules import register, registered
 
 Class = TypeVar("Class", bound=type)
+Describes = TypeVar("Describes", bound=Callable[[Any], Neuron | None])
 
 _components: list[Component] = []
 
@@ -68,6 +69,25 @@ def component(method: str, paper: str, host: str = "") -> Callable[[Class], Clas
         return cls
 
     return listed
+
+
+def description_of(cls: Any, **stated: Any) -> Callable[[Describes], Describes]:
+    """Decorator of the function from a framework's own module to the description of its neuron.
+
+    It stands in the file of the class of ours that takes the module's place.
+
+    Args:
+        cls: The framework's class.
+        stated: Further fields of :class:`spikeloom.modules.Conventions`.
+    """
+
+    def known(describe: Describes) -> Describes:
+        conventions = registered(cls)
+        assert conventions is not None, f"{cls.__name__} is not registered"
+        register(cls, replace(conventions, describe=describe, **stated))
+        return describe
+
+    return known
 
 
 def listed_components() -> tuple[Component, ...]:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from spikeloom.kernel.neuron import Parameter, tensor_of
+from spikeloom.kernel.neuron import Neuron, Parameter, tensor_of
 from spikeloom.modules import carried, values_of
 
 from .example import copy_at_rest, example_of, spikes_over_time
 
-__all__ = ["Differs", "NativeNeurons", "NoCounterpart", "Unmatched", "replaced"]
+__all__ = [
+    "Counterparts",
+    "Differs",
+    "NativeNeurons",
+    "NoCounterpart",
+    "Unmatched",
+    "replaced",
+]
 
-# What potentials are measured against, under the names of the neurons.
-UNITS = ("v_threshold", "threshold", "v_th", "normal", "theta", "alpha")
+Builds = TypeVar("Builds", bound=Callable[..., nn.Module])
+
 STEPS = 50
 
 
@@ -58,7 +65,56 @@ class NoCounterpart(ValueError):
 
 
 class Differs(Exception):
-    """Raised by a host's table for a neuron that it has not; the message is the reason."""
+    """Raised where a host has no such neuron; the message is the reason."""
+
+
+class Counterparts:
+    """How a host's own neurons are made, by the descriptions that they equal.
+
+    Each is stated in the file of the class of ours whose place it takes::
+
+        @COUNTERPARTS.of(neurons.LIF)
+        def _native(module):
+            return host.LIFNode(module.neuron.settings()["tau"])
+
+    Args:
+        host: The host's name, for messages.
+    """
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+        self._builds: dict[type, Callable[..., nn.Module]] = {}
+
+    def of(self, *kinds: type) -> Callable[[Builds], Builds]:
+        """Decorator of the function from a module of ours to the host's own.
+
+        Args:
+            kinds: The descriptions; a subclass is another neuron.
+        """
+
+        def known(build: Builds) -> Builds:
+            self._builds.update(dict.fromkeys(kinds, build))
+            return build
+
+        return known
+
+    def __contains__(self, kind: type) -> bool:
+        return kind in self._builds
+
+    def __call__(self, module: Any, *how: Any) -> nn.Module:
+        """The host's own neuron in the place of a module.
+
+        Args:
+            module: Ours.
+            how: What else the host's functions ask for.
+
+        Raises:
+            Differs: If there is none.
+        """
+        kind = type(module.neuron)
+        if kind not in self._builds:
+            raise Differs(f"{self._host} has no {module.neuron.name}")
+        return self._builds[kind](module, *how)
 
 
 @dataclass(frozen=True)
@@ -165,7 +221,7 @@ def _drives(module: Any) -> Iterator[tuple[str, Tensor]]:
     strengths = (2.0 ** torch.arange(-3, 8)).reshape(-1, *[1] * len(shape))
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(STEPS, len(strengths), *shape, generator=generator) + 0.5
-    draws, unit, like = draws * strengths, _unit(values), _like(module)
+    draws, unit, like = draws * strengths, _unit(module.neuron, values), _like(module)
     yield "random input", draws.to(like) * unit
     yield "ties", ((draws * 8).round() / 8).to(like) * unit
     if edges := getattr(module.neuron, "boundaries", ()):
@@ -178,9 +234,9 @@ def _like(module: Any) -> Tensor:
     return next((tensor.detach() for tensor in tensors if tensor is not None), torch.empty(()))
 
 
-def _unit(values: dict[str, Parameter]) -> float | Tensor:
+def _unit(neuron: Neuron, values: dict[str, Parameter]) -> float | Tensor:
     """What a neuron's input is measured against: a number, or one for each neuron."""
-    value = next((values[name] for name in UNITS if name in values), 1.0)
+    value = values.get(getattr(neuron, "unit", ""), 1.0)
     tensor = tensor_of(value)
     if tensor is None:
         return abs(float(value)) or 1.0  # type: ignore[arg-type]  # a number

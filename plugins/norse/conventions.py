@@ -6,29 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import norse.torch as host
-from norse.torch.functional.reset import reset_subtract, reset_value
 from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 
-from spikeloom import neurons
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.modules import Conventions, Framework, register, register_framework, undescribed
 from spikeloom.neurons.trace import Response
 
 __all__ = ["OUR_CELLS", "OUR_SEQUENCES"]
-
-RESETS = {reset_value: "value", reset_subtract: "subtract"}
-
-
-def _lif_box(cell: Any) -> Neuron | None:
-    p = cell.p
-    method = RESETS.get(p.reset_method)
-    if method is None:
-        return None
-    return neurons.LIFBox(p.tau_mem_inv, p.v_leak, p.v_th, p.v_reset, method, dt=float(cell.dt))
-
-
-def _begins(cell: Any, neuron: Neuron) -> Parameter | None:
-    return neuron.params["v_leak"]
 
 
 def _our_begins(module: Any, neuron: Neuron) -> Parameter | None:
@@ -48,13 +32,8 @@ OUR_SEQUENCES = Conventions(begins=_our_begins)
 OUR_CELLS = replace(OUR_SEQUENCES, takes_steps=lambda cell: True)
 SEQUENCES = Conventions(describe=undescribed, decisive=None)
 CELLS = replace(SEQUENCES, takes_steps=lambda cell: True)
-DESCRIBED: dict[Any, dict[str, Any]] = {
-    host.LIFBoxCell: {
-        "describe": _lif_box,
-        "response": _membrane,
-        "begins": _begins,
-        "settings": "reset_value or reset_subtract as its reset method",
-    },
+RESPONSES: dict[Any, dict[str, Any]] = {
+    host.LIFBoxCell: {"response": _membrane},
     host.LIBoxCell: {"response": _membrane},
     host.LIFCell: {"response": _membrane},
     host.LIF: {"response": _membrane},
@@ -70,8 +49,8 @@ for cls in (*NEURONS, *vars(host).values()):
     home = getattr(cls, "__module__", "")
     if isinstance(cls, type) and home.startswith("norse.torch.module.") and cls not in CONTAINERS:
         conventions = CELLS if cls.__name__.endswith("Cell") else SEQUENCES
-        described = DESCRIBED.get(cls, {"is_neuron": issubclass(cls, NEURONS)})
-        register(cls, replace(conventions, **described))
+        stated = RESPONSES.get(cls, {"is_neuron": issubclass(cls, NEURONS)})
+        register(cls, replace(conventions, **stated))
 register_framework(
     "norse",
     Framework(

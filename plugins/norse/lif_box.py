@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import norse.torch as host
 import torch
 from norse.torch.functional.lif_box import LIFBoxFeedForwardState, LIFBoxParameters
 from norse.torch.functional.reset import reset_subtract, reset_value
@@ -15,11 +16,14 @@ from spikeloom import neurons
 from spikeloom.kernel.call import COMPUTED, run_step
 from spikeloom.kernel.neuron import Neuron, short
 from spikeloom.kernel.promotion import promoted
+from spikeloom.modules import values_of
 
-from ..adapter import component
+from ..adapter import component, description_of
+from ..native import Differs
 from .module import SpikeloomCell, SpikeloomSequence, _SpikeloomModule, checked, expanded, fitted
 from .named import make_savable
-from .threshold import surrogate_of
+from .native import COUNTERPARTS
+from .threshold import host_form, surrogate_of
 
 __all__ = ["LIFBox", "LIFBoxCell", "lif_box_feed_forward_step"]
 
@@ -33,6 +37,7 @@ class _OwnReset(Neuron):
     """LIFBox with a reset method that is neither of Norse's two, and no LIFBox to others."""
 
     rules = neurons.LIFBox.rules
+    unit = neurons.LIFBox.unit
 
     def __init__(self, reset_method: Callable[..., Any], **settings: Any) -> None:
         if not callable(reset_method):
@@ -291,3 +296,36 @@ def _number(value: Any) -> Any:
 
 def _cut(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
+
+
+@description_of(
+    host.LIFBoxCell,
+    begins=lambda cell, neuron: neuron.params["v_leak"],
+    settings="reset_value or reset_subtract as its reset method",
+)
+def _lif_box(cell: Any) -> Neuron | None:
+    p = cell.p
+    method = _RESETS.get(p.reset_method)
+    if method is None:
+        return None
+    return neurons.LIFBox(p.tau_mem_inv, p.v_leak, p.v_th, p.v_reset, method, dt=float(cell.dt))
+
+
+@COUNTERPARTS.of(neurons.LIFBox, _OwnReset)
+def _native(module: Any, over_time: bool) -> nn.Module:
+    if over_time:
+        raise Differs(
+            "Norse has no LIFBox over time; make it with LIFBoxCell, or say cells=True for a copy "
+            "that takes one step at each call"
+        )
+    if isinstance(module, _LIFBox):
+        return host.LIFBoxCell(module.p, module.dt)
+    neuron: Any = module.neuron
+    method = host_form(neuron.surrogate)
+    if method is None:
+        raise Differs(f"Norse has no threshold method {neuron.surrogate}")
+    values = {name: torch.as_tensor(value) for name, value in values_of(module).items()}
+    del values["dt"]
+    reset = next(function for function, name in _RESETS.items() if name == neuron.reset_method)
+    p = LIFBoxParameters(**values, method=method[0], alpha=method[1], reset_method=reset)
+    return host.LIFBoxCell(p, neuron.settings()["dt"])

@@ -5,22 +5,16 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import norse.torch as host
 import torch
-from norse.torch.functional.reset import reset_subtract, reset_value
 from torch import Tensor, nn
 
-from spikeloom import neurons
-from spikeloom.modules import values_of
-
-from ..native import Differs, NativeNeurons, replaced
-from .lif_box import _LIFBox
+from ..native import Counterparts, NativeNeurons, replaced
 from .module import SpikeloomCell, SpikeloomSequence
-from .threshold import host_form
 
-__all__ = ["to_host"]
+__all__ = ["COUNTERPARTS", "to_host"]
 
-RESETS = {"value": reset_value, "subtract": reset_subtract}
+# Each is a function of a module and of whether it runs over time.
+COUNTERPARTS = Counterparts("Norse")
 
 
 def to_host(net: nn.Module, sample: Tensor | None = None, *, cells: bool = False) -> nn.Module:
@@ -56,31 +50,6 @@ def to_host(net: nn.Module, sample: Tensor | None = None, *, cells: bool = False
     return replaced(net, sample, CELLS if cells else NATIVE, cells)
 
 
-def _build(module: Any) -> nn.Module:
-    if isinstance(module, SpikeloomSequence):
-        raise Differs(
-            "Norse has no LIFBox over time; make it with LIFBoxCell, or say cells=True for a copy "
-            "that takes one step at each call"
-        )
-    return _cell(module)
-
-
-def _cell(module: Any) -> nn.Module:
-    if isinstance(module, _LIFBox):
-        return host.LIFBoxCell(module.p, module.dt)
-    neuron: Any = module.neuron
-    if type(neuron) is not neurons.LIFBox:
-        raise Differs(f"Norse has no {neuron.name}")
-    method = host_form(neuron.surrogate)
-    if method is None:
-        raise Differs(f"Norse has no threshold method {neuron.surrogate}")
-    values = {name: torch.as_tensor(value) for name, value in values_of(module).items()}
-    del values["dt"]
-    reset = RESETS[neuron.reset_method]
-    p = host.LIFBoxParameters(**values, method=method[0], alpha=method[1], reset_method=reset)
-    return host.LIFBoxCell(p, neuron.settings()["dt"])
-
-
 def _run(module: Any, x: Tensor) -> Tensor:
     module = copy.deepcopy(module)
     if isinstance(module, SpikeloomSequence):
@@ -90,6 +59,14 @@ def _run(module: Any, x: Tensor) -> Tensor:
         y, state = module(now, state)
         spikes.append(y)
     return torch.stack(spikes)
+
+
+def _build(module: Any) -> nn.Module:
+    return COUNTERPARTS(module, isinstance(module, SpikeloomSequence))
+
+
+def _cell(module: Any) -> nn.Module:
+    return COUNTERPARTS(module, False)
 
 
 BASE = (SpikeloomCell, SpikeloomSequence)

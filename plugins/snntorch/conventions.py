@@ -7,9 +7,7 @@ from typing import Any
 
 import snntorch
 
-from spikeloom import neurons
 from spikeloom.kernel.fixed import Fixed
-from spikeloom.kernel.neuron import Neuron
 from spikeloom.modules import Conventions, Framework, register, register_framework, undescribed
 from spikeloom.modules.conventions import carried
 from spikeloom.neurons.trace import Response
@@ -23,18 +21,6 @@ def _take_sequences(module: Any) -> None:
 
 def _keeps_state(module: Any) -> bool:
     return bool(getattr(module, "init_hidden", False))
-
-
-def _leaky(module: Any) -> Neuron | None:
-    if module.inhibition or module.state_quant:
-        return None
-    return neurons.Leaky(
-        module.beta.detach(),
-        module.threshold.detach(),
-        module.reset_mechanism,
-        module.reset_delay,
-        graded_spikes_factor=module.graded_spikes_factor.detach(),
-    )
 
 
 STEPPED = Conventions(
@@ -53,12 +39,8 @@ OURS = Conventions(
     keeps_state=_keeps_state,
     decisive=frozenset({"forward", "sequence"}),
 )
-DESCRIBED: dict[Any, dict[str, Any]] = {
-    snntorch.Leaky: {
-        "describe": _leaky,
-        "response": lambda module: Response.clamped(module.beta),
-        "settings": "inhibition=False and state_quant=False",
-    },
+RESPONSES: dict[Any, dict[str, Any]] = {
+    snntorch.Leaky: {"response": lambda module: Response.clamped(module.beta)},
     snntorch.Synaptic: {"response": lambda module: Response.clamped(module.beta, module.alpha)},
 }
 SEQUENCES = (
@@ -73,7 +55,7 @@ for cls in vars(snntorch).values():
         conventions = SEQUENCE if cls in SEQUENCES else STEPPED
         # Those over time carry no state between calls.
         reset = "reset_mem" if hasattr(cls, "reset_mem") else ""
-        register(cls, replace(conventions, reset=reset, **DESCRIBED.get(cls, {})))
+        register(cls, replace(conventions, reset=reset, **RESPONSES.get(cls, {})))
 register_framework(
     "snntorch",
     Framework(

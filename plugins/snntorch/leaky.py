@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import snntorch
 import torch
 from torch import Tensor, nn
 
 from spikeloom.kernel.vocabulary import detach, with_nan
 from spikeloom.neurons import Leaky as LeakyNeuron
 
-from ..adapter import component
+from ..adapter import component, description_of
 from .module import SpikingModule
+from .native import COUNTERPARTS, settings_of, with_learned
 from .surrogate import NoGradient, host_form, recognise
 
 __all__ = ["Leaky"]
@@ -273,3 +275,31 @@ def _follow_loaded_mechanism(module: Leaky, _: Any) -> None:
         # The kernel stays if it may: learned values, which it reads, are not judged anew.
         if MECHANISMS[number] != module.reset_mechanism:
             module.reset_mechanism = MECHANISMS[number]
+
+
+@description_of(
+    snntorch.Leaky,
+    settings="inhibition=False and state_quant=False",
+)
+def _leaky(module: Any) -> LeakyNeuron | None:
+    if module.inhibition or module.state_quant:
+        return None
+    return LeakyNeuron(
+        module.beta.detach(),
+        module.threshold.detach(),
+        module.reset_mechanism,
+        module.reset_delay,
+        graded_spikes_factor=module.graded_spikes_factor.detach(),
+    )
+
+
+@COUNTERPARTS.of(LeakyNeuron, CalledLeaky)
+def _native(module: SpikingModule) -> nn.Module:
+    neuron: Any = module.neuron
+    native = snntorch.Leaky(
+        **settings_of(module),
+        reset_mechanism=neuron.reset_mechanism,
+        reset_delay=neuron.reset_delay,
+        state_quant=getattr(neuron, "state_quant", None) or False,
+    )
+    return with_learned(native, module)

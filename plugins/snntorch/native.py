@@ -5,19 +5,18 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import snntorch
 import torch
 from torch import Tensor, nn
 
-from spikeloom import neurons
 from spikeloom.modules import values_of
 
-from ..native import Differs, NativeNeurons, replaced
-from .leaky import CalledLeaky
+from ..native import Counterparts, Differs, NativeNeurons, replaced
 from .module import SpikingModule
 from .surrogate import NoGradient, host_form
 
-__all__ = ["to_host"]
+__all__ = ["COUNTERPARTS", "settings_of", "to_host", "with_learned"]
+
+COUNTERPARTS = Counterparts("snnTorch")
 
 
 def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
@@ -58,27 +57,37 @@ def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
     return replaced(net, sample, NATIVE)
 
 
-def _build(module: SpikingModule) -> nn.Module:
-    neuron: Any = module.neuron
-    if type(neuron) not in (neurons.Leaky, CalledLeaky):
-        raise Differs(f"snnTorch has no {neuron.name}")
+def settings_of(module: SpikingModule) -> dict[str, Any]:
+    """The arguments of a neuron of snnTorch's that is called, fires and learns as one of ours.
+
+    Args:
+        module: Ours.
+
+    Raises:
+        Differs: If snnTorch's cannot.
+    """
     if module.time_first:
         raise Differs(
-            "it takes sequences (time_first=True), snnTorch's Leaky one step at each call"
+            f"it takes sequences (time_first=True), snnTorch's {module.neuron.name} one step at "
+            f"each call"
         )
-    called = isinstance(neuron, CalledLeaky)
-    native = snntorch.Leaky(
+    return {
         **_values(module),
-        **_gradient(neuron),
-        init_hidden=module.init_hidden,
-        output=module.output,
-        reset_mechanism=neuron.reset_mechanism,
-        reset_delay=neuron.reset_delay,
-        state_quant=(called and neuron.state_quant) or False,
-    )
+        **_gradient(module.neuron),
+        "init_hidden": module.init_hidden,
+        "output": module.output,
+    }
+
+
+def with_learned(native: nn.Module, module: SpikingModule) -> nn.Module:
+    """A neuron of snnTorch's with the learned tensors of one of ours, which may be tied to others.
+
+    Args:
+        native: SnnTorch's.
+        module: Ours.
+    """
     for name, value in values_of(module).items():
         if isinstance(value, nn.Parameter):
-            # The copy's own, which may be tied to others.
             setattr(native, name, value)
     return native
 
@@ -93,8 +102,8 @@ def _values(module: SpikingModule) -> dict[str, Any]:
 
 def _gradient(neuron: Any) -> dict[str, Any]:
     """How the derivative of a spike is told to snnTorch."""
-    if isinstance(neuron, CalledLeaky) and neuron.spike_grad is not None:
-        return {"spike_grad": neuron.spike_grad}
+    if called := getattr(neuron, "spike_grad", None):
+        return {"spike_grad": called}
     if isinstance(neuron.surrogate, NoGradient):
         return {"surrogate_disable": True}
     function = host_form(neuron.surrogate)
@@ -115,4 +124,4 @@ def _run(neuron: Any, x: Tensor) -> Tensor:
     return torch.stack(spikes)
 
 
-NATIVE = NativeNeurons("snnTorch", (SpikingModule,), _build, _run)
+NATIVE = NativeNeurons("snnTorch", (SpikingModule,), COUNTERPARTS, _run)

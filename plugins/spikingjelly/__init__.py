@@ -25,9 +25,10 @@ from .elastic import ElasticBiSpikeNode
 from .export import export_to_nir
 from .few_spike import HGNode, OATNode, few_spike_tables
 from .las import LASRecipe
-from .lif import IFNode, LIFNode, ParametricLIFNode
+from .lif import IFNode, LIFNode
 from .native import to_host
 from .node import SpikeloomNode, make
+from .parametric_lif import ParametricLIFNode
 from .signgd import SignGDNode, SignGDRecipe, SteppedSignGD
 
 __all__ = [

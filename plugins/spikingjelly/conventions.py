@@ -7,7 +7,6 @@ from typing import Any
 
 from spikingjelly.activation_based import base, layer, neuron
 
-from spikeloom import neurons
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.modules import Conventions, Framework, register, register_framework, undescribed
@@ -51,21 +50,6 @@ OURS = replace(
 )
 
 
-def _lif(node: Any) -> Neuron:
-    return neurons.LIF(
-        float(node.tau), node.v_threshold, node.v_reset, decay_input=node.decay_input
-    )
-
-
-def _parametric(node: Any) -> Neuron:
-    rate = node.w.detach().sigmoid()
-    return neurons.ParametricLIF(rate, node.v_threshold, node.v_reset, decay_input=node.decay_input)
-
-
-def _if(node: Any) -> Neuron:
-    return neurons.IF(node.v_threshold, node.v_reset)
-
-
 def _leak(node: Any) -> Response:
     share = 1 / node.tau
     return Response(1 - share, gain=share if getattr(node, "decay_input", True) else 1.0)
@@ -75,10 +59,7 @@ def _no_leak(node: Any) -> Response:
     return Response(1.0)
 
 
-DESCRIBED: dict[Any, dict[str, Any]] = {
-    neuron.LIFNode: {"describe": _lif},
-    neuron.ParametricLIFNode: {"describe": _parametric},
-    neuron.IFNode: {"describe": _if},
+RESPONSES: dict[Any, dict[str, Any]] = {
     neuron.SimpleLIFNode: {"response": _leak},
     neuron.NonSpikingLIFNode: {"response": _leak},
     neuron.SimpleIFNode: {"response": _no_leak},
@@ -95,9 +76,9 @@ def _register(cls: Any, conventions: Conventions) -> None:
 
 _register(base.StepModule, STEPPED)
 _register(base.MemoryModule, STEPPED)
-for cls in [*DESCRIBED, *(cls for cls in vars(neuron).values() if isinstance(cls, type))]:
+for cls in [*RESPONSES, *(cls for cls in vars(neuron).values() if isinstance(cls, type))]:
     if issubclass(cls, base.StepModule):
-        _register(cls, replace(NODE, **DESCRIBED.get(cls, {})))
+        _register(cls, replace(NODE, **RESPONSES.get(cls, {})))
 register_framework(
     "spikingjelly",
     Framework(

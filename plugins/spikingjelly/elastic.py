@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import torch
+from spikingjelly.activation_based import neuron as host
+from spikingjelly.activation_based import surrogate
+from torch import nn
+
 from spikeloom import neurons
 
 from ..adapter import component
+from ..native import Differs
+from .native import COUNTERPARTS, habits_of, number_of
 from .node import SpikeloomNode
 
 __all__ = ["ElasticBiSpikeNode"]
@@ -36,3 +46,29 @@ class ElasticBiSpikeNode(SpikeloomNode, describes=neurons.ElasticBiSpike):
         tensor([[ 0.0000, -0.5000],
                 [ 0.5000,  0.0000]])
     """
+
+
+@COUNTERPARTS.of(neurons.ElasticBiSpike)
+def _native(module: SpikeloomNode) -> nn.Module:
+    neuron: Any = module.neuron
+    if neuron.reset != "symmetric":
+        raise Differs('SpikingJelly\'s ternary neurons reset after both signs, reset="symmetric"')
+    if (alpha := number_of(module, "alpha")) != 1.0:
+        raise Differs(f"SpikingJelly's ternary spikes are of height 1, its alpha is {alpha}")
+    settings = {
+        # Ours fires above half the amplitude, SpikingJelly's at the threshold.
+        "v_threshold": float(torch.tensor(0.5).nextafter(torch.tensor(1.0))),
+        # Gradients pass straight through for potentials of at most 1.
+        "surrogate_function": surrogate.Rect(alpha=1.0),
+        "detach_reset": True,
+        **habits_of(module),
+    }
+    if neuron.decay == 1.0:
+        return host.TernaryIFNode(**settings)
+    tau = 1.0 / (1.0 - neuron.decay)
+    if tau == 1.0 or math.frexp(tau)[0] != 0.5:
+        raise Differs(
+            f"SpikingJelly's leak is 1 - 1 / tau and exact for tau a power of two, "
+            f"its decay is {neuron.decay}"
+        )
+    return host.TernaryLIFNode(tau, decay_input=False, **settings)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from spikingjelly.activation_based.neuron import FewSpikeTable
-from torch import Tensor
+from spikingjelly.activation_based.neuron import (
+    FewSpikeTable,
+    OutlierAwareThresholdNode,
+)
+from spikingjelly.activation_based.neuron import (
+    HGNode as HostHGNode,
+)
+from torch import Tensor, nn
 
 from spikeloom import neurons
 from spikeloom.kernel.neuron import tensor_of
 
 from ..adapter import component
+from ..native import Differs
+from .native import COUNTERPARTS, number_of
 from .node import SpikeloomNode
 
 __all__ = ["HGNode", "OATNode", "few_spike_tables"]
@@ -103,3 +113,44 @@ def _with_first(
     return FewSpikeTable(
         torch.cat([always, theta]), torch.cat([origin, h]), torch.cat([constant, d])
     )
+
+
+@COUNTERPARTS.of(neurons.OAT)
+def _native_oat(module: SpikeloomNode) -> nn.Module:
+    neuron: Any = module.neuron
+    _require_ge(neuron)
+    for name, only in (("rounding", "truncate"), ("spikes", "weighted")):
+        if getattr(neuron, name) != only:
+            raise Differs(
+                f"SpikingJelly has {name}={only!r} only, it has {getattr(neuron, name)!r}"
+            )
+    if len(neuron.ranges) > 2:
+        raise Differs(f"SpikingJelly has two ranges, it has {len(neuron.ranges)}")
+    reaches = {name: number_of(module, name) for name in neuron.ranges}
+    tables = few_spike_tables(neuron.replace(**reaches))
+    ends = min(reaches.values()), max(reaches.values())
+    return OutlierAwareThresholdNode(tables[0], tables[-1], *ends, step_mode=module.step_mode)
+
+
+@COUNTERPARTS.of(neurons.HG)
+def _native_hg(module: SpikeloomNode) -> nn.Module:
+    neuron: Any = module.neuron
+    _require_ge(neuron)
+    if neuron.low is not None or neuron.high is not None:
+        raise Differs("it ends at low and high, SpikingJelly's ranges have no end")
+    settings = neuron.settings()
+    if settings["origins"].any() or settings["constants"].any():
+        raise Differs("SpikingJelly's tables have neither origins nor constants")
+    return HostHGNode(few_spike_tables(neuron), neuron.boundaries, step_mode=module.step_mode)
+
+
+@COUNTERPARTS.of(neurons.FewSpike)
+def _native_few_spike(module: SpikeloomNode) -> nn.Module:
+    raise Differs(
+        "what it has not sent it keeps for the next call, SpikingJelly's FewSpikeNode forgets it"
+    )
+
+
+def _require_ge(neuron: Any) -> None:
+    if neuron.tie != "ge":
+        raise Differs('it fires above the threshold, SpikingJelly\'s at it; make it with tie="ge"')

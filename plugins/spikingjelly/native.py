@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import torch
-from spikingjelly.activation_based import neuron as host
-from spikingjelly.activation_based import surrogate
 from torch import Tensor, nn
 
-from spikeloom import neurons
 from spikeloom.hosted import to_rest
 from spikeloom.modules import values_of
 
-from ..native import Differs, NativeNeurons, replaced
-from .few_spike import few_spike_tables
-from .lif import HostFiredIF, HostFiredLIF, HostFiredParametricLIF, HostFires
+from ..native import Counterparts, Differs, NativeNeurons, replaced
 from .node import SpikeloomNode
 from .surrogate import host_form, kernel_form
 
-__all__ = ["to_host"]
+__all__ = ["COUNTERPARTS", "function_of", "habits_of", "number_of", "to_host", "twin_of"]
+
+COUNTERPARTS = Counterparts("SpikingJelly")
 
 
 def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
@@ -74,136 +70,34 @@ def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
     return replaced(net, sample, NATIVE)
 
 
-def integrate_and_fire(module: SpikeloomNode) -> nn.Module | None:
-    """SpikingJelly's integrate-and-fire neuron that equals one of ours; None if there is none.
+def twin_of(module: SpikeloomNode) -> nn.Module | None:
+    """SpikingJelly's own neuron that equals one of ours in all that counters count, if there is.
 
     It shares the learned tensors and the surrogate function.
 
     Args:
         module: Ours.
     """
-    build = INTEGRATE_AND_FIRE.get(type(module.neuron))
+    if not getattr(module.neuron, "fires_at_threshold", False):
+        return None
     try:
-        return build and build(module)
+        return COUNTERPARTS(module)
     except Differs:
         return None
 
 
-def _build(module: SpikeloomNode) -> nn.Module:
-    kind = type(module.neuron)
-    if kind not in NODES:
-        raise Differs(f"SpikingJelly has no {module.neuron.name}")
-    return NODES[kind](module)
+def function_of(module: SpikeloomNode) -> Any:
+    """The surrogate function of SpikingJelly's by which a neuron of ours fires.
 
+    Args:
+        module: Ours.
 
-def _fire(module: SpikeloomNode) -> dict[str, Any]:
-    """What SpikingJelly's integrate-and-fire nodes share."""
+    Raises:
+        Differs: If SpikingJelly has none such.
+    """
     neuron: Any = module.neuron
-    if not neuron.fires_at_threshold:
-        raise Differs("it fires above the threshold, SpikingJelly's at the threshold")
-    return {
-        "v_threshold": _number(module, "v_threshold"),
-        "v_reset": neuron.v_reset,
-        "surrogate_function": _function(module),
-        "detach_reset": neuron.detach_reset,
-        **_habits(module),
-    }
-
-
-def _if(module: SpikeloomNode) -> nn.Module:
-    return host.IFNode(**_fire(module))
-
-
-def _lif(module: SpikeloomNode) -> nn.Module:
-    neuron: Any = module.neuron
-    if "tau" not in neuron.params:
-        return _if(module)
-    tau = _number(module, "tau")
-    if tau <= 1.0:
-        raise Differs(f"its tau is {tau}, SpikingJelly's is above 1")
-    return host.LIFNode(tau, decay_input=neuron.decay_input, **_fire(module))
-
-
-def _parametric(module: SpikeloomNode) -> nn.Module:
-    neuron: Any = module.neuron
-    native = host.ParametricLIFNode(decay_input=neuron.decay_input, **_fire(module))
-    if isinstance(w := getattr(module, "w", None), nn.Parameter):
-        native.w = w
-        return native
-    rate = torch.tensor(_number(module, "rate"))
-    native.w = nn.Parameter(rate.logit())
-    if not (native.w.isfinite() and native.w.sigmoid() == rate):
-        raise Differs(f"its rate is {float(rate)}, of which no w of SpikingJelly's is the logit")
-    return native
-
-
-def _ternary(module: SpikeloomNode) -> nn.Module:
-    neuron: Any = module.neuron
-    if neuron.reset != "symmetric":
-        raise Differs('SpikingJelly\'s ternary neurons reset after both signs, reset="symmetric"')
-    if (alpha := _number(module, "alpha")) != 1.0:
-        raise Differs(f"SpikingJelly's ternary spikes are of height 1, its alpha is {alpha}")
-    settings = {
-        # Ours fires above half the amplitude, SpikingJelly's at the threshold.
-        "v_threshold": float(torch.tensor(0.5).nextafter(torch.tensor(1.0))),
-        # Gradients pass straight through for potentials of at most 1.
-        "surrogate_function": surrogate.Rect(alpha=1.0),
-        "detach_reset": True,
-        **_habits(module),
-    }
-    if neuron.decay == 1.0:
-        return host.TernaryIFNode(**settings)
-    tau = 1.0 / (1.0 - neuron.decay)
-    if tau == 1.0 or math.frexp(tau)[0] != 0.5:
-        raise Differs(
-            f"SpikingJelly's leak is 1 - 1 / tau and exact for tau a power of two, "
-            f"its decay is {neuron.decay}"
-        )
-    return host.TernaryLIFNode(tau, decay_input=False, **settings)
-
-
-def _oat(module: SpikeloomNode) -> nn.Module:
-    neuron: Any = module.neuron
-    _require_ge(neuron)
-    for name, only in (("rounding", "truncate"), ("spikes", "weighted")):
-        if getattr(neuron, name) != only:
-            raise Differs(
-                f"SpikingJelly has {name}={only!r} only, it has {getattr(neuron, name)!r}"
-            )
-    if len(neuron.ranges) > 2:
-        raise Differs(f"SpikingJelly has two ranges, it has {len(neuron.ranges)}")
-    reaches = {name: _number(module, name) for name in neuron.ranges}
-    tables = few_spike_tables(neuron.replace(**reaches))
-    ends = min(reaches.values()), max(reaches.values())
-    return host.OutlierAwareThresholdNode(tables[0], tables[-1], *ends, step_mode=module.step_mode)
-
-
-def _hg(module: SpikeloomNode) -> nn.Module:
-    neuron: Any = module.neuron
-    _require_ge(neuron)
-    if neuron.low is not None or neuron.high is not None:
-        raise Differs("it ends at low and high, SpikingJelly's ranges have no end")
-    settings = neuron.settings()
-    if settings["origins"].any() or settings["constants"].any():
-        raise Differs("SpikingJelly's tables have neither origins nor constants")
-    return host.HGNode(few_spike_tables(neuron), neuron.boundaries, step_mode=module.step_mode)
-
-
-def _few_spike(module: SpikeloomNode) -> nn.Module:
-    raise Differs(
-        "what it has not sent it keeps for the next call, SpikingJelly's FewSpikeNode forgets it"
-    )
-
-
-def _require_ge(neuron: Any) -> None:
-    if neuron.tie != "ge":
-        raise Differs('it fires above the threshold, SpikingJelly\'s at it; make it with tie="ge"')
-
-
-def _function(module: SpikeloomNode) -> Any:
-    neuron: Any = module.neuron
-    if isinstance(neuron, HostFires):
-        return neuron.function
+    if called := getattr(neuron, "function", None):
+        return called
     given = getattr(module, "surrogate_function", None)
     if kernel_form(given):
         return given
@@ -213,12 +107,25 @@ def _function(module: SpikeloomNode) -> Any:
     return function
 
 
-def _habits(module: SpikeloomNode) -> dict[str, Any]:
+def habits_of(module: SpikeloomNode) -> dict[str, Any]:
+    """The arguments that every node has.
+
+    Args:
+        module: Ours.
+    """
     return {"step_mode": module.step_mode, "store_v_seq": module.store_v_seq}
 
 
-def _number(module: SpikeloomNode, name: str) -> float:
-    """A parameter as SpikingJelly keeps it."""
+def number_of(module: SpikeloomNode, name: str) -> float:
+    """A parameter as SpikingJelly keeps it.
+
+    Args:
+        module: Ours.
+        name: The parameter.
+
+    Raises:
+        Differs: If it is learned, or not one number for all neurons and steps.
+    """
     value = values_of(module)[name]
     if isinstance(value, Tensor) and not value.dim() and not value.requires_grad:
         return float(value)
@@ -244,19 +151,4 @@ def _run(node: Any, x: Tensor) -> Tensor:
     return torch.cat([singles.flatten(), node(x[:steps]).flatten()])
 
 
-INTEGRATE_AND_FIRE = {
-    neurons.LIF: _lif,
-    HostFiredLIF: _lif,
-    neurons.ParametricLIF: _parametric,
-    HostFiredParametricLIF: _parametric,
-    neurons.IF: _if,
-    HostFiredIF: _if,
-}
-NODES = {
-    **INTEGRATE_AND_FIRE,
-    neurons.ElasticBiSpike: _ternary,
-    neurons.OAT: _oat,
-    neurons.HG: _hg,
-    neurons.FewSpike: _few_spike,
-}
-NATIVE = NativeNeurons("SpikingJelly", (SpikeloomNode,), _build, _run)
+NATIVE = NativeNeurons("SpikingJelly", (SpikeloomNode,), COUNTERPARTS, _run)

@@ -203,10 +203,10 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
         """SpikingJelly's own neuron, if it equals this one and a counter counts."""
         if not counting_modes() or self._transition_is_overridden():
             return None
-        from .native import integrate_and_fire  # it knows this class
+        from .native import twin_of  # it knows this class
 
         with uncounted():
-            native, stored = integrate_and_fire(self), self._promoted((x,))[0].dtype
+            native, stored = twin_of(self), self._promoted((x,))[0].dtype
             return Twin(native, x.dtype, stored) if native and stored in COMPUTED else None
 
     def _scan(

@@ -20,8 +20,8 @@ def test_the_page_names_every_target_and_the_main_verdicts():
     for target in PROFILES:
         assert f"`{target}`" in page
     rows = {row.split(" | ")[0][2:]: row for row in page.splitlines() if row.startswith("| ")}
-    assert rows["LIF, hard reset (SpikingJelly's)"].startswith(
-        "| LIF, hard reset (SpikingJelly's) | `LIF` | exact | exact | exact | exact | exact |"
+    assert rows["LIF, hard reset"].startswith(
+        "| LIF, hard reset | `LIF` | exact | exact | exact | exact | exact |"
     )
     assert "subgraph" in rows["LIF, soft reset"]
     assert rows["OAT, 4 spikes, two ranges"].count("subgraph") == 2

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import nir
@@ -21,53 +21,12 @@ from spikeloom.export.refuse import NotExpressible
 from spikeloom.export.report import ExportReport
 from spikeloom.export.targets.profiles import PROFILES
 from spikeloom.files import write_text
-from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import SpikingLayer
 from spikeloom.modules import described_classes, frameworks
+from spikeloom.neurons.described import Described, Variant
 
 __all__ = ["export_page", "write_export_page"]
 
-BINARY = [4.0, 2.0, 1.0, 0.5]
-NEURONS: dict[str, Callable[[], Neuron]] = {
-    "LIF, hard reset (SpikingJelly's)": neurons.LIF,
-    "LIF, hard reset, input not divided": lambda: neurons.LIF(decay_input=False),
-    "LIF, a threshold for each neuron": lambda: neurons.LIF(v_threshold=torch.tensor([0.5, 1, 2])),
-    "LIF, a time constant for each neuron": lambda: neurons.LIF(tau=torch.tensor([2.0, 4, 8])),
-    "LIF, reset to -0.5": lambda: neurons.LIF(v_reset=-0.5),
-    "LIF, soft reset": lambda: neurons.LIF(v_reset=None),
-    "ParametricLIF (SpikingJelly's)": lambda: neurons.ParametricLIF(0.25),
-    "IF, hard reset": neurons.IF,
-    "IF, soft reset": lambda: neurons.IF(v_reset=None),
-    "Leaky, zero reset (snnTorch's)": lambda: neurons.Leaky(0.5, reset_mechanism="zero"),
-    "Leaky, subtract": lambda: neurons.Leaky(0.5),
-    "Leaky, no reset": lambda: neurons.Leaky(0.5, reset_mechanism="none"),
-    "LIFBox, reset by value (Norse's)": lambda: neurons.LIFBox(500.0),
-    "LIFBox, reset by value to -0.5": lambda: neurons.LIFBox(500.0, v_reset=-0.5),
-    "LIFBox, reset by subtraction": lambda: neurons.LIFBox(500.0, reset_method="subtract"),
-    "LIFBox, leak potential 0.25": lambda: neurons.LIFBox(500.0, v_leak=0.25),
-    "Trace": lambda: neurons.Trace(0.5),
-    "ElasticBiSpike, decay 0": lambda: neurons.ElasticBiSpike(1.0, decay=0.0),
-    "ElasticBiSpike, published reset": lambda: neurons.ElasticBiSpike(1.0),
-    "ElasticBiSpike, published reset, a single step": lambda: neurons.ElasticBiSpike(1.0),
-    "ElasticBiSpike, symmetric reset": lambda: neurons.ElasticBiSpike(1.0, reset="symmetric"),
-    "SignGD, ReLU, constant steps": lambda: neurons.SignGD("relu", neurons.Constant(0.25)),
-    "SignGD, ReLU, shrinking steps": lambda: neurons.SignGD("relu", neurons.Exponential(1.0, 0.7)),
-    "SignGD, leaky ReLU, table": lambda: neurons.SignGD("leaky_relu", [0.5] * 20 + [0.25] * 30),
-    "SignGD, GELU": lambda: neurons.SignGD("gelu"),
-    "FewSpike, 4 spikes": lambda: neurons.FewSpike(BINARY, BINARY, BINARY),
-    "OAT, 4 spikes, two ranges": lambda: neurons.OAT(4, normal=1.0, outlier=16.0),
-    "HG, 4 spikes, two ranges": lambda: neurons.LinearHG(
-        [-16.0, 0.0, 16.0], [0.0, 16.0], [0.0, 0.0], steps=4
-    ),
-}
-# How many steps the sample has, if not 50.
-STEPS = {
-    "ElasticBiSpike, published reset, a single step": 1,
-    "SignGD, ReLU, shrinking steps": 8,
-    "FewSpike, 4 spikes": 2,
-    "OAT, 4 spikes, two ranges": 2,
-    "HG, 4 spikes, two ranges": 2,
-}
 # Every graph has them.
 PORTS = {nir.Input, nir.Output}
 # What each flag of on_inexact leads to, the truest first.
@@ -276,24 +235,32 @@ def write_export_page(path: str | Path) -> None:
 
 def _neurons() -> str:
     rows = []
-    for name in NEURONS:
-        cells = [_outcome(name, target) for target in PROFILES]
-        near = _export(name, "nir", "approximate")
-        error = f"{near.mismatch:.1%}" if near and _is_near(near) else ""
-        rows.append([name, _form(name), *cells, error])
+    for kind in _described():
+        for variant in kind.variants():
+            cells = [_outcome(variant, target) for target in PROFILES]
+            near = _export(variant, "nir", "approximate")
+            error = f"{near.mismatch:.1%}" if near and _is_near(near) else ""
+            name = ", ".join(filter(None, (kind.__name__, variant.label)))
+            rows.append([name, _form(variant), *cells, error])
     return _table(["Neuron", "Written as", *PROFILES, "error if approximated"], rows)
 
 
-def _outcome(name: str, target: str) -> str:
+def _described() -> list[type[Described]]:
+    """Spikeloom's neurons, in the order of their names."""
+    found = [getattr(neurons, name) for name in neurons.__all__]
+    return [kind for kind in found if isinstance(kind, type) and issubclass(kind, Described)]
+
+
+def _outcome(variant: Variant, target: str) -> str:
     for flag, word in OUTCOMES.items():
-        if _export(name, target, flag):
+        if _export(variant, target, flag):
             return word
     return "refused"
 
 
-def _form(name: str) -> str:
+def _form(variant: Variant) -> str:
     for flag in OUTCOMES:
-        report = _export(name, "nir", flag)
+        report = _export(variant, "nir", flag)
         if report:
             kinds = [entry.split()[-1] for entry in str(report.column("nodes")[1]).split(", ")]
             return ", ".join(f"`{kind}`" for kind in kinds)
@@ -304,12 +271,12 @@ def _is_near(report: ExportReport) -> bool:
     return "APPROXIMATE" in report.column("verdict")
 
 
-def _export(name: str, target: str, flag: str) -> ExportReport | None:
+def _export(variant: Variant, target: str, flag: str) -> ExportReport | None:
     """What exporting a small network of a neuron reports; None if it is refused."""
     generator = torch.Generator().manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 3, bias=False), SpikingLayer(NEURONS[name]()))
+    net = nn.Sequential(nn.Linear(4, 3, bias=False), SpikingLayer(variant.neuron))
     net[0].weight.data = _quarters(torch.randn(3, 4, generator=generator))
-    sample = _quarters(torch.randn(STEPS.get(name, 50), 16, 4, generator=generator))
+    sample = _quarters(torch.randn(variant.steps, 16, 4, generator=generator))
     try:
         return to_nir(net, sample, on_inexact=flag, target=target)[1]
     except NotExpressible:

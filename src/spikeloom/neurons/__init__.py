@@ -13,7 +13,10 @@ from spikeloom.neurons import surrogate
 from spikeloom.neurons.elastic import ElasticBiSpike
 from spikeloom.neurons.few_spike import OAT, FewSpike
 from spikeloom.neurons.gated import HG, LinearHG
-from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox, ParametricLIF
+from spikeloom.neurons.leaky import Leaky
+from spikeloom.neurons.lif import IF, LIF
+from spikeloom.neurons.lif_box import LIFBox
+from spikeloom.neurons.parametric_lif import ParametricLIF
 from spikeloom.neurons.range_reduction import Reduced, fit_reduced
 from spikeloom.neurons.schedules import Constant, Exponential, Inverse
 from spikeloom.neurons.signgd import AnalogEncoder, SignGD, SignGDBits, SignTracker

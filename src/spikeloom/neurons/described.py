@@ -1,20 +1,42 @@
-"""Described: a neuron that its class's arguments make, and that repr shows by those."""
+"""Described: a neuron that its class's arguments make, and that says what it is."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from spikeloom.kernel.neuron import Gated, Neuron, PerStep, short
+from spikeloom.neurons.forms import Constants, Form
 
-__all__ = ["Described"]
+__all__ = ["Described", "Variant"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A neuron with settings that make a difference to what can be done with it.
+
+    Attributes:
+        label: The settings, in words.
+        neuron: The neuron.
+        steps: How many steps an example of it has.
+    """
+
+    label: str
+    neuron: Neuron
+    steps: int = 50
 
 
 class Described(Neuron):
     """A neuron whose repr shows the arguments that differ from their defaults.
+
+    A class says here what others ask of a neuron: its sub-threshold filter (:meth:`response`, for
+    calibration), what it computes in the terms of file formats (:meth:`form`, for export), what its
+    potentials are measured against (``unit``, for inputs that meet the threshold) and the settings
+    that make a difference (:meth:`variants`, for tests and documentation).
 
     Example:
         >>> from spikeloom.neurons import IF, LIF, Leaky
@@ -24,6 +46,9 @@ class Described(Neuron):
 
     # The methods that compute a step. A class that overrides one states its traits itself.
     _computing = frozenset({"_step", "_charge", "_share"})
+
+    # The parameter that potentials are measured against; empty: 1.
+    unit: ClassVar[str] = ""
 
     def states(self, trait: str) -> bool:
         """Whether a trait such as ``response`` is that of this class's own step, not of a base's.
@@ -48,6 +73,22 @@ class Described(Neuron):
             A :class:`spikeloom.neurons.trace.Response`.
         """
         return None
+
+    def form(self, values: Constants) -> Form | None:
+        """What the neuron computes, in terms that file formats share; None if they have none.
+
+        Args:
+            values: Its parameters, as they are now.
+
+        Raises:
+            NoForm: If there is a form, but not for these settings.
+        """
+        return None
+
+    @classmethod
+    def variants(cls) -> Iterator[Variant]:
+        """Examples of the neuron, one for each of the settings that its form depends on."""
+        yield from ()
 
     def __repr__(self) -> str:
         arguments = inspect.signature(type(self)).parameters

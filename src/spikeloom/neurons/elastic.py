@@ -6,9 +6,10 @@ Bi-Spiking Mechanisms", ICML 2024.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,8 @@ from spikeloom.kernel.neuron import Parameter, PerStep
 from spikeloom.kernel.values import POSITIVE
 from spikeloom.kernel.vocabulary import absolute, clamp, detach, maximum, rint, where, with_grad
 from spikeloom.neurons.arguments import checked_choice, checked_number
-from spikeloom.neurons.described import Described
+from spikeloom.neurons.described import Described, Variant
+from spikeloom.neurons.forms import Constants, Ternary
 
 __all__ = ["ElasticBiSpike"]
 
@@ -89,6 +91,7 @@ class ElasticBiSpike(Described):
     """
 
     rules = Fixed({"alpha": POSITIVE})
+    unit = "alpha"
 
     def __init__(
         self,
@@ -132,6 +135,21 @@ class ElasticBiSpike(Described):
     def gradient_scale(self, parameter: str, count: int) -> float | None:
         """The published 1 / sqrt(N) on the amplitude's gradient, unless it is left out."""
         return torch.sym_float(torch.sym_max(count, 1)) ** -0.5 if self.grad_scale else None
+
+    def form(self, values: Constants) -> Ternary:
+        """Ternary spikes of a membrane that leaks."""
+        alpha = np.maximum(values["alpha"], np.float32(FLOOR))
+        one = np.ones(())
+        left = self.decay * (alpha if self.reset == "released" else one)
+        return Ternary(alpha, left, height=one if self.unit_spikes else alpha)
+
+    @classmethod
+    def variants(cls) -> Iterator[Variant]:
+        """With and without memory."""
+        yield Variant("decay 0", cls(1.0, decay=0.0))
+        yield Variant("published reset", cls(1.0))
+        yield Variant("published reset, a single step", cls(1.0), steps=1)
+        yield Variant("symmetric reset", cls(1.0, reset="symmetric"))
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""

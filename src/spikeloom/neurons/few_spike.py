@@ -10,9 +10,10 @@ them, and :meth:`OAT.decoder` the same sum in closed form, as a neuron of one st
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,7 +36,8 @@ from spikeloom.neurons.arguments import (
     checked_steps,
     checked_surrogate,
 )
-from spikeloom.neurons.described import Described
+from spikeloom.neurons.described import Described, Variant
+from spikeloom.neurons.forms import Code, Codes, Constants, Edge, Table
 from spikeloom.neurons.surrogate import StraightThrough, Triangle
 
 __all__ = ["OAT", "FewSpike"]
@@ -75,6 +77,8 @@ class FewSpike(Described):
     accuracy through temporal coding with two spikes; the indices are those of SpikingJelly 2.0.
     """
 
+    unit = "theta"
+
     def __init__(
         self,
         theta: Sequence[float] | Tensor,
@@ -102,6 +106,17 @@ class FewSpike(Described):
         (v,) = state
         z = fire(v - p.theta, self.surrogate, strict=self.tie == "gt")
         return p.d * z, (v - p.h * z,)
+
+    def form(self, values: Constants) -> Codes:
+        """One code of one range."""
+        theta, h, d = (values.rows(name) for name in ("theta", "h", "d"))
+        return Codes([Code(1.0, (), (Table(theta, h, d),), self.tie == "ge")])
+
+    @classmethod
+    def variants(cls) -> Iterator[Variant]:
+        """A binary code."""
+        binary = [4.0, 2.0, 1.0, 0.5]
+        yield Variant("4 spikes", cls(binary, binary, binary), steps=2)
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
@@ -169,6 +184,7 @@ class OAT(Described):
     arXiv:2505.09659 (AAAI 2026).
     """
 
+    unit = "normal"
     steps: int
 
     def __init__(
@@ -309,6 +325,37 @@ class OAT(Described):
         neuron = self.replace(spikes="code")
         codes, _ = run(neuron, wide[None], reduce="sum", implementation=implementation)
         return codes.to(torch.int32)
+
+    def form(self, values: Constants) -> Codes:
+        """Magnitudes, once of the value and once of the negated value.
+
+        One of the two lies below every threshold. Beyond the outermost range every step fires, as
+        at its end.
+        """
+        ranges = [values[name].astype(np.float32) for name in self.ranges]
+        codes = []
+        for sign in (1.0, -1.0):
+            tables = [self._table(reach, sign) for reach in ranges]
+            edges = [Edge(reach, self.tie == "gt") for reach in ranges[:-1]]
+            codes.append(Code(sign, edges, tables, self.tie == "ge"))
+        return Codes(codes)
+
+    def _table(self, reach: np.ndarray, sign: float) -> Table:
+        """The code of one range, of values of one sign."""
+        bits = range(1, self.steps + 1)
+        theta = [reach * np.float32(0.5**k) for k in bits]
+        worths: dict[str, Sequence[Any]] = {
+            "weighted": theta,
+            "unit": [1.0] * self.steps,
+            "code": [2.0 ** (self.steps - k) for k in bits],
+        }
+        origin = -0.5 * theta[-1] if self.rounding == "nearest" else 0.0
+        return Table(theta, theta, [sign * d for d in worths[self.spikes]], origin)
+
+    @classmethod
+    def variants(cls) -> Iterator[Variant]:
+        """Two ranges."""
+        yield Variant("4 spikes, two ranges", cls(4, normal=1.0, outlier=16.0), steps=2)
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""

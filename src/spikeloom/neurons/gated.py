@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Gated, Neuron
 from spikeloom.kernel.vocabulary import Surrogate, detach, fire, lookup, where, with_grad
 from spikeloom.neurons.arguments import (
@@ -19,8 +20,9 @@ from spikeloom.neurons.arguments import (
     checked_steps,
     checked_surrogate,
 )
-from spikeloom.neurons.described import Described
+from spikeloom.neurons.described import Described, Variant
 from spikeloom.neurons.few_spike import TIES, FewSpike, binary_code, row_of
+from spikeloom.neurons.forms import Code, Codes, Constants, Edge, Table
 from spikeloom.neurons.surrogate import StraightThrough, Triangle
 
 __all__ = ["HG", "LinearHG"]
@@ -67,6 +69,7 @@ class HG(Described):
     Source: LAS, arXiv:2505.09659 (AAAI 2026).
     """
 
+    unit = "theta"
     steps: int
 
     def __init__(
@@ -182,6 +185,26 @@ class HG(Described):
                 f"{most:g}; fit a wider range, or pass strict=False to hold them at its ends"
             )
 
+    def form(self, values: Constants) -> Codes:
+        """The ranges, and a constant on each side where the value is held at an end."""
+        names = ("theta", "h", "d", "origins", "constants")
+        rows = zip(*(values.rows(name) for name in names), strict=True)
+        tables = [Table(theta, h, d, o[0], c[0]) for theta, h, d, o, c in rows]
+        edges = [Edge(value, self.tie == "gt") for value in self.boundaries]
+        if self.low is not None and not self.strict:
+            tables.insert(0, Table(constant=self._at(self.low, values)))
+            edges.insert(0, Edge(self.low, upper=True))
+        if self.high is not None and not self.strict:
+            tables.append(Table(constant=self._at(self.high, values)))
+            edges.append(Edge(self.high, upper=False))
+        bounded = self.strict and (self.low, self.high) != (None, None)
+        return Codes([Code(1.0, edges, tables, self.tie == "ge")], bounded)
+
+    def _at(self, value: float, values: Constants) -> float:
+        """What the neuron makes of one value."""
+        y, _ = run(self, torch.tensor([[value]]), params=values.params, reduce="sum")
+        return float(y)
+
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
         origins, constants = (self._column(name)[:, 0] for name in ("origins", "constants"))
@@ -234,6 +257,8 @@ class LinearHG(HG):
         >>> spikeloom.run(absolute, torch.tensor([[-3.5, 0.5, 2.5]]), reduce="sum")[0]
         tensor([4., 0., 2.])
     """
+
+    unit = ""
 
     def __init__(
         self,
@@ -339,6 +364,17 @@ class LinearHG(HG):
         halves = 0.5 ** torch.arange(1, self.steps + 1)
         rows = zip(self.widths, self.rises, strict=True)
         return tuple(FewSpike(w * halves, w * halves, r * halves, tie=self.tie) for w, r in rows)
+
+    def form(self, values: Constants) -> Codes:
+        """That of its tables."""
+        table = self.as_table()
+        return table.form(Constants(table.params))
+
+    @classmethod
+    def variants(cls) -> Iterator[Variant]:
+        """Two pieces."""
+        pieces = cls([-16.0, 0.0, 16.0], [0.0, 16.0], [0.0, 0.0], steps=4)
+        yield Variant("4 spikes, two ranges", pieces, steps=2)
 
     def as_table(self) -> HG:
         """The same neuron with its tables written out, for exchange with other frameworks."""

@@ -11,7 +11,7 @@ Network", ICML 2024.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,9 @@ from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep
 from spikeloom.kernel.values import POSITIVE, checked_count
 from spikeloom.kernel.vocabulary import detach, lookup, minimum, where, with_grad, with_nan
-from spikeloom.neurons.schedules import Exponential, Schedule, as_schedule
+from spikeloom.neurons.described import Described, Variant
+from spikeloom.neurons.forms import Constants, Descent
+from spikeloom.neurons.schedules import Constant, Exponential, Schedule, as_schedule
 from spikeloom.neurons.signgd_functions import Function, as_function
 
 __all__ = ["LONGEST", "AnalogEncoder", "SignGD", "SignGDBits", "SignTracker"]
@@ -32,8 +34,11 @@ LONGEST = 1024
 State = tuple[Any, ...]
 
 
-class _Scheduled(Neuron):
+class _Scheduled(Described):
     """A neuron whose last state counts the steps, and reads its step size from a table."""
+
+    # All settings: what an estimate can reach depends on each of them.
+    __repr__ = Neuron.__repr__
 
     def __init__(
         self,
@@ -139,6 +144,19 @@ class SignGD(_Scheduled):
         move = with_grad(move, (self.function.value(*operands) - y, 1.0))
         return move, (*operands, y + move, t + 1.0)
 
+    def form(self, values: Constants) -> Descent:
+        """An estimate that receives and sends increments."""
+        slopes, strict = self.function.slopes(), self.function.strict
+        return Descent(slopes, self.schedule, values["scale"], strict, sums=True)
+
+    @classmethod
+    def variants(cls) -> Iterator[Variant]:
+        """Kinds of functions and of schedules."""
+        yield Variant("ReLU, constant steps", cls("relu", Constant(0.25)))
+        yield Variant("ReLU, shrinking steps", cls("relu", Exponential(1.0, 0.7)), steps=8)
+        yield Variant("leaky ReLU, table", cls("leaky_relu", [0.5] * 20 + [0.25] * 30))
+        yield Variant("GELU", cls("gelu"))
+
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
         return {
@@ -230,7 +248,7 @@ class SignGDBits(_Scheduled):
         }
 
 
-class SignTracker(Neuron):
+class SignTracker(Described):
     r"""Follows a target that is known at every step: the sequential part of a converted network.
 
     .. math::
@@ -271,6 +289,7 @@ class SignTracker(Neuron):
     """
 
     rules = Fixed({"scale": POSITIVE})
+    __repr__ = Neuron.__repr__
 
     def __init__(
         self,
@@ -306,6 +325,11 @@ class SignTracker(Neuron):
             after = after + 0.0 * detach(target)  # a comparison alone would take NaN for a number
         after = with_grad(after, (target, 1.0))
         return after, (after,)
+
+    def form(self, values: Constants) -> Descent:
+        """An estimate that receives values and sends itself."""
+        slopes = self.function.slopes()
+        return Descent(slopes, self.schedule, values["scale"], self.strict, sums=False)
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from spikeloom.kernel import vocabulary as words
+from spikeloom.neurons.forms import NoForm
 
 __all__ = ["FUNCTIONS", "Function", "as_function", "register"]
 
@@ -40,6 +41,30 @@ class Function:
         """The names of its constants."""
         arguments = inspect.signature(self.value).parameters.values()
         return tuple(each.name for each in arguments if each.default is not each.empty)
+
+    def slopes(self) -> tuple[float, ...]:
+        """The multiples of its operand whose largest the function is.
+
+        Raises:
+            NoForm: If it is none such.
+        """
+        constants = getattr(self.value, "keywords", {})
+        slopes = {
+            "relu": (1.0, 0.0),
+            "leaky_relu": (1.0, constants.get("negative_slope", 0.01)),
+            "abs": (1.0, -1.0),
+            "identity": (1.0,),
+        }
+        # A function of the user's own may bear one of these names.
+        value = getattr(self.value, "func", self.value)
+        if self.name not in slopes or value is not FUNCTIONS[self.name].value:
+            raise NoForm(
+                f"there is no {self.name} to compare an estimate with",
+                'use relu, leaky_relu, abs or identity, or allow on_inexact="extension"',
+            )
+        if max(slopes[self.name]) > 1:
+            raise NoForm("a negative_slope above 1 makes it a minimum", "use a slope up to 1")
+        return slopes[self.name]
 
     def is_above(self, y: Any, *x: Any) -> Any:
         """Whether the estimate ``y`` lies above the value: the bit that is sent."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.values import Rule
-from spikeloom.neurons.described import Described
+from spikeloom.neurons.described import Described, Variant
+from spikeloom.neurons.forms import Constants, Filter, NoForm, steps_of
 
 __all__ = ["Response", "Trace"]
 
@@ -128,6 +129,22 @@ class Trace(Described):
     def response(self, values: Mapping[str, Any]) -> Response | None:
         """The filter itself."""
         return Response(values["decay"], values.get("synaptic_decay"))
+
+    def form(self, values: Constants) -> Filter:
+        """A leaky integrator whose input is not divided."""
+        k = steps_of("decay", values["decay"])
+        if "synaptic_decay" not in values:
+            return Filter(k=k, divided=False)
+        synapse = steps_of("synaptic_decay", values["synaptic_decay"])
+        if k is None or synapse is None:
+            raise NoForm("one of its two stages does not decay", "use decays below 1")
+        return Filter(k=k, divided=False, synapse=synapse)
+
+    @classmethod
+    def variants(cls) -> Iterator[Variant]:
+        """One stage, and two."""
+        yield Variant("", cls(0.5))
+        yield Variant("with a synapse", cls(0.5, synaptic_decay=0.75))
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""

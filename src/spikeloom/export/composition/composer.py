@@ -149,8 +149,8 @@ class Composer:
             parameters = {key: _flat(value, site.map) for key, value in parameters.items()}
             rest = None if rest is None else _flat(rest, site.map)
         for_both = fires_at_threshold(self.target)
-        layer = Layer(site.shape_out, self.dt, for_both, self.observation.lead[0], rest)
-        pieces = candidates(neuron, parameters, layer, self.on_inexact == "extension")
+        layer = Layer(site.shape_out, self.dt, for_both, self.observation.lead[0])
+        pieces = candidates(neuron, parameters, layer, rest, self.on_inexact == "extension")
         for verdict in ALLOWED[self.on_inexact]:
             for piece in pieces:
                 if piece.verdict == verdict:

@@ -20,91 +20,37 @@ from itertools import groupby
 
 import numpy as np
 
-from spikeloom.export.forms.pieces import Layer, Params, Piece, Wiring, number
+from spikeloom.export.forms.pieces import Layer, Piece, Wiring
 from spikeloom.export.refuse import Refused
+from spikeloom.neurons.forms import Descent
 from spikeloom.neurons.schedules import Constant, Schedule
-from spikeloom.neurons.signgd import SignGD, SignTracker
-from spikeloom.neurons.signgd_functions import FUNCTIONS, Function
 
-__all__ = ["sign_descent", "sign_tracker"]
+__all__ = ["descent"]
 
 
-def sign_descent(neuron: SignGD, params: Params, layer: Layer) -> list[Piece]:
-    """A neuron that receives and sends increments.
-
-    Args:
-        neuron: The description.
-        params: Its parameters with their present values.
-        layer: The layer.
-
-    Raises:
-        Refused: If its function is no maximum of multiples, or it takes too many nodes.
-    """
-    return [_descent(neuron, neuron.function.strict, params, layer, sums=True)]
-
-
-def sign_tracker(neuron: SignTracker, params: Params, layer: Layer) -> list[Piece]:
-    """A neuron that receives a value at each step and sends its estimate.
-
-    Args:
-        neuron: The description.
-        params: Its parameters with their present values.
-        layer: The layer.
-
-    Raises:
-        Refused: If its function is no maximum of multiples, or it takes too many nodes.
-    """
-    return [_descent(neuron, neuron.strict, params, layer, sums=False)]
-
-
-def _slopes(function: Function) -> tuple[float, ...]:
-    """The multiples whose largest the function is."""
-    constants = getattr(function.value, "keywords", {})
-    slopes = {
-        "relu": (1.0, 0.0),
-        "leaky_relu": (1.0, constants.get("negative_slope", 0.01)),
-        "abs": (1.0, -1.0),
-        "identity": (1.0,),
-    }
-    # A function of the user's own may bear one of these names.
-    value = getattr(function.value, "func", function.value)
-    if function.name not in slopes or value is not FUNCTIONS[function.name].value:
-        raise Refused(
-            f"NIR has no {function.name} to compare an estimate with",
-            'use relu, leaky_relu, abs or identity, or allow on_inexact="extension"',
-        )
-    if max(slopes[function.name]) > 1:
-        raise Refused("a negative_slope above 1 makes it a minimum", "use a negative_slope up to 1")
-    return slopes[function.name]
-
-
-def _descent(
-    neuron: SignGD | SignTracker, strict: bool, params: Params, layer: Layer, sums: bool
-) -> Piece:
+def descent(form: Descent, layer: Layer) -> list[Piece]:
     """The clock, the comparisons and the moves, in the order in which a step runs them.
 
     Args:
-        neuron: The description.
-        strict: Whether the estimate moves down only from above, not from the target itself.
-        params: Holds the scale.
+        form: The neuron.
         layer: The layer.
-        sums: Whether inputs are increments that are summed, and outputs moves; if not, inputs
-            are values and outputs estimates.
+
+    Raises:
+        Refused: If it takes too many nodes, or its step sizes change and the steps are unknown.
     """
-    slopes = _slopes(neuron.function)
-    scale = number("scale", params["scale"]).astype(np.float32)
+    slopes, scale = form.slopes, form.scale.astype(np.float32)
     # The bit tells "above" if strict, else "below": both leave out the tie.
-    sign = 1.0 if strict else -1.0
+    sign = 1.0 if form.strict else -1.0
     w = Wiring()
-    x = w.add("x", layer.integrator() if sums else layer.scale(1.0))
+    x = w.add("x", layer.integrator() if form.sums else layer.scale(1.0))
     nothing = w.add("nothing", layer.scale(0.0), x)
     one = w.add("one", layer.threshold(-0.5), nothing, "hush")
-    windows = list(_windows(neuron.schedule, layer, w, one))
+    windows = list(_windows(form.schedule, layer, w, one))
     beyond = []
     for i, slope in enumerate(slopes):
         multiple = w.add(f"multiple_{i}", layer.scale(-sign * np.float32(slope)), x)
         beyond.append(w.add(f"beyond_{i}", layer.threshold(0.0), multiple, "side"))
-    bit = w.add("bit", layer.threshold(len(slopes) - 0.5 if strict else 0.5), *beyond)
+    bit = w.add("bit", layer.threshold(len(slopes) - 0.5 if form.strict else 0.5), *beyond)
     moves = []
     for now, size in windows:
         step = sign * scale * np.float32(size)
@@ -115,10 +61,9 @@ def _descent(
     estimate = w.add("estimate", layer.integrator(), move)
     w.add("side", layer.scale(sign), estimate)
     w.add("hush", layer.scale(0.0), estimate)
-    for_ever = isinstance(neuron.schedule, Constant)
-    note = "" if for_ever else f"rests after its {layer.steps} steps"
-    outlet = move if sums else estimate
-    return w.piece(x, outlet, note, "use fewer steps, or hold their size")
+    note = "" if isinstance(form.schedule, Constant) else f"rests after its {layer.steps} steps"
+    outlet = move if form.sums else estimate
+    return [w.piece(x, outlet, note, "use fewer steps, or hold their size")]
 
 
 def _windows(schedule: Schedule, layer: Layer, w: Wiring, one: str) -> Iterator[tuple[str, float]]:

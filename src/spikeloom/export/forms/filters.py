@@ -1,59 +1,93 @@
-r"""Linear filters as NIR nodes.
+r"""Leaky integrators as NIR nodes.
 
-A trace ``z = d z + x`` is a leaky integrator whose time constant is 1 / (1 - d) steps and whose
-resistance equals it; with a synaptic stage in front it is a current-based one.
+A potential ``v = v + (v_leak - v + i) / k`` is an LI node with resistance 1; one whose input is not
+divided, such as a trace ``z = d z + x`` with k = 1 / (1 - d), has resistance k. With a synapse in
+front it is a current-based one.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import nir
 import numpy as np
 
-from spikeloom.export.forms.pieces import Layer, Params, Piece, number
+from spikeloom.export.forms.pieces import Layer, Piece
 from spikeloom.export.graph.dynamics import seconds
 from spikeloom.export.refuse import Refused, Verdict
-from spikeloom.neurons.trace import Trace
+from spikeloom.neurons.forms import Filter
 
-__all__ = ["trace"]
+__all__ = ["integrator_of", "leaky_integrator", "require_whole_steps", "synapse_of"]
 
 
-def trace(neuron: Trace, params: Params, layer: Layer) -> list[Piece]:
-    """A trace as one node.
+def leaky_integrator(form: Filter, layer: Layer) -> list[Piece]:
+    """A leaky integrator as one node.
 
     Args:
-        neuron: The description.
-        params: Its parameters with their present values.
+        form: The integrator.
         layer: The layer.
 
     Raises:
-        Refused: If a decay lies outside [0, 1], or some neurons decay and some do not.
+        Refused: If its potential does not begin at 0, or its time constant is below a step.
     """
-    decay = number("decay", params["decay"])
-    if "synaptic_decay" in params:
-        k, k_syn = _steps(decay), _steps(number("synaptic_decay", params["synaptic_decay"]))
-        if k is None or k_syn is None:
-            raise Refused("one of its two stages does not decay", "use decays below 1")
-        node: nir.NIRNode = nir.CubaLI(
-            tau_syn=layer.filled(seconds(k_syn, layer.dt)),
-            tau_mem=layer.filled(seconds(k, layer.dt)),
-            r=layer.filled(k),
-            v_leak=layer.filled(0.0),
-            w_in=layer.filled(k_syn),
+    require_whole_steps(form)
+    if np.any(layer.rest):
+        raise Refused(
+            f"its output is a potential that begins at {layer.rest.flat[0]:g}, in NIR at 0",
+            "let it begin at 0",
         )
-    elif (k := _steps(decay)) is None:
-        node = layer.integrator()
-    else:
-        tau = layer.filled(seconds(k, layer.dt))
-        node = nir.LI(tau=tau, r=layer.filled(k), v_leak=layer.filled(0.0))
+    if form.synapse is None:
+        return [Piece(Verdict.EXACT, {"": integrator_of(form, layer)})]
+    assert form.k is not None
+    node = nir.CubaLI(
+        tau_syn=layer.filled(seconds(form.synapse, layer.dt)),
+        tau_mem=layer.filled(seconds(form.k, layer.dt)),
+        r=layer.filled(_resistance(form)),
+        v_leak=layer.filled(form.v_leak),
+        w_in=layer.filled(form.synapse),
+    )
     return [Piece(Verdict.EXACT, {"": node})]
 
 
-def _steps(decay: np.ndarray) -> np.ndarray | None:
-    """The time constant in steps; None where nothing decays."""
-    if not ((decay >= 0) & (decay <= 1)).all():
-        raise Refused("a decay lies outside [0, 1]", "use decays from 0 to 1")
-    if (decay == 1).all():
-        return None
-    if (decay == 1).any():
-        raise Refused("some of its neurons decay and some do not", "use decay < 1 for all or none")
-    return 1.0 / (1.0 - decay)
+def integrator_of(form: Filter, layer: Layer) -> nir.NIRNode:
+    """The node of a membrane without its synapse.
+
+    Args:
+        form: The integrator.
+        layer: The layer.
+    """
+    if form.k is None:
+        return layer.integrator()
+    return nir.LI(
+        tau=layer.filled(seconds(form.k, layer.dt)),
+        r=layer.filled(_resistance(form)),
+        v_leak=layer.filled(layer.above_rest(form.v_leak)),
+    )
+
+
+def synapse_of(form: Filter, layer: Layer) -> nir.NIRNode:
+    """The node of a synapse alone.
+
+    Args:
+        form: The integrator.
+        layer: The layer.
+    """
+    return nir.LI(
+        tau=layer.filled(seconds(form.synapse, layer.dt)),
+        r=layer.filled(form.synapse),
+        v_leak=layer.filled(0.0),
+    )
+
+
+def require_whole_steps(form: Filter) -> None:
+    """Raise Refused where a time constant is shorter than a step."""
+    for name, k in (("time constant", form.k), ("synapse's time constant", form.synapse)):
+        if k is not None and not (k >= 1.0).all():
+            raise Refused(
+                f"its {name} is {k.min():.3g} steps, shorter than one",
+                "use a time constant of at least one step",
+            )
+
+
+def _resistance(form: Filter) -> Any:
+    return 1.0 if form.divided else form.k

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import nir
 import numpy as np
-from torch import Tensor
 
 from spikeloom.export.refuse import Refused, Verdict
-from spikeloom.kernel.neuron import Gated, Parameter, PerStep
 
-__all__ = ["FAR", "Layer", "Params", "Piece", "Wiring", "number"]
+__all__ = ["FAR", "Layer", "Piece", "Wiring"]
 
-Params = Mapping[str, Parameter]
 # A weight that no finite signal outweighs.
 FAR = float(np.finfo(np.float32).max)
 # A neuron that needs more nodes is refused.
@@ -31,18 +27,22 @@ class Layer:
         dt: Time step in seconds.
         for_both: Whether some reader fires at the threshold, not only above.
         steps: How many steps the sample has; None if it is not known.
-        rest: Where the potentials of its module begin; None: where the neuron says.
+        rest: Where its potentials begin.
     """
 
     shape: tuple[int, ...]
     dt: float
     for_both: bool = False
     steps: int | None = None
-    rest: Parameter | None = None
+    rest: np.ndarray = field(default_factory=lambda: np.zeros(()))
 
     def filled(self, value: Any) -> np.ndarray:
         """A value for each neuron, as float32."""
         return np.array(np.broadcast_to(np.asarray(value, dtype=np.float32), self.shape))
+
+    def above_rest(self, potential: np.ndarray) -> np.ndarray:
+        """A potential in the file, where every state begins at 0."""
+        return potential - self.rest
 
     def integrator(self) -> nir.I:
         """A node that adds up its input."""
@@ -138,21 +138,3 @@ class Wiring:
             names[outlet],
             note=note,
         )
-
-
-def number(name: str, value: Parameter) -> np.ndarray:
-    """A parameter as the kernel sees it: float64 of float32 precision.
-
-    Args:
-        name: The parameter's name, for refusals.
-        value: The parameter.
-
-    Raises:
-        Refused: If it changes with time.
-    """
-    if isinstance(value, (PerStep, Gated)):
-        raise Refused(
-            f"its {name} changes with time, NIR parameters are constant", "use one value for all T"
-        )
-    array = value.detach().cpu().double().numpy() if isinstance(value, Tensor) else value
-    return np.asarray(array, dtype=np.float32).astype(np.float64)

@@ -15,152 +15,32 @@ potential on the threshold, common with quantised weights, is decided alike by a
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from itertools import pairwise
 
 import nir
 import numpy as np
-import torch
-from torch import Tensor
 
-from spikeloom.export.forms.pieces import Layer, Params, Piece, number
+from spikeloom.export.forms.filters import integrator_of, require_whole_steps, synapse_of
+from spikeloom.export.forms.pieces import Layer, Piece
 from spikeloom.export.graph.dynamics import seconds
-from spikeloom.export.refuse import Refused, Verdict
-from spikeloom.kernel.call import run
-from spikeloom.kernel.neuron import Neuron
-from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox, ParametricLIF
+from spikeloom.export.refuse import Verdict
+from spikeloom.neurons.forms import Membrane
 
-__all__ = ["MEMBRANES", "Membrane", "fire_and_reset", "plain_threshold", "strict_threshold"]
+__all__ = ["fire_and_reset", "plain_threshold", "strict_threshold"]
 
 
-@dataclass(frozen=True)
-class Membrane:
-    """An integrate-and-fire neuron, its time constants in steps.
-
-    Attributes:
-        k: Time constant; None for no leak.
-        divided: Whether the input is divided by k, as NIR does.
-        threshold: Where it fires.
-        at_threshold: Fires at the threshold, not only above.
-        reset: ``"hard"``, ``"soft"`` or ``"none"``.
-        v_reset: Where a hard reset leads.
-        v_leak: Where the leak leads.
-        rest: Where the potential begins.
-        reset_leaks: Whether what a soft reset subtracts leaks in the same step.
-        height: What a spike is worth.
-    """
-
-    k: np.ndarray | None
-    divided: bool
-    threshold: np.ndarray
-    at_threshold: bool
-    reset: str
-    v_reset: np.ndarray = field(default_factory=lambda: np.zeros(()))
-    v_leak: np.ndarray = field(default_factory=lambda: np.zeros(()))
-    rest: np.ndarray = field(default_factory=lambda: np.zeros(()))
-    reset_leaks: bool = True
-    height: float = 1.0
-
-    def above_rest(self, potential: np.ndarray) -> np.ndarray:
-        """A potential in the file, where every state begins at 0."""
-        return potential - self.rest
-
-
-def _lif(neuron: LIF, p: Params) -> Membrane:
-    return _fired(neuron, p, number("tau", p["tau"]) if "tau" in p else None)
-
-
-def _parametric(neuron: ParametricLIF, p: Params) -> Membrane:
-    return _fired(neuron, p, 1.0 / number("rate", p["rate"]))
-
-
-def _fired(neuron: LIF | ParametricLIF, p: Params, k: np.ndarray | None) -> Membrane:
-    """What fires and resets as SpikingJelly's neurons do."""
-    base = number("v_reset", neuron.v_reset or 0.0)
-    return Membrane(
-        k=k,
-        divided=neuron.decay_input and k is not None,
-        threshold=number("v_threshold", p["v_threshold"]),
-        at_threshold=neuron.fires_at_threshold,
-        reset="soft" if neuron.v_reset is None else "hard",
-        v_reset=base,
-        v_leak=base,
-    )
-
-
-def _leaky(neuron: Leaky, p: Params) -> Membrane:
-    beta = np.clip(number("beta", p["beta"]), 0.0, 1.0)
-    height = np.unique(number("graded_spikes_factor", p["graded_spikes_factor"]))
-    if height.size != 1:
-        raise Refused("its spikes have different heights", "use one graded_spikes_factor")
-    if (beta == 1.0).any() and not (beta == 1.0).all():
-        raise Refused("some of its neurons leak and some do not", "use beta < 1 for all or none")
-    reset = {"zero": "hard", "subtract": "soft", "none": "none"}[neuron.reset_mechanism]
-    if reset == "soft" and not neuron.reset_delay:
-        raise Refused(
-            "its subtraction is decided twice, before and after the reset (reset_delay=False)",
-            "use reset_delay=True",
-        )
-    return Membrane(
-        k=None if (beta == 1.0).all() else 1.0 / (1.0 - beta),
-        divided=False,
-        threshold=number("threshold", p["threshold"]),
-        at_threshold=False,
-        reset=reset,
-        reset_leaks=False,  # snnTorch subtracts at the next step, after the leak
-        height=float(height[0]),
-    )
-
-
-def _box(neuron: LIFBox, p: Params) -> Membrane:
-    rate = number("dt", p["dt"]) * number("tau_mem_inv", p["tau_mem_inv"])
-    hard = neuron.reset_method == "value"
-    return Membrane(
-        k=1.0 / rate,
-        divided=True,
-        threshold=number("v_th", p["v_th"]),
-        at_threshold=False,
-        reset="hard" if hard else "soft",
-        v_reset=number("v_reset", p["v_reset"]) if hard else np.zeros(()),
-        v_leak=number("v_leak", p["v_leak"]),
-    )
-
-
-MEMBRANES: dict[type, Callable[[Any, Params], Membrane]] = {
-    IF: _lif,
-    LIF: _lif,
-    ParametricLIF: _parametric,
-    Leaky: _leaky,
-    LIFBox: _box,
-}
-
-
-def fire_and_reset(neuron: Neuron, params: Params, layer: Layer) -> list[Piece]:
+def fire_and_reset(membrane: Membrane, layer: Layer) -> list[Piece]:
     """The ways to write an integrate-and-fire neuron, the truest first.
 
     Args:
-        neuron: One of LIF, IF, ParametricLIF, Leaky and LIFBox.
-        params: Its parameters with their present values.
+        membrane: The neuron.
         layer: The layer.
 
     Raises:
         Refused: If there is none.
     """
-    family = next(known for known in MEMBRANES if isinstance(neuron, known))
-    if type(neuron) is not family and not _behaves_like(neuron, family):
-        raise Refused(
-            f"it is a {family.__name__} that computes something else",
-            f"use {family.__name__} itself",
-        )
-    membrane = MEMBRANES[family](neuron, params)
-    rest = next(iter(neuron.rest.values())) if layer.rest is None else layer.rest
-    membrane = replace(membrane, rest=number("state at rest", rest))
-    if membrane.k is not None and not (membrane.k >= 1.0).all():
-        raise Refused(
-            f"its time constant is {membrane.k.min():.3g} steps, shorter than one",
-            "use a time constant of at least one step",
-        )
+    require_whole_steps(membrane)
     if membrane.reset == "hard":
         return [_hard(membrane, layer)]
     exact = _soft(membrane, layer) if membrane.reset == "soft" else _free(membrane, layer)
@@ -170,16 +50,6 @@ def fire_and_reset(neuron: Neuron, params: Params, layer: Layer) -> list[Piece]:
         note="written with a hard reset",
     )
     return [exact, near]
-
-
-def _behaves_like(neuron: Neuron, known: type) -> bool:
-    """Whether a subclass (such as one with a framework's own surrogate) changes no spike."""
-    settings = {k: v for k, v in neuron.settings().items() if k != "surrogate"}
-    if any(isinstance(value, Tensor) and value.dim() for value in settings.values()):
-        return False
-    x = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)).mul(8).round().div(4)
-    with torch.no_grad():
-        return torch.equal(run(neuron, x)[0], run(known(**settings), x)[0])
 
 
 def strict_threshold(
@@ -207,7 +77,7 @@ def plain_threshold(written: np.ndarray, at_threshold: bool, for_both: bool) -> 
 
 def _hard(m: Membrane, layer: Layer) -> Piece:
     """One LIF or IF node."""
-    threshold, v_reset, v_leak = map(m.above_rest, (m.threshold, m.v_reset, m.v_leak))
+    threshold, v_reset, v_leak = map(layer.above_rest, (m.threshold, m.v_reset, m.v_leak))
     if m.k is not None and not m.divided:
         k = m.k.astype(np.float32).astype(np.float64)
         threshold, v_reset, v_leak = threshold / k, v_reset / k, v_leak / k
@@ -218,30 +88,42 @@ def _hard(m: Membrane, layer: Layer) -> Piece:
     }
     if m.k is None:
         parameters["r"] = layer.filled(1.0 / layer.dt)
-        node: nir.NIRNode = nir.IF(**parameters)
+        return _behind_synapse(m, layer, nir.IF(**parameters))
+    tau, parameters["v_leak"] = layer.filled(seconds(m.k, layer.dt)), layer.filled(v_leak)
+    if m.synapse is None:
+        node: nir.NIRNode = nir.LIF(tau=tau, **parameters)
     else:
-        node = nir.LIF(
-            tau=layer.filled(seconds(m.k, layer.dt)), v_leak=layer.filled(v_leak), **parameters
-        )
+        tau_syn = layer.filled(seconds(m.synapse, layer.dt))
+        w_in = layer.filled(m.synapse)
+        node = nir.CubaLIF(tau_syn=tau_syn, tau_mem=tau, w_in=w_in, **parameters)
     return Piece(Verdict.EXACT, {"": node}, height=m.height)
+
+
+def _behind_synapse(m: Membrane, layer: Layer, node: nir.NIRNode) -> Piece:
+    """A node by itself, or behind the synapse that it has not."""
+    if m.synapse is None:
+        return Piece(Verdict.EXACT, {"": node}, height=m.height)
+    return Piece(
+        Verdict.SUBGRAPH,
+        {"synapse": synapse_of(m, layer), "membrane": node},
+        (("synapse", "membrane"),),
+        inlet="synapse",
+        outlet="membrane",
+        height=m.height,
+    )
 
 
 def _free(m: Membrane, layer: Layer) -> Piece:
     """No reset: an integrator and a threshold."""
-    if m.k is None:
-        integrator: nir.NIRNode = layer.integrator()
-    else:
-        integrator = nir.LI(
-            tau=layer.filled(seconds(m.k, layer.dt)),
-            r=layer.filled(1.0 if m.divided else m.k),
-            v_leak=layer.filled(m.above_rest(m.v_leak)),
-        )
-    threshold = layer.threshold(strict_threshold(m.above_rest(m.threshold), m.at_threshold))
+    threshold = layer.threshold(strict_threshold(layer.above_rest(m.threshold), m.at_threshold))
+    stages = {"membrane": integrator_of(m, layer), "threshold": threshold}
+    if m.synapse is not None:
+        stages = {"synapse": synapse_of(m, layer), **stages}
     return Piece(
         Verdict.SUBGRAPH,
-        {"membrane": integrator, "threshold": threshold},
-        (("membrane", "threshold"),),
-        inlet="membrane",
+        stages,
+        tuple(pairwise(stages)),
+        inlet=next(iter(stages)),
         outlet="threshold",
         height=m.height,
     )

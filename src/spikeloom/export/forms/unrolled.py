@@ -12,80 +12,24 @@ that is shut adds nothing, so the comparisons of the right range are not disturb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from spikeloom.export.forms.pieces import FAR, Layer, Params, Piece, Wiring, number
+from spikeloom.export.forms.pieces import FAR, Layer, Piece, Wiring
 from spikeloom.export.forms.spiking import strict_threshold
-from spikeloom.kernel.call import run
-from spikeloom.kernel.neuron import Neuron, tensor_of
-from spikeloom.neurons.few_spike import OAT, FewSpike
-from spikeloom.neurons.gated import HG, LinearHG
+from spikeloom.neurons.forms import Code, Codes, Table
 
-__all__ = ["UNROLLED", "unrolled"]
-
-Numbers = Any  # a number, or an array with one for each neuron
+__all__ = ["unrolled"]
 
 
-@dataclass(frozen=True)
-class Edge:
-    """Where a range of values ends and the next begins.
-
-    Attributes:
-        value: The place.
-        upper: Whether a value on it belongs to the upper range.
-    """
-
-    value: Numbers
-    upper: bool
-
-
-@dataclass(frozen=True)
-class Table:
-    """What a neuron does with the values of one range.
-
-    Attributes:
-        theta: The threshold of each step.
-        h: What its spike subtracts.
-        d: What its spike is worth.
-        origin: What is subtracted from the value first.
-        constant: What is added to the output.
-    """
-
-    theta: Sequence[Numbers] = ()
-    h: Sequence[Numbers] = ()
-    d: Sequence[Numbers] = ()
-    origin: Numbers = 0.0
-    constant: Numbers = 0.0
-
-
-@dataclass(frozen=True)
-class Code:
-    """A value's spikes: a table for each range, and the edges between them.
-
-    Attributes:
-        sign: -1 if it reads the negated value.
-        edges: In ascending order.
-        tables: One more than edges.
-        at_threshold: Whether a spike is fired at the threshold, not only above.
-    """
-
-    sign: float
-    edges: Sequence[Edge]
-    tables: Sequence[Table]
-    at_threshold: bool
-
-
-def unrolled(neuron: Neuron, params: Params, layer: Layer) -> list[Piece]:
+def unrolled(form: Codes, layer: Layer) -> list[Piece]:
     """A few-spike neuron, or its decoder, as a subgraph of one step.
 
     Args:
-        neuron: The description, of a class in :data:`UNROLLED`.
-        params: Its parameters with their present values.
+        form: The codes whose spikes are summed.
         layer: The layer.
 
     Raises:
@@ -94,89 +38,12 @@ def unrolled(neuron: Neuron, params: Params, layer: Layer) -> list[Piece]:
     w = Wiring()
     x = w.add("x", layer.scale(1.0))
     wires = _Wires(layer, w, x)
-    terms = [term for code in UNROLLED[type(neuron)](neuron, params) for term in wires.code(code)]
+    terms = [term for code in form.codes for term in wires.code(code)]
     y = w.add("y", layer.scale(1.0), *terms)
     note = "a step carries a complete value"
-    if isinstance(neuron, HG) and neuron.strict and (neuron.low, neuron.high) != (None, None):
+    if form.bounded:
         note += "; outside the declared range, where the neuron gives NaN, the file gives a number"
     return [w.piece(x, y, note, "use fewer steps or ranges")]
-
-
-# --- The tables of each class ------------------------------------------------------------------
-
-
-def _few_spike(neuron: FewSpike, params: Params) -> list[Code]:
-    theta, h, d = (_rows(params[name]) for name in ("theta", "h", "d"))
-    return [Code(1.0, (), (Table(theta, h, d),), neuron.tie == "ge")]
-
-
-def _oat(neuron: OAT, params: Params) -> list[Code]:
-    """Magnitudes, once of the value and once of the negated value.
-
-    One of the two lies below every threshold. Beyond the outermost range every step fires, as
-    at its end.
-    """
-    ranges = [number(name, params[name]).astype(np.float32) for name in neuron.ranges]
-    halves = [np.float32(0.5**k) for k in range(1, neuron.steps + 1)]
-    codes = []
-    for sign in (1.0, -1.0):
-        tables = []
-        for reach in ranges:
-            theta = [reach * half for half in halves]
-            worths: dict[str, Sequence[Numbers]] = {
-                "weighted": theta,
-                "unit": [1.0] * neuron.steps,
-                "code": [2.0 ** (neuron.steps - k) for k in range(1, neuron.steps + 1)],
-            }
-            begin = -0.5 * theta[-1] if neuron.rounding == "nearest" else 0.0
-            tables.append(Table(theta, theta, [sign * d for d in worths[neuron.spikes]], begin))
-        edges = [Edge(reach, neuron.tie == "gt") for reach in ranges[:-1]]
-        codes.append(Code(sign, edges, tables, neuron.tie == "ge"))
-    return codes
-
-
-def _hg(neuron: HG, params: Params) -> list[Code]:
-    """The ranges, and a constant on each side where the value is held at an end."""
-    names = ("theta", "h", "d", "origins", "constants")
-    rows = zip(*(_rows(params[name]) for name in names), strict=True)
-    tables = [Table(theta, h, d, o[0], c[0]) for theta, h, d, o, c in rows]
-    edges = [Edge(value, neuron.tie == "gt") for value in neuron.boundaries]
-    if neuron.low is not None and not neuron.strict:
-        tables.insert(0, Table(constant=_at(neuron, params, neuron.low)))
-        edges.insert(0, Edge(neuron.low, upper=True))
-    if neuron.high is not None and not neuron.strict:
-        tables.append(Table(constant=_at(neuron, params, neuron.high)))
-        edges.append(Edge(neuron.high, upper=False))
-    return [Code(1.0, edges, tables, neuron.tie == "ge")]
-
-
-def _linear_hg(neuron: LinearHG, params: Params) -> list[Code]:
-    table = neuron.as_table()
-    return _hg(table, table.params)
-
-
-UNROLLED: dict[type, Callable[[Any, Params], list[Code]]] = {
-    FewSpike: _few_spike,
-    OAT: _oat,
-    HG: _hg,
-    LinearHG: _linear_hg,
-}
-
-
-def _rows(parameter: Any) -> list[Any]:
-    """The numbers of a table."""
-    tensor = tensor_of(parameter)
-    assert tensor is not None
-    return tensor.detach().cpu().float().tolist()
-
-
-def _at(neuron: HG, params: Params, value: float) -> float:
-    """What a neuron makes of one value."""
-    y, _ = run(neuron, torch.tensor([[value]]), params=dict(params), reduce="sum")
-    return float(y)
-
-
-# --- The nodes ---------------------------------------------------------------------------------
 
 
 @dataclass
@@ -234,7 +101,7 @@ class _Wires:
         if constant and not table.theta:
             yield self._constant(name, table.constant, shut)
 
-    def _constant(self, name: str, constant: Numbers, shut: list[str]) -> str:
+    def _constant(self, name: str, constant: Any, shut: list[str]) -> str:
         """A spike that always fires within its range."""
         self.w.add(f"{name}_within", self.layer.threshold(0.5), self._one(), *shut)
         return self.w.add(f"{name}_constant", self.layer.scale(constant), f"{name}_within")

@@ -17,7 +17,9 @@ from spikeloom.export.graph.dynamics import steps_per_tau
 from spikeloom.export.graph.grids import bits_of_rows
 from spikeloom.export.targets.profile import Profile, Rule
 from spikeloom.kernel.neuron import Neuron
-from spikeloom.neurons.lif import IF, LIF, Leaky, LIFBox
+from spikeloom.neurons.leaky import Leaky
+from spikeloom.neurons.lif import IF, LIF
+from spikeloom.neurons.lif_box import LIFBox
 
 __all__ = ["ONE_THRESHOLD", "PROFILES"]
 
