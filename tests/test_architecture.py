@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "calibrate": {"kernel", "neurons", "layer", "modules", "hosted", "report", "files"},
     "diagnosis": {"kernel", "neurons", "report"},
     "cli": {"diagnosis", "kernel", "neurons"},
+    "__main__": {"cli"},
     "models": SHARED | {"models"},
     "convert": SHARED | {"convert"},
     "compress": SHARED | {"compress"},
