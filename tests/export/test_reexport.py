@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spikeloom import SpikingLayer, neurons, plugins
 from spikeloom.export import NotExpressible, Verdict, from_nir, read, run_nir, to_nir
-from tests.export.graph.test_network import chain, drawn, loop, soft_reset
+from tests.export.graph.test_interpreter import chain, drawn, loop, soft_reset
 
 DT = 1e-4
 F = np.float32

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from spikeloom import Neuron, PerStep, SpikingLayer, convert, neurons
 from spikeloom.export import NotExpressible, Verdict, read, run_nir, to_nir
-from spikeloom.export.forms.pieces import Layer
-from spikeloom.export.forms.table import candidates
+from spikeloom.export.forms.candidates import candidates
+from spikeloom.export.forms.node_groups import Layer
 from spikeloom.export.refuse import Refused
 from tests.export.readers import HOST_READERS, READERS
 

@@ -12,7 +12,7 @@ except ImportError as error:
     raise ImportError('spikeloom.export needs nir: pip install "spikeloom[nir]"') from error
 
 from spikeloom.export.exporter import to_nir
-from spikeloom.export.graph.network import Network, from_nir, run_nir
+from spikeloom.export.graph.interpreter import Network, from_nir, run_nir
 from spikeloom.export.graph.storage import read, write
 from spikeloom.export.refuse import NotExpressible, Offence, Verdict
 from spikeloom.export.report import ExportReport

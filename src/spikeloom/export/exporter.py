@@ -12,23 +12,23 @@ import nir
 import torch
 from torch import Tensor, nn
 
-from spikeloom.export.composition.comparison import (
+from spikeloom.export.building.comparison import (
     differing,
     differing_readers,
     signals_of,
     silence,
     through_a_file,
 )
-from spikeloom.export.composition.composer import ALLOWED, Composer
-from spikeloom.export.graph.network import DT, Network
-from spikeloom.export.observation.flow import INPUT, Observation
-from spikeloom.export.observation.matrices import matrices_for_moves
-from spikeloom.export.observation.run import observe
-from spikeloom.export.observation.values import BY_VALUE, by_value, decoded, has_few_spikes
+from spikeloom.export.building.graph_builder import ALLOWED, GraphBuilder
+from spikeloom.export.graph.interpreter import DT, Network
 from spikeloom.export.reexport import written_again
 from spikeloom.export.refuse import NotExpressible, Offence, Verdict
 from spikeloom.export.report import ExportReport
 from spikeloom.export.targets.profiles import PROFILES
+from spikeloom.export.tracing.axis_matrices import matrices_for_moves
+from spikeloom.export.tracing.few_spike_values import BY_VALUE, by_value, decoded, has_few_spikes
+from spikeloom.export.tracing.signals import INPUT, Observation
+from spikeloom.export.tracing.tracer import observe
 from spikeloom.hosted import copied, to_rest
 
 __all__ = ["to_nir"]
@@ -107,7 +107,7 @@ def to_nir(
     observed = observe(lambda: _ready(layers, sample), sample)
     _check_readout(type(model).__name__, layers, observed)
     observation = matrices_for_moves(observed, dense_token_mixing)
-    composer = Composer(observation, dt, on_inexact, target)
+    composer = GraphBuilder(observation, dt, on_inexact, target)
     graph = composer.graph()
     signals = signals_of(graph, sample, dt)
     mismatch = _mismatch(layers, sample, observation, signals["output"])
@@ -204,7 +204,7 @@ def _at_rest(model: nn.Module) -> nn.Module:
     return fresh.eval()
 
 
-def _refuse_if_different(composer: Composer, mismatch: float, errors: dict[str, float]) -> None:
+def _refuse_if_different(composer: GraphBuilder, mismatch: float, errors: dict[str, float]) -> None:
     """Nothing that differs on the sample is called exact."""
     wrong = {name: error for name, error in errors.items() if error}
     if composer.on_inexact == "approximate" or not (mismatch or wrong):
@@ -251,7 +251,7 @@ def _mismatch(layers: nn.Module, sample: Tensor, observation: Observation, outpu
 
 
 def _add_rows(
-    report: ExportReport, composer: Composer, graph: nir.NIRGraph, errors: dict[str, float]
+    report: ExportReport, composer: GraphBuilder, graph: nir.NIRGraph, errors: dict[str, float]
 ) -> None:
     """A row for each module: what was written for it, and how true that is."""
     for name, entry in composer.entries.items():

@@ -17,20 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikeloom.export.composition.comparison import (
+from spikeloom.export.building.comparison import (
     differing_readers,
     signals_of,
     silence,
     through_a_file,
 )
-from spikeloom.export.composition.composer import FLAGS
-from spikeloom.export.composition.draft import Draft
+from spikeloom.export.building.draft_graph import DraftGraph
+from spikeloom.export.building.graph_builder import FLAGS
 from spikeloom.export.forms.layers import Transparent
 from spikeloom.export.graph.grids import MARKS
-from spikeloom.export.graph.network import Network
+from spikeloom.export.graph.interpreter import Network
 from spikeloom.export.refuse import NotExpressible, Offence, Refused, Verdict
 from spikeloom.export.report import ExportReport
-from spikeloom.export.targets.judgement import judged
+from spikeloom.export.targets.compatibility import judged
 
 __all__ = ["graph_again", "written_again"]
 
@@ -129,7 +129,7 @@ def graph_again(network: Network) -> nir.NIRGraph:
                [0., 3.]], dtype=float32)
     """
     plan = network.plan
-    draft = Draft(edges=list(plan.edges))
+    draft = DraftGraph(edges=list(plan.edges))
     for name, node in plan.nodes.items():
         inner = isinstance(node, (nir.Input, nir.Output)) and name not in (plan.input, plan.output)
         draft.nodes[name] = Transparent() if inner else _updated(node, network.part(name))

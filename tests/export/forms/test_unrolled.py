@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from spikeloom import SpikingLayer, neurons, run
 from spikeloom.export import NotExpressible, Verdict, read, run_nir, to_nir
-from spikeloom.export.composition.comparison import signals_of
-from spikeloom.export.forms.pieces import Layer
-from spikeloom.export.forms.table import candidates
+from spikeloom.export.building.comparison import signals_of
+from spikeloom.export.forms.candidates import candidates
+from spikeloom.export.forms.node_groups import Layer
 from spikeloom.kernel.neuron import Neuron
 from tests.export.readers import with_nirtorch
 

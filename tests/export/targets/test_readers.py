@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spikeloom import SpikingLayer, neurons
 from spikeloom.export import NotExpressible, run_nir, to_nir
-from spikeloom.export.targets.judgement import findings
+from spikeloom.export.targets.compatibility import findings
 
 pytestmark = pytest.mark.readers
 

@@ -20,7 +20,7 @@ from itertools import groupby
 
 import numpy as np
 
-from spikeloom.export.forms.pieces import Layer, Piece, Wiring
+from spikeloom.export.forms.node_groups import Layer, Piece, Wiring
 from spikeloom.export.refuse import Refused
 from spikeloom.neurons.forms import Descent
 from spikeloom.neurons.schedules import Constant, Schedule

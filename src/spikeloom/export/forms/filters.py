@@ -12,7 +12,7 @@ from typing import Any
 import nir
 import numpy as np
 
-from spikeloom.export.forms.pieces import Layer, Piece
+from spikeloom.export.forms.node_groups import Layer, Piece
 from spikeloom.export.graph.dynamics import seconds
 from spikeloom.export.refuse import Refused, Verdict
 from spikeloom.neurons.forms import Filter

@@ -22,7 +22,7 @@ import nir
 import numpy as np
 
 from spikeloom.export.forms.filters import integrator_of, require_whole_steps, synapse_of
-from spikeloom.export.forms.pieces import Layer, Piece
+from spikeloom.export.forms.node_groups import Layer, Piece
 from spikeloom.export.graph.dynamics import seconds
 from spikeloom.export.refuse import Verdict
 from spikeloom.neurons.forms import Membrane

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from spikeloom.export.forms.pieces import FAR, Layer, Piece, Wiring
+from spikeloom.export.forms.node_groups import FAR, Layer, Piece, Wiring
 from spikeloom.export.forms.spiking import strict_threshold
 from spikeloom.neurons.forms import Code, Codes, Table
 

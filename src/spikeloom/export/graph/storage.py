@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import nir
 
-from spikeloom.export.graph.structure import MAX_DEPTH, MAX_NODES
+from spikeloom.export.graph.execution_plan import MAX_DEPTH, MAX_NODES
 from spikeloom.files import whole_file
 
 __all__ = ["read", "write"]

@@ -1,4 +1,4 @@
-"""The book in which an observation is kept: what each tensor carries, and where it passed."""
+"""The record of a trace: what each tensor carries, and which modules it passed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from spikeloom.export.observation.flow import Signal, Site
-from spikeloom.export.observation.labels import Moved, Numbers, Term, join, starts_of
-from spikeloom.export.observation.rows import Rows, Wire, rows_of
+from spikeloom.export.tracing.feature_rows import Rows, Wire, rows_of
+from spikeloom.export.tracing.positions import Moved, Numbers, Term, join, starts_of
+from spikeloom.export.tracing.signals import Signal, Site
 
-__all__ = ["REMEDY", "STATE", "Ledger", "tensors_in"]
+__all__ = ["REMEDY", "STATE", "Record", "tensors_in"]
 
 REMEDY = "write it with modules that NIR knows"
 # The kind of a site that stands for what a neuron remembers.
@@ -35,7 +35,7 @@ def tensors_in(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-class Ledger:
+class Record:
     """What is known so far.
 
     Args:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from spikeloom import SpikingLayer
 from spikeloom.export import from_nir, run_nir
-from spikeloom.export.graph.structure import first_out_of_order
+from spikeloom.export.graph.execution_plan import first_out_of_order
 from tests.export.readers import HOST_READERS
 
 DT = 1e-4

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from spikeloom.export.observation.rows import Wire
+from spikeloom.export.tracing.feature_rows import Wire
 
 __all__ = ["CONSEQUENCE", "FOLD", "INPUT", "Observation", "Signal", "Site", "ancestors", "state_of"]
 

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spikeloom.export.composition.comparison import differing, signals_of
-from spikeloom.export.composition.draft import Draft
+from spikeloom.export.building.comparison import differing, signals_of
+from spikeloom.export.building.draft_graph import DraftGraph
+from spikeloom.export.forms.candidates import candidates
 from spikeloom.export.forms.layers import (
     Norm,
     Transparent,
@@ -21,22 +22,21 @@ from spikeloom.export.forms.layers import (
     require_counterpart,
     translate_layer,
 )
-from spikeloom.export.forms.pieces import Layer, Piece
-from spikeloom.export.forms.table import candidates
+from spikeloom.export.forms.node_groups import Layer, Piece
+from spikeloom.export.graph.execution_plan import delayed_edges
 from spikeloom.export.graph.grids import tell_of_grid
-from spikeloom.export.graph.structure import delayed_edges
-from spikeloom.export.observation.flow import CONSEQUENCE, INPUT, Observation, Site
-from spikeloom.export.observation.modules import begins
 from spikeloom.export.refuse import NotExpressible, Offence, Refused, Verdict
-from spikeloom.export.targets.judgement import fires_at_threshold, judged, needs_one_threshold
+from spikeloom.export.targets.compatibility import fires_at_threshold, judged, needs_one_threshold
+from spikeloom.export.tracing.leaf_modules import begins
+from spikeloom.export.tracing.signals import CONSEQUENCE, INPUT, Observation, Site
 from spikeloom.kernel.neuron import Parameter
 from spikeloom.modules import neuron_of, values_of
 
 __all__ = [
     "ALLOWED",
     "FLAGS",
-    "Composer",
     "Entry",
+    "GraphBuilder",
 ]
 
 # What a caller may allow beyond exact nodes, in the order of preference.
@@ -76,7 +76,7 @@ class Entry:
         return f"{self.name}.{suffix}" if suffix else self.name
 
 
-class Composer:
+class GraphBuilder:
     """Builds the graph of an observation, and collects every offence on the way.
 
     Args:
@@ -97,7 +97,7 @@ class Composer:
         self.target = target
         self.entries: dict[str, Entry] = {}
         self.notes: list[str] = []
-        self._draft = Draft()
+        self._draft = DraftGraph()
         self._offences: list[Offence] = []
 
     def graph(self) -> nir.NIRGraph:

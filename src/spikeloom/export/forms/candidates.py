@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spikeloom.export.forms.descent import descent
 from spikeloom.export.forms.filters import leaky_integrator
-from spikeloom.export.forms.pieces import Layer, Piece
+from spikeloom.export.forms.node_groups import Layer, Piece
 from spikeloom.export.forms.spiking import fire_and_reset
 from spikeloom.export.forms.ternary import ternary_spikes
 from spikeloom.export.forms.unrolled import unrolled

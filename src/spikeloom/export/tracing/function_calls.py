@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from spikeloom.export.observation.flow import Signal
-from spikeloom.export.observation.labels import Moved, move
-from spikeloom.export.observation.ledger import REMEDY, Ledger, tensors_in
+from spikeloom.export.tracing.positions import Moved, move
+from spikeloom.export.tracing.record import REMEDY, Record, tensors_in
+from spikeloom.export.tracing.signals import Signal
 from spikeloom.observe import Effect, Operation, meaning_of
 from spikeloom.observe.dialects import is_in_place, name_of
 
@@ -47,22 +47,22 @@ class Functions(TorchFunctionMode):
     """Follows signals through every function of torch that is called while it is active.
 
     Args:
-        ledger: Where it notes them.
+        record: Where it notes them.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, record: Record) -> None:
         super().__init__()
-        self.ledger = ledger
+        self.record = record
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         tensors = tensors_in((args, kwargs))
-        if self.ledger.quiet or not self.ledger.followed(tensors):
+        if self.record.quiet or not self.record.followed(tensors):
             return func(*args, **kwargs)
         name, operation = name_of(func), meaning_of(func)
-        self.ledger.check(tensors)
+        self.record.check(tensors)
         # Before it runs: it may write into its own arguments.
         sums = operation is not None and operation.name in ("add", "setitem")
         constants = sums and len(args) > 1 and self._constants(args)
@@ -78,7 +78,7 @@ class Functions(TorchFunctionMode):
         """Whether an operand is a number that does not descend from the input, and not 0."""
         first, last = args[0], args[-1]
         values = (last,) if len(args) == 3 else (first, last)
-        others = [v for v in values if not (isinstance(v, Tensor) and v in self.ledger)]
+        others = [v for v in values if not (isinstance(v, Tensor) and v in self.record)]
         return any(bool((torch.as_tensor(other) != 0).any()) for other in others)
 
     def _follow(
@@ -90,12 +90,12 @@ class Functions(TorchFunctionMode):
         result: Any,
         constants: bool,
     ) -> None:
-        ledger, outputs = self.ledger, tensors_in(result)
+        record, outputs = self.record, tensors_in(result)
         tensors = tensors_in((args, kwargs))
         operation = meaning_of(func)
         effect, plain = (operation.effect, operation.name) if operation else (None, name)
         if effect is Effect.DECIDES:
-            ledger.decided[name] = None
+            record.decided[name] = None
         elif effect in (Effect.DESCRIBES, Effect.MAKES):
             return
         elif "out" in kwargs:
@@ -117,22 +117,22 @@ class Functions(TorchFunctionMode):
 
     def _refuse(self, name: str, tensors: list[Tensor], outputs: list[Tensor]) -> None:
         reason = f"the function {name} has no NIR counterpart"
-        self.ledger.obstruct(name, tensors, outputs, reason, _remedy(name, REMEDY), False)
+        self.record.obstruct(name, tensors, outputs, reason, _remedy(name, REMEDY), False)
 
     def _leave(self, name: str, tensors: list[Tensor]) -> None:
         """Values that leave torch, or are replaced: what becomes of them cannot be seen."""
         reason = f"the function {name} takes values out of the signal, or puts others in"
         remedy = _remedy(name, "keep values in tensors, and remove hooks that read them")
-        site = self.ledger.obstruct(name, tensors, [], reason, remedy, False)
-        self.ledger.left[site.name] = None
+        site = self.record.obstruct(name, tensors, [], reason, remedy, False)
+        self.record.left[site.name] = None
 
     def _stay(self, name: str, x: Any, tensors: list[Tensor], y: Tensor) -> None:
-        if not isinstance(x, Tensor) or x not in self.ledger:
+        if not isinstance(x, Tensor) or x not in self.record:
             self._refuse(name, tensors, [y])
         elif _narrows(x, y):
-            self.ledger.obstruct(name, tensors, [y], f"rounds to {y.dtype}", "keep it in float32")
+            self.record.obstruct(name, tensors, [y], f"rounds to {y.dtype}", "keep it in float32")
         elif y is not x:
-            self.ledger.put(y, self.ledger.of(x))
+            self.record.put(y, self.record.of(x))
 
     # --- movements
 
@@ -141,11 +141,11 @@ class Functions(TorchFunctionMode):
     ) -> None:
         """Follow every element on its way."""
         name, tensors = name_of(func), tensors_in((args, kwargs))
-        if operation.ignores and tensors[0] not in self.ledger:
+        if operation.ignores and tensors[0] not in self.record:
             return  # numbers in the shape of a signal
         problem = self._unfollowed(name, operation, tensors, outputs)
         if problem:
-            self.ledger.obstruct(name, tensors, outputs, problem)
+            self.record.obstruct(name, tensors, outputs, problem)
             return
         args, kwargs = tree_map(self._lifted, (args, kwargs))
         for y, moved in zip(outputs, move(func, args, kwargs, name), strict=True):
@@ -155,19 +155,19 @@ class Functions(TorchFunctionMode):
         self, name: str, operation: Operation, tensors: list[Tensor], outputs: list[Tensor]
     ) -> str:
         """Why the labels cannot follow a movement; empty if they can."""
-        signals = [self.ledger.of(t) for t in self.ledger.followed(tensors)]
+        signals = [self.record.of(t) for t in self.record.followed(tensors)]
         first = next(iter(tensors))
         joins = operation.effect is Effect.JOINS
         if joins and len(signals) < len(tensors):
             return f"{name} joins different signals, or a signal and numbers"
         takes_one = not joins and not operation.ignores
-        if takes_one and (first not in self.ledger or len(signals) > 1):
+        if takes_one and (first not in self.record or len(signals) > 1):
             return f"where {name} takes values from depends on a signal"
         if any(isinstance(s, Signal) and not s.starts for s in signals):
             return f"{name} moves feedback that has not begun"
         if any(isinstance(s, Signal) and s.readout for s in signals):
             return f"{name} follows a {max(s.readout for s in signals if isinstance(s, Signal))}"
-        if any(self.ledger.is_state(s) for s in signals):
+        if any(self.record.is_state(s) for s in signals):
             return f"{name} moves a neuron's state"
         if not all(y.numel() for y in outputs):
             return f"{name} takes nothing of a signal"
@@ -177,42 +177,42 @@ class Functions(TorchFunctionMode):
 
     def _lifted(self, leaf: Any) -> Any:
         """What is known of a tensor, element by element."""
-        known = isinstance(leaf, Tensor) and leaf in self.ledger
-        return self.ledger.lifted(leaf) if known else leaf
+        known = isinstance(leaf, Tensor) and leaf in self.record
+        return self.record.lifted(leaf) if known else leaf
 
     def _place(self, name: str, tensors: list[Tensor], y: Tensor, moved: Moved) -> None:
         """Note what a movement has made."""
         if not moved.terms:
-            self.ledger.obstruct(name, tensors, [y], f"{name} leaves nothing of a signal")
+            self.record.obstruct(name, tensors, [y], f"{name} leaves nothing of a signal")
             return
-        settled = self.ledger.settled(moved)
-        flat = self.ledger.flattened(moved) if isinstance(settled, Moved) else None
-        self.ledger.put(y, flat or settled)
+        settled = self.record.settled(moved)
+        flat = self.record.flattened(moved) if isinstance(settled, Moved) else None
+        self.record.put(y, flat or settled)
 
     def _write(self, args: tuple[Any, ...], constants: bool) -> None:
         """A part of a tensor is replaced by a signal, or by zeros."""
-        ledger = self.ledger
+        record = self.record
         into, index, value = args
         tensors = tensors_in(args)
-        if ledger.followed(tensors_in(index)) or constants:
+        if record.followed(tensors_in(index)) or constants:
             reason = "writes other numbers than a signal's into a part of a tensor"
-            ledger.obstruct("__setitem__", tensors, [into], reason, derived=False)
+            record.obstruct("__setitem__", tensors, [into], reason, derived=False)
             return
-        if into in ledger:
-            known = ledger.draft_of(into)
-            before: Any = known if isinstance(known, Moved) else ledger.lifted(into)
+        if into in record:
+            known = record.draft_of(into)
+            before: Any = known if isinstance(known, Moved) else record.lifted(into)
         else:
             before = torch.full(into.shape, -1)
-        after = self._lifted(value) if isinstance(value, Tensor) and value in ledger else -1
+        after = self._lifted(value) if isinstance(value, Tensor) and value in record else -1
         (moved,) = move(_written, (before, index, after), {}, "__setitem__")
         self._place("__setitem__", tensors, into, replace(moved, by="__setitem__"))
 
     # --- sums
 
     def _add(self, name: str, tensors: list[Tensor], y: Tensor, constants: bool) -> None:
-        ledger = self.ledger
-        operands = ledger.followed(tensors)
-        signals = [ledger.of(t) for t in operands]
+        record = self.record
+        operands = record.followed(tensors)
+        signals = [record.of(t) for t in operands]
         shapes = {tuple(t.shape) for t in (*operands, y)}
         plain = [s for s in signals if isinstance(s, Signal)]
         problem, remedy = "", REMEDY
@@ -220,19 +220,19 @@ class Functions(TorchFunctionMode):
             problem, remedy = "adds a constant", "put it into a bias"
         elif len(shapes) > 1:
             problem = "adds signals of different shapes"
-        elif any(s.readout or not s.starts or ledger.is_state(s) for s in plain):
+        elif any(s.readout or not s.starts or record.is_state(s) for s in plain):
             problem = "adds signals of different kinds"
         elif len(plain) == 2 and plain[0].sources & plain[1].sources:
             problem, remedy = "adds a signal to itself", "double the weights"
         elif len({s.shape for s in plain}) > 1:
             problem = "adds signals of different kinds"
         if problem:
-            ledger.obstruct(name, operands, [y], problem, remedy)
+            record.obstruct(name, operands, [y], problem, remedy)
         elif len(plain) == len(signals):
             starts = {source: start for s in plain for source, start in s.starts}
-            ledger.put(y, Signal(tuple(sorted(starts.items())), plain[0].shape))
+            record.put(y, Signal(tuple(sorted(starts.items())), plain[0].shape))
         else:
-            ledger.put(y, ledger.sum_of(operands))
+            record.put(y, record.sum_of(operands))
 
     def _read_out(self, name: str, args: tuple[Any, ...], kwargs: Any, y: Tensor) -> bool:
         """Note a sum or mean over time; it may only be the very last operation."""
@@ -240,14 +240,14 @@ class Functions(TorchFunctionMode):
         dims = dims or [kwargs.get("dim")]
         if name not in READOUTS or dims not in ([0], [(0,)], [[0]]) or len(kwargs) > 1:
             return False
-        if not isinstance(x, Tensor) or x not in self.ledger:
+        if not isinstance(x, Tensor) or x not in self.record:
             return False
-        self.ledger.settle(x, 2)
-        signal = self.ledger.of(x)
-        if signal.readout or self.ledger.rank(x) != 2 or len(x) != self.ledger.T:
+        self.record.settle(x, 2)
+        signal = self.record.of(x)
+        if signal.readout or self.record.rank(x) != 2 or len(x) != self.record.T:
             return False
         reduced = Signal(signal.starts, signal.shape, f"{name} over time", x.detach())
-        self.ledger.put(y, reduced)
+        self.record.put(y, reduced)
         return True
 
 

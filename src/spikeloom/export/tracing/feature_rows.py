@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.export.forms.layers import layer_key
-from spikeloom.export.observation.labels import Moved
+from spikeloom.export.tracing.positions import Moved
 
 __all__ = ["Rows", "Wire", "labels_after", "row_axes", "rows_of"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from spikeloom.export.graph.dynamics import NEURONS, STATEFUL
 from spikeloom.export.graph.extension import is_extension
-from spikeloom.export.graph.layers import STATELESS
+from spikeloom.export.graph.torch_layers import STATELESS
 
 __all__ = ["Edge", "Group", "Plan", "delayed_edges", "first_out_of_order", "plan"]
 

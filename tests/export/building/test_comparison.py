@@ -6,7 +6,7 @@ from torch import nn
 
 from spikeloom import SpikingLayer, neurons
 from spikeloom.export import from_nir, run_nir, to_nir
-from tests.export.observation.test_silent_samples import Net, fresh
+from tests.export.tracing.test_silent_samples import Net, fresh
 
 SILENT = torch.zeros_like(fresh())
 

@@ -11,13 +11,13 @@ from spikeloom.export.forms.layers import Norm, Transparent
 from spikeloom.export.forms.spiking import plain_threshold, strict_threshold
 from spikeloom.export.refuse import Refused
 
-__all__ = ["Draft"]
+__all__ = ["DraftGraph"]
 
 Weighted = (nir.Affine, nir.Linear, nir.Conv1d, nir.Conv2d)
 
 
 @dataclass
-class Draft:
+class DraftGraph:
     """Nodes and edges, not yet a NIRGraph.
 
     Attributes:

@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.export.observation.calls import Calls, StepByStep
-from spikeloom.export.observation.flow import (
+from spikeloom.export.tracing.function_calls import Functions
+from spikeloom.export.tracing.module_calls import Calls, StepByStep
+from spikeloom.export.tracing.record import Record, tensors_in
+from spikeloom.export.tracing.signals import (
     CONSEQUENCE,
     INPUT,
     Observation,
@@ -27,8 +29,6 @@ from spikeloom.export.observation.flow import (
     Site,
     ancestors,
 )
-from spikeloom.export.observation.functions import Functions
-from spikeloom.export.observation.ledger import Ledger, tensors_in
 from spikeloom.modules import takes_steps
 
 __all__ = ["observe"]
@@ -64,82 +64,82 @@ def observe(model: Callable[[], nn.Module], sample: Tensor) -> Observation:
 
 def _observed(model: nn.Module, sample: Tensor, stepwise: bool) -> Observation:
     T, B = sample.shape[:2]
-    ledger = Ledger(T, B, type(model).__name__)
-    Calls(ledger, stepwise).attach(model)
+    record = Record(T, B, type(model).__name__)
+    Calls(record, stepwise).attach(model)
     shape = tuple(sample.shape[2:])
-    ledger.sites[INPUT] = Site(INPUT, "Input", None, (INPUT, "Input"), shape, shape, steps=T)
+    record.sites[INPUT] = Site(INPUT, "Input", None, (INPUT, "Input"), shape, shape, steps=T)
     try:
         # Steps that share their memory would tell a model that they are all the same.
         with torch.inference_mode(False), torch.no_grad():
             x = sample.detach().clone(memory_format=torch.contiguous_format)
             run = _stepped if stepwise else _whole
-            result = run(model, x, ledger, shape)
-            ledger.check([result])
+            result = run(model, x, record, shape)
+            record.check([result])
     except (RuntimeError, ValueError, IndexError) as error:
         shape_given = list(sample.shape)
         raise ValueError(f"model: does not run on the sample {shape_given}: {error}") from error
-    if result not in ledger:
+    if result not in record:
         raise ValueError(
             "model: its output does not depend on the input through modules and torch functions; "
             "use spikeloom.SpikingLayer(neuron) in the place of spikeloom.run, and nothing scripted"
         )
-    return _summary(ledger, result, list(sample.shape))
+    return _summary(record, result, list(sample.shape))
 
 
-def _whole(model: nn.Module, x: Tensor, ledger: Ledger, shape: tuple[int, ...]) -> Tensor:
+def _whole(model: nn.Module, x: Tensor, record: Record, shape: tuple[int, ...]) -> Tensor:
     """Call a model with the whole sequence."""
-    with Functions(ledger):
-        ledger.put(x, Signal.of(INPUT, 0, shape))
-        result = _first_tensor(model(x), ledger)
-    ledger.settle(result, 2)
+    with Functions(record):
+        record.put(x, Signal.of(INPUT, 0, shape))
+        result = _first_tensor(model(x), record)
+    record.settle(result, 2)
     return result
 
 
-def _stepped(model: nn.Module, x: Tensor, ledger: Ledger, shape: tuple[int, ...]) -> Tensor:
+def _stepped(model: nn.Module, x: Tensor, record: Record, shape: tuple[int, ...]) -> Tensor:
     """Call a model once for each step."""
-    with Functions(ledger):
-        result = torch.stack([*_loop(model, x, ledger, shape)])
-    ledger.settle(result, 2)
+    with Functions(record):
+        result = torch.stack([*_loop(model, x, record, shape)])
+    record.settle(result, 2)
     return result
 
 
 def _loop(
-    model: nn.Module, sample: Tensor, ledger: Ledger, shape: tuple[int, ...]
+    model: nn.Module, sample: Tensor, record: Record, shape: tuple[int, ...]
 ) -> Iterator[Tensor]:
     """Call a model once for each step, and hand it back its state if it wants one."""
     explicit = "state" in inspect.signature(model.forward).parameters
     state: tuple[Any, ...] = ()
     for step, x in enumerate(sample.unbind(0)):
-        ledger.put(x, Signal.of(INPUT, step, shape))
+        record.put(x, Signal.of(INPUT, step, shape))
         result = model(x, *state)
         state = result[1:2] if explicit else ()
-        y = _first_tensor(result, ledger)
-        ledger.quiet = True
-        ledger.settle(y, 1)
-        ledger.quiet = False
+        y = _first_tensor(result, record)
+        record.quiet = True
+        record.settle(y, 1)
+        record.quiet = False
         yield y
 
 
-def _first_tensor(result: Any, ledger: Ledger) -> Tensor:
+def _first_tensor(result: Any, record: Record) -> Tensor:
     """A model's output; what it returns besides, its neurons' states apart, is remembered."""
     tensors = tensors_in(result)
     if not tensors:
         raise TypeError(f"model: must return a tensor, got {type(result).__name__}")
     first, *others = tensors
-    spikes = [y for y in ledger.followed(others) if not ledger.is_state(ledger.draft_of(y))]
-    ledger.unwritten = len(spikes)
+    spikes = [y for y in record.followed(others) if not record.is_state(record.draft_of(y))]
+    record.unwritten = len(spikes)
     return first
 
 
-def _summary(ledger: Ledger, result: Tensor, given: list[int]) -> Observation:
+def _summary(record: Record, result: Tensor, given: list[int]) -> Observation:
     """What the output depends on, and what stands in its way."""
-    signal = ledger.of(result)
+    signal = record.of(result)
     spikes = result if signal.spikes is None else signal.spikes
-    used = ancestors(ledger.sites, {*signal.sources, *ledger.left})
+    used = ancestors(record.sites, {*signal.sources, *record.left})
     for site in used.values():
         if site.module is not None:
-            site.check_calls(ledger.T)
-    lead = (ledger.T, ledger.B)
+            site.check_calls(record.T)
+    lead = (record.T, record.B)
     complete = spikes.dim() > 2 and spikes.shape[:2] == lead
     if not any(site.obstacle for site in used.values()) and not complete:
         raise ValueError(
@@ -155,23 +155,23 @@ def _summary(ledger: Ledger, result: Tensor, given: list[int]) -> Observation:
         tuple(sorted(signal.sources)),
         spikes,
         lead,
-        [*_notes(ledger, used)],
+        [*_notes(record, used)],
         signal.readout,
     )
 
 
-def _notes(ledger: Ledger, used: dict[str, Site]) -> Iterator[str]:
-    if ledger.passing:
-        yield f"Pass on what they receive: {', '.join(ledger.passing)}."
-    if ledger.decided:
+def _notes(record: Record, used: dict[str, Site]) -> Iterator[str]:
+    if record.passing:
+        yield f"Pass on what they receive: {', '.join(record.passing)}."
+    if record.decided:
         yield (
             "The model looks at values while it runs; on other inputs it may compute something "
             "else than the file, which follows what it did on the sample."
         )
-    if ledger.unwritten:
-        count = ledger.unwritten + 1
+    if record.unwritten:
+        count = record.unwritten + 1
         yield f"The model returns {count} signals, of which the file gives the first."
-    unused = [name for name, site in ledger.sites.items() if site.module and name not in used]
+    unused = [name for name, site in record.sites.items() if site.module and name not in used]
     if unused:
         yield f"Left out, since the output does not need it: {', '.join(unused)}."
 

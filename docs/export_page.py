@@ -1,11 +1,10 @@
 """The documentation page "What can be exported, exactly", written by exporting everything.
 
-Run ``python -m spikeloom.export.page docs/export.md`` after a change; a test compares the two.
+Run ``python docs/export_page.py`` after a change; a test compares the two.
 """
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -39,7 +38,7 @@ OUTCOMES = {
 
 INTRODUCTION = """# What can be exported, exactly
 
-<!-- Written by `python -m spikeloom.export.page docs/export.md`; change that, not this file. -->
+<!-- Written by `python docs/export_page.py`; change that, not this file. -->
 
 `spikeloom.export.to_nir(model, sample)` writes a trained model as a
 [NIR](https://neuroir.org) graph. It runs the model once on the sample, so time loops, hidden
@@ -331,4 +330,4 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    write_export_page(sys.argv[1])
+    write_export_page(Path(__file__).with_name("export.md"))

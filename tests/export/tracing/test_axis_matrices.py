@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from spikeloom import SpikingLayer, neurons, plugins
 from spikeloom.export import NotExpressible, from_nir, read, run_nir, to_nir
-from spikeloom.export.observation.matrices import shown_bytes
+from spikeloom.export.tracing.axis_matrices import shown_bytes
 from spikeloom.models import SpikingMLP
 from spikeloom.verify import fold_norms
 from tests.export.readers import HOST_READERS

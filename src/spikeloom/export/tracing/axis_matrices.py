@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.export.forms.layers import layer_key
-from spikeloom.export.observation.flow import CONSEQUENCE, FOLD, Observation, Site
-from spikeloom.export.observation.modules import passes_on
-from spikeloom.export.observation.rows import Wire, row_axes
+from spikeloom.export.tracing.feature_rows import Wire, row_axes
+from spikeloom.export.tracing.leaf_modules import passes_on
+from spikeloom.export.tracing.signals import CONSEQUENCE, FOLD, Observation, Site
 from spikeloom.modules import neuron_of
 
 __all__ = ["MAX_BYTES", "matrices_for_moves", "shown_bytes"]

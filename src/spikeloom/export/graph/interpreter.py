@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.export.graph.dynamics import NEURONS, largest_gain, neuron_of
+from spikeloom.export.graph.execution_plan import MAX_NODES, Group, Plan, plan
 from spikeloom.export.graph.extension import neuron_in
-from spikeloom.export.graph.layers import STATELESS, Delay, State
-from spikeloom.export.graph.structure import MAX_NODES, Group, Plan, plan
+from spikeloom.export.graph.torch_layers import STATELESS, Delay, State
 from spikeloom.hosted import Make, made, spikes_from_rest
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Neuron

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import nir
 
-from spikeloom.export.graph.structure import Edge, first_out_of_order
+from spikeloom.export.graph.execution_plan import Edge, first_out_of_order
 from spikeloom.export.targets.profile import Finding, Profile
 from spikeloom.export.targets.profiles import ONE_THRESHOLD, PROFILES
 

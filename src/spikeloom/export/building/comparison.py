@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from spikeloom.export.graph.dynamics import neuron_of
-from spikeloom.export.graph.network import Network
-from spikeloom.export.targets.judgement import findings, readers
+from spikeloom.export.graph.interpreter import Network
+from spikeloom.export.targets.compatibility import findings, readers
 from spikeloom.files import whole_file
 from spikeloom.kernel.neuron import Neuron
 

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.export.forms.layers import layer_key
-from spikeloom.export.observation.flow import FOLD, OWN_MODULE, Signal, Site, state_of
-from spikeloom.export.observation.labels import Moved, Term, move
-from spikeloom.export.observation.ledger import REMEDY, STATE, Ledger, tensors_in
-from spikeloom.export.observation.modules import (
+from spikeloom.export.tracing.feature_rows import labels_after, row_axes, rows_of
+from spikeloom.export.tracing.leaf_modules import (
     altered,
     is_leaf,
     keeps_its_state,
     passes_on,
     resets_of,
 )
-from spikeloom.export.observation.rows import labels_after, row_axes, rows_of
+from spikeloom.export.tracing.positions import Moved, Term, move
+from spikeloom.export.tracing.record import REMEDY, STATE, Record, tensors_in
+from spikeloom.export.tracing.signals import FOLD, OWN_MODULE, Signal, Site, state_of
 from spikeloom.modules import methods_of, named_as, neuron_of, takes_steps
 
 __all__ = ["Calls", "StepByStep"]
@@ -34,12 +34,12 @@ class Calls:
     """Lets every leaf of a model, and every module around leaves, report its calls.
 
     Args:
-        ledger: Where it notes them.
+        record: Where it notes them.
         stepwise: Whether the model is called once for each step.
     """
 
-    def __init__(self, ledger: Ledger, stepwise: bool) -> None:
-        self.ledger, self.stepwise = ledger, stepwise
+    def __init__(self, record: Record, stepwise: bool) -> None:
+        self.record, self.stepwise = record, stepwise
         self._altered: dict[str, tuple[str, str]] = {}
 
     def attach(self, model: nn.Module) -> None:
@@ -68,23 +68,23 @@ class Calls:
 
         @named_as(original)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if self.ledger.quiet:
+            if self.record.quiet:
                 return original(*args, **kwargs)
             return report(original, args, kwargs)
 
         setattr(module, method, wrapped)
 
     def _container(self, owner: tuple[str, str], original: Any, args: Any, kwargs: Any) -> Any:
-        self.ledger.path.append(owner)
+        self.record.path.append(owner)
         try:
             return original(*args, **kwargs)
         finally:
-            self.ledger.path.pop()
+            self.record.path.pop()
 
     def _reset(self, name: str, original: Any, args: Any, kwargs: Any) -> Any:
-        site = self.ledger.sites.get(name)
-        if site is not None and 0 < site.steps < self.ledger.T:
-            reason = f"is put back to rest after {site.steps} of {self.ledger.T} steps"
+        site = self.record.sites.get(name)
+        if site is not None and 0 < site.steps < self.record.T:
+            reason = f"is put back to rest after {site.steps} of {self.record.T} steps"
             site.block(reason, "reset it before the sequence", derived=False)
         return original(*args, **kwargs)
 
@@ -97,23 +97,23 @@ class Calls:
         args: Any,
         kwargs: Any,
     ) -> Any:
-        ledger = self.ledger
-        ledger.quiet = True
+        record = self.record
+        record.quiet = True
         try:
             given = tensors_in((args, kwargs))
-            ledger.check(given)
-            states = [t for t in ledger.followed(given) if self._is_own(name, t)]
-            inputs = [t for t in ledger.followed(given) if not self._is_own(name, t)]
+            record.check(given)
+            states = [t for t in record.followed(given) if self._is_own(name, t)]
+            inputs = [t for t in record.followed(given) if not self._is_own(name, t)]
             if not inputs and given and not bool(given[0].any()):
                 # Feedback that has not begun: zeros stand for a signal that is yet to come.
                 inputs = given[:1]
-                ledger.put(inputs[0], Signal((), tuple(inputs[0].shape[1:])))
+                record.put(inputs[0], Signal((), tuple(inputs[0].shape[1:])))
             known = self._input(module, steps, inputs)
             result = original(*args, **kwargs)
             outputs = tensors_in(result)
             if outputs:
                 site = self._site(name, module)
-                self._check_time(site, module, [t for t in given if t not in ledger], states)
+                self._check_time(site, module, [t for t in given if t not in record], states)
                 if isinstance(known, Moved):
                     self._record_moved(site, module, steps, inputs[0], known, outputs[0])
                 else:
@@ -121,40 +121,40 @@ class Calls:
                 self._tag_states(site, [y for y in outputs[1:] if y is not outputs[0]])
             return result
         finally:
-            ledger.quiet = False
+            record.quiet = False
 
     def _is_own(self, name: str, tensor: Tensor) -> bool:
         """Whether a tensor is a neuron's own state, handed back to it."""
-        return self.ledger.draft_of(tensor).sources == {state_of(name)}
+        return self.record.draft_of(tensor).sources == {state_of(name)}
 
     def _input(self, module: nn.Module, steps: bool | None, inputs: list[Tensor]) -> Any:
         """What is known of a leaf's only input; None if it has several."""
-        ledger = self.ledger
+        record = self.record
         if len(inputs) != 1:
             return None
-        known = ledger.of(inputs[0])
+        known = record.of(inputs[0])
         if isinstance(known, Moved):
             return known
-        if steps and not self.stepwise and ledger.rank(inputs[0]) == 2:
+        if steps and not self.stepwise and record.rank(inputs[0]) == 2:
             raise StepByStep
         if len(known.shape) > 1 and layer_key(module) == "Linear":  # mixes one axis of many
-            lifted = ledger.lifted(inputs[0])
+            lifted = record.lifted(inputs[0])
             return Moved(lifted.terms, "the layer") if lifted.terms else known
         return known
 
     def _site(self, name: str, module: nn.Module) -> Site:
-        if name not in self.ledger.sites:
+        if name not in self.record.sites:
             kind = type(module).__name__
-            self.ledger.sites[name] = site = Site(name, kind, module, (name, kind), (), ())
+            self.record.sites[name] = site = Site(name, kind, module, (name, kind), (), ())
             if self._altered[name][0]:
                 site.block(*self._altered[name], derived=False)
-        return self.ledger.sites[name]
+        return self.record.sites[name]
 
     def _check_time(
         self, site: Site, module: nn.Module, numbers: list[Tensor], states: list[Tensor]
     ) -> None:
         """Each call must go on where the last one ended, the first one at rest."""
-        if site.steps >= self.ledger.T and not passes_on(module):
+        if site.steps >= self.record.T and not passes_on(module):
             reason = f"is called again after all {site.steps} steps, so at several places"
             site.block(reason, OWN_MODULE, derived=False)
         neuron = neuron_of(module)
@@ -162,11 +162,11 @@ class Calls:
             return
         if any(bool(state.any()) for state in numbers):
             site.block("does not begin at rest", "let it begin with zeros", derived=False)
-        own = [self.ledger.draft_of(state) for state in states]
+        own = [self.record.draft_of(state) for state in states]
         latest = [k for k in own if isinstance(k, Signal) and k.starts[0][1] == site.steps]
         handed = len(latest) == len(own) == site.states > 0
         if site.steps and not handed and not keeps_its_state(module):
-            reason = f"is back at rest after {site.steps} of {self.ledger.T} steps"
+            reason = f"is back at rest after {site.steps} of {self.record.T} steps"
             remedy = "call it once for the sequence, or hand it the state that it returned"
             site.block(reason, remedy, derived=False)
 
@@ -179,9 +179,9 @@ class Calls:
         y: Tensor,
     ) -> None:
         """A call with one plain signal, or with several, or none."""
-        ledger = self.ledger
+        record = self.record
         x = (inputs or [y])[0]
-        signal = ledger.of(x) if len(inputs) == 1 else Signal((), tuple(x.shape[1:]))
+        signal = record.of(x) if len(inputs) == 1 else Signal((), tuple(x.shape[1:]))
         rank = x.dim() - len(signal.shape)
         shape = tuple(y.shape[rank:])
         if not site.steps:
@@ -193,13 +193,13 @@ class Calls:
                 f"takes {len(inputs)} signals that come from the model's input",
                 "a NIR node has one input, which sums its sources",
             )
-            others = [s for t in inputs for s in ledger.draft_of(t).sources]
+            others = [s for t in inputs for s in record.draft_of(t).sources]
             signal = Signal(tuple((name, site.steps) for name in others), signal.shape)
         if (site.shape_in, site.shape_out) != (signal.shape, shape) or site.wires:
             site.block("sees inputs of different shapes", "use one module for each place")
-        start = site.hear(signal.starts, ledger.steps_in(x, signal.shape))
+        start = site.hear(signal.starts, record.steps_in(x, signal.shape))
         self._keep(site, module, x, y)
-        ledger.put(y, Signal.of(site.name, start, shape))
+        record.put(y, Signal.of(site.name, start, shape))
 
     def _record_moved(
         self,
@@ -211,26 +211,26 @@ class Calls:
         y: Tensor,
     ) -> None:
         """A call of a leaf whose input's axes were moved, or one that acts on one of several."""
-        ledger, axes = self.ledger, row_axes(module)
+        record, axes = self.record, row_axes(module)
         if passes_on(module):
             if not site.steps:
-                ledger.sites.pop(site.name)
-            ledger.passing[site.name] = None
+                record.sites.pop(site.name)
+            record.passing[site.name] = None
             (turned,) = move(torch.Tensor.reshape, (moved, y.shape), {}, "reshape")
-            ledger.put(y, turned)
+            record.put(y, turned)
             return
         if site.steps and not site.wires:
             site.block("sees inputs of different order", "use one module for each")
         if neuron_of(module) is not None:
-            rows = rows_of(moved, (), ledger.B)
-            ledger.receive(site, moved, rows, tuple(x.shape[1 if steps else 2 :]))
+            rows = rows_of(moved, (), record.B)
+            record.receive(site, moved, rows, tuple(x.shape[1 if steps else 2 :]))
             start = site.hear(rows.starts, rows.steps)
             self._keep(site, module, x, y)
-            ledger.put(y, Signal.of(site.name, start, site.shape_out))
+            record.put(y, Signal.of(site.name, start, site.shape_out))
         elif axes is None:
             site.block("scales or normalises features whose axes were moved", FOLD, derived=False)
-            site.hear([(source, site.steps) for source in moved.sources], ledger.T)
-            ledger.put(y, Signal.of(site.name, 0, tuple(y.shape[1:])))
+            site.hear([(source, site.steps) for source in moved.sources], record.T)
+            record.put(y, Signal.of(site.name, 0, tuple(y.shape[1:])))
         else:
             self._transform(site, moved, axes, x, y)
 
@@ -238,18 +238,18 @@ class Calls:
         self, site: Site, moved: Moved, axes: tuple[int, ...], x: Tensor, y: Tensor
     ) -> None:
         """Note how moved features reach a linear layer, and what its output carries."""
-        ledger = self.ledger
-        rows = rows_of(moved, axes, ledger.B)
+        record = self.record
+        rows = rows_of(moved, axes, record.B)
         if rows.problem:
             site.block(f"{rows.problem}, by the function {moved.by}", REMEDY)
-            site.hear(rows.starts, ledger.T)
-            ledger.put(y, Signal.of(site.name, 0, tuple(y.shape[1:])))
+            site.hear(rows.starts, record.T)
+            record.put(y, Signal.of(site.name, 0, tuple(y.shape[1:])))
             return
-        size = y.numel() // (rows.steps * ledger.B)
-        ledger.wire(site, rows.wires, tuple(x.shape[axis] for axis in axes), (size,))
+        size = y.numel() // (rows.steps * record.B)
+        record.wire(site, rows.wires, tuple(x.shape[axis] for axis in axes), (size,))
         start = site.hear(rows.starts, rows.steps)
         term = Term(site.name, size, labels_after(rows, start, y, axes))
-        ledger.put(y, ledger.settled(Moved((term,), moved.by)))
+        record.put(y, record.settled(Moved((term,), moved.by)))
 
     @staticmethod
     def _keep(site: Site, module: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -264,13 +264,13 @@ class Calls:
         own = state_of(site.name)
         for state in states:
             shape = tuple(state.shape)
-            if own not in self.ledger.sites:
+            if own not in self.record.sites:
                 place = Site(own, STATE, None, site.owner, shape, shape, {site.name: 0})
                 place.block(
                     "a neuron's state leaves the neuron", "NIR neurons give out their spikes only"
                 )
-                self.ledger.sites[own] = place
-            self.ledger.put(state, Signal.of(own, site.steps, shape))
+                self.record.sites[own] = place
+            self.record.put(state, Signal.of(own, site.steps, shape))
 
 
 def _check_call(site: Site, signal: Signal, steps: bool | None, x: Tensor, y: Tensor) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from spikeloom import plugins
 from spikeloom.export import NotExpressible, run_nir, to_nir
-from tests.export.observation.test_silent_samples import (
+from tests.export.tracing.test_silent_samples import (
     B,
     N,
     T,
