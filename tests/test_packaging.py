@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import spikeloom
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -24,6 +26,11 @@ def test_every_package_is_listed_and_every_listed_package_exists():
         *packages_in(ROOT / "plugins", "spikeloom.plugins"),
     }
     assert found == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_the_version_is_said_once_and_the_citation_agrees():
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert f"\nversion: {spikeloom.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
 
 
 def test_plugins_folder_is_installed_as_spikeloom_plugins():
