@@ -56,6 +56,7 @@ WITHOUT_TORCH = (
     "cuda_cache",
     "cuda_totals",
     "elementary",
+    "ladder",
 )
 ONLY_IN = {"cupy": "cuda_device", "llvmlite": "compile_cpu"}
 

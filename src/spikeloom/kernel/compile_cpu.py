@@ -16,7 +16,7 @@ from spikeloom.kernel.adjoint import Adjoint
 from spikeloom.kernel.emit_llvm import Assume
 from spikeloom.kernel.trace import Program
 
-__all__ = ["Kernel", "backward_kernel", "forward_kernel"]
+__all__ = ["Kernel", "backward_kernel", "forward_kernel", "permutes"]
 
 # Kernels of each direction that are kept; one takes about a megabyte.
 KEPT = 128
@@ -58,6 +58,13 @@ def _machine() -> Any:
     target = llvm.Target.from_default_triple()
     features = llvm.get_host_cpu_features().flatten()
     return target.create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
+
+
+@lru_cache(maxsize=1)
+def permutes() -> bool:
+    """Whether this CPU permutes the lanes of whole registers, as ``Assume`` says."""
+    features = llvm.get_host_cpu_features()
+    return bool(features.get("avx512f"))
 
 
 @lru_cache(maxsize=KEPT)

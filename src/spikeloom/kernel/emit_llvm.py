@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from spikeloom.kernel import elementary
+from spikeloom.kernel import elementary, ladder
 from spikeloom.kernel.adjoint import Adjoint, Gradients, learned
 from spikeloom.kernel.llvm_text import LANES, Function, Lanes
 from spikeloom.kernel.trace import LEAVES, Node, Program, resolve, schedule
@@ -39,11 +39,13 @@ class Assume:
         powers: Number parameters that are powers of two: dividing by them is multiplying.
         stream: Outputs are larger than the cache and their rows aligned: write past it.
         indexed: The rows of the inputs are not dense; an index tells where each neuron's value is.
+        permutes: The CPU permutes the lanes of whole registers, as AVX-512 does.
     """
 
     powers: frozenset[str] = frozenset()
     stream: bool = False
     indexed: bool = False
+    permutes: bool = False
 
 
 def forward_words(program: Program, assume: Assume) -> list[str]:
@@ -113,10 +115,13 @@ class Step:
         self.t = t
         self.neuron = neuron
         self.known: dict[int, str] = {}
+        self._reached: dict[tuple[int, str, tuple[float, ...]], str] = {}
 
     def evaluate(self, nodes: Sequence[Node], roots: Sequence[int]) -> Find:
         """Compute the roots; returns how to find the value of a node."""
         values = dict(self.known)
+        if self.scan.permutes and self.lanes.width == ladder.REGISTER:
+            nodes = ladder.with_ladders(tuple(nodes))
 
         def find(number: int) -> str:
             return values[resolve(nodes, number)]
@@ -129,6 +134,8 @@ class Step:
                 values[number] = self.lanes.number(float(operands[0]))
             elif op == "lookup":
                 values[number] = self._lookup(operands[0], find(operands[1]))
+            elif op == ladder.LADDER:
+                values[number] = self._entry(operands[0], resolve(nodes, operands[1]), find)
             elif op in LEAVES:
                 values[number] = self._leaf(op, operands[0])
             elif op == "div" and self._inverts_exactly(nodes, operands[1]):
@@ -141,6 +148,13 @@ class Step:
                 found = [find(operand) for operand in operands]
                 values[number] = operation(self.lanes, op, *found, flags=flags)
         return find
+
+    def _entry(self, column: ladder.Ladder, source: int, find: Find) -> str:
+        """The entry of a column; columns of the same edges are searched once."""
+        key = source, column.how, column.edges
+        if key not in self._reached:
+            self._reached[key] = ladder.reached(self.lanes, column, find(source))
+        return ladder.entry(self.lanes, column, self._reached[key])
 
     def _inverts_exactly(self, nodes: Sequence[Node], divisor: int) -> bool:
         op, *name = nodes[resolve(nodes, divisor)]
@@ -225,7 +239,7 @@ class Scan:
         self.program = program
         self.stream, self.indexed = assume.stream, assume.indexed
         self.kinds = dict(program.params)
-        self.powers = assume.powers
+        self.powers, self.permutes = assume.powers, assume.permutes
         self.f = Function(name, words, dtype)
         self.rows_ahead = "next"
         self.wide = Lanes(self.f, LANES[self.f.real])

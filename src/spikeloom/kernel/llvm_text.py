@@ -140,9 +140,14 @@ class Lanes:
 
     def number(self, value: float) -> str:
         """A real constant, rounded to the type that is computed in."""
+        return self.numbers([value] * self.width)
+
+    def numbers(self, values: Sequence[float]) -> str:
+        """A real constant for each lane, rounded to the type that is computed in."""
         if self.real == "float":
-            value = c_float(value).value  # beyond its range infinite
-        return self.literal(self.real, f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}")
+            values = [c_float(value).value for value in values]  # beyond its range infinite
+        words = [struct.unpack("<Q", struct.pack("<d", value))[0] for value in values]
+        return "<" + ", ".join(f"{self.real} 0x{word:016X}" for word in words) + ">"
 
     def integer(self, value: int) -> str:
         """An integer constant as wide as a real."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spikeloom.kernel import layout
 from spikeloom.kernel.adjoint import Adjoint, learned
-from spikeloom.kernel.compile_cpu import Kernel, backward_kernel, forward_kernel
+from spikeloom.kernel.compile_cpu import Kernel, backward_kernel, forward_kernel, permutes
 from spikeloom.kernel.emit_llvm import Assume
 from spikeloom.kernel.llvm_text import LANES
 from spikeloom.kernel.threads import share_out
@@ -116,7 +116,7 @@ class Forward(_Launch):
         self._indexed = indexed
 
     def _made(self, stream: bool, written: bool) -> Tiles:
-        assume = Assume(self._powers, stream, self._indexed)
+        assume = Assume(self._powers, stream, self._indexed, permutes())
         kernel = forward_kernel(self.program, layout.DTYPES[self._dtype], assume)
         room = TILE_LONG if self._is_large and written and not stream else TILE_FORWARD
         states = max(1, self.program.states)
@@ -207,7 +207,7 @@ class Backward(_Launch):
 
     def _made(self, stream: bool, written: bool) -> Tiles:
         program, gradient = self.program, self._gradient
-        assume = Assume(self._powers, stream)
+        assume = Assume(self._powers, stream, permutes=permutes())
         kernel = backward_kernel(program, gradient, layout.DTYPES[self._dtype], assume)
         segment, kept, moving = self._segment, len(gradient.kept), len(gradient.history)
         size = _aligned(TILE_BACKWARD // (self._width * segment * max(1, kept)))

@@ -18,6 +18,8 @@ Node = tuple[Any, ...]
 
 # x: input, v: state, p: parameter, gy/gw: gradients that arrive at an output / a next state.
 LEAVES = frozenset({"const", "x", "v", "p", "gy", "gw"})
+# Operations whose first operand is a table: its name, or the entries themselves.
+TABLES = frozenset({"lookup", "ladder"})
 CONDITIONS = frozenset({"gt", "ge", "eq", "and", "or", "not"})
 ARITHMETIC = frozenset({"add", "sub", "mul", "div"})
 # Operations that torch has for numbers, but not for truth values alone.
@@ -28,7 +30,7 @@ def operands(node: Node) -> tuple[int, ...]:
     """The numbers of the nodes that this node reads."""
     if node[0] in LEAVES:
         return ()
-    return node[2:] if node[0] == "lookup" else node[1:]
+    return node[2:] if node[0] in TABLES else node[1:]
 
 
 class Graph:
