@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from spikeloom.convert.las.blocks import attend, masked
 from spikeloom.convert.las.layers import wide
 from spikeloom.convert.las.sites import Site
 from spikeloom.convert.las.trains import matrix_product, product, same_steps
@@ -66,8 +67,15 @@ class Attention(nn.Module):
         self.softmax = Softmax()
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+        weights: bool = True,
+        encoded: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
         """Scaled dot-product attention.
 
         Args:
@@ -76,16 +84,42 @@ class Attention(nn.Module):
             v: Values.
             mask: Added to the scores; broadcasts to ``[batch, heads, queries, keys]``.
             scaling: Times the scores.
+            weights: Whether the probabilities are asked for.
+            encoded: Whether keys and values are those of spikes already.
 
         Returns:
-            The context ``[batch, heads, queries, features]`` and the probabilities.
+            The context ``[batch, heads, queries, features]`` and the probabilities, which may be
+            None where nobody asks for them.
         """
         if self.form == "spikes" and not self.observing:
             return self._spikes(q, k, v, mask, scaling)
-        q, k, v = self.q(q), _repeated(self.k(k), q), _repeated(self.v(v), q)
-        scores = _masked(q @ k.transpose(-2, -1) * scaling, mask)
-        exact = self.observing
-        p = self.p(scores.softmax(-1) if exact else self.softmax.decoded(scores))
+        q = self.q(q)
+        if not encoded:
+            k, v = self.k(k), self.v(v)
+        if self.observing or _may_be_differentiated(q, k, v, mask):
+            return self._whole(q, k, v, mask, scaling)
+        return attend(q, k, v, mask, scaling, self._probabilities, weights)
+
+    def may_skip(self, key: Tensor) -> bool:
+        """Whether keys and values of earlier calls need not be encoded again."""
+        decoded = self.form == "decoded" and not self.observing
+        return decoded and not _may_be_differentiated(key)
+
+    @property
+    def code(self) -> str:
+        """Tells attentions apart that make other spikes of the same keys or values."""
+        return f"{self.k.code} {self.v.code}"
+
+    def _probabilities(self, scores: Tensor) -> Tensor:
+        return self.p(self.softmax.decoded(scores))
+
+    def _whole(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float
+    ) -> tuple[Tensor, Tensor]:
+        """All scores at once, of encoded values, or of those that calibration observes."""
+        k, v = _repeated(k, q), _repeated(v, q)
+        scores = masked(q @ k.transpose(-2, -1) * scaling, mask)
+        p = self.p(scores.softmax(-1)) if self.observing else self._probabilities(scores)
         return p @ v, p
 
     def _spikes(
@@ -94,7 +128,7 @@ class Attention(nn.Module):
         sq, sk, sv = self.q.spikes(q), self.k.spikes(k), self.v.spikes(v)
         sk, sv = (torch.stack([_repeated(step, q) for step in s]) for s in (sk, sv))
         scores = matrix_product(*same_steps(sq, sk.transpose(-2, -1))).sum(0)
-        probabilities = self.softmax.spikes(_masked(scores * scaling, mask)).sum(0).to(q.dtype)
+        probabilities = self.softmax.spikes(masked(scores * scaling, mask)).sum(0).to(q.dtype)
         sp = self.p.spikes(probabilities)
         return matrix_product(*same_steps(sp, sv)).sum(0), sp.sum(0)
 
@@ -105,9 +139,8 @@ def _repeated(x: Tensor, q: Tensor) -> Tensor:
     return x if groups == 1 else x.repeat_interleave(groups, 1)
 
 
-def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is None:
-        return scores
-    if mask.dtype == torch.bool:
-        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return scores + mask[..., : scores.shape[-1]]
+def _may_be_differentiated(*tensors: Tensor | None) -> bool:
+    """Whether somebody may want gradients, or records the operations."""
+    if torch.compiler.is_compiling():
+        return True
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)

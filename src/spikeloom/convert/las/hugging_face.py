@@ -7,6 +7,7 @@ Importing this registers spiking attention with transformers. A pickled network 
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,12 +19,15 @@ from transformers.masking_utils import AttentionMaskInterface, eager_mask
 from transformers.modeling_utils import AttentionInterface
 
 from spikeloom.convert.las.attention import ATTENTION, EAGER, OBSERVING, Attention
+from spikeloom.convert.las.cached import encode_in_cache, note_cache
 from spikeloom.convert.las.calls.interception import let_pass
 from spikeloom.convert.las.layers import Linear, WeightLayer, owned
 from spikeloom.convert.las.sites import Site
 
 __all__ = ["Conv1D", "TransformersAttention", "guard"]
 
+# What tells which outputs are asked for, in the versions of transformers that have it.
+COLLECTOR = "transformers.utils.output_capturing", "_active_collector"
 # Their positions begin behind the padding's.
 OFFSET_POSITIONS = ("camembert", "roberta", "xlm-roberta")
 
@@ -71,7 +75,7 @@ def _attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     **kwargs: Any,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """What transformers calls in place of its own attention function."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if getattr(module, EAGER, False):
@@ -82,11 +86,41 @@ def _attention(
             f"model: calibration did not reach this {type(module).__name__}, whose values are "
             f"not known; calibrate on batches that use it, or name it in exclude"
         )
-    context, probabilities = module.las(query, key, value, attention_mask, scaling)  # type: ignore[operator]  # a module
+    las: Any = module.las
+    context, probabilities = las(
+        query,
+        key,
+        value,
+        attention_mask,
+        scaling,
+        weights=_are_wanted(module, kwargs),
+        encoded=encode_in_cache(module, key, value),
+    )
     return context.transpose(1, 2).contiguous(), probabilities
 
 
-def _observing_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+def _are_wanted(module: nn.Module, kwargs: dict[str, Any]) -> bool:
+    """Whether the probabilities of an attention are asked for; they may be gigabytes."""
+    config: Any = getattr(module, "config", None)
+    if kwargs.get("output_attentions") or getattr(config, "output_attentions", False):
+        return True
+    collector = _collector()
+    return collector is None or any("attentions" in key for key in collector.get() or ())
+
+
+@functools.cache
+def _collector() -> Any:
+    """What transformers collects outputs with; None if this version does not tell."""
+    module, name = COLLECTOR
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None
+
+
+def _observing_attention(
+    module: nn.Module, *args: Any, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
     """The same during calibration, where an attention gets its sites when it is first called."""
     if "las" not in module._modules and not hasattr(module, EAGER):
         # Making it fits tables, which is no part of what the model computes.
@@ -132,6 +166,10 @@ AttentionMaskInterface.register(OBSERVING, eager_mask)
 def guard(model: PreTrainedModel) -> None:
     """Let a converted model refuse calls that are not converted, and keep its head when resized."""
     model.register_forward_pre_hook(check_call, with_kwargs=True)
+    for module in model.modules():
+        hooked = note_cache in module._forward_pre_hooks.values()
+        if isinstance(getattr(module, "las", None), Attention) and not hooked:
+            module.register_forward_pre_hook(note_cache, with_kwargs=True)
     model.resize_token_embeddings = functools.partial(resize_token_embeddings, model)
 
 

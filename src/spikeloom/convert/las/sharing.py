@@ -15,13 +15,17 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Latest", "Readers"]
+__all__ = ["Latest", "Readers", "version_of"]
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def version_of(x: Tensor) -> int | None:
-    """How often a tensor was changed in place, or None where torch does not tell."""
+    """How often a tensor was changed in place, or None where torch does not tell.
+
+    Args:
+        x: Any tensor.
+    """
     return None if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from spikeloom.convert.las.nodes import fired, node_for
 from spikeloom.convert.las.ranges import Observation, choose_ranges, short
-from spikeloom.convert.las.sharing import Latest
+from spikeloom.convert.las.sharing import Latest, version_of
 from spikeloom.convert.las.watch import Watch
 from spikeloom.hosted import Make
 from spikeloom.kernel.call import run
@@ -46,6 +47,8 @@ class Site(nn.Module):
         self.node: nn.Module | None = None
         self._decoder: Neuron | None = None
         self.latest = Latest()
+        # The code, and which tensors of which versions it is made of.
+        self._coded: tuple[list[Any], str] | None = None
 
     # --- Calibration ---------------------------------------------------------------------------
 
@@ -109,9 +112,33 @@ class Site(nn.Module):
         """The decoded value of the spikes, whoever reads it."""
         x = self._watched(x)
         # Rows as time: ranges need not be copied for every row, and the decoder has no memory.
-        rows = x if self.channels == (-3, -1) else self._flat(x)
-        y, _ = run(self._decoder, rows, params=self._ranges(x))  # type: ignore[arg-type]  # fitted
+        if self.channels == (-3, -1):
+            return self._of_heads(x)
+        y, _ = run(self._decoder, self._flat(x), params=self._ranges(x))  # type: ignore[arg-type]  # fitted
         return y.view(x.shape)
+
+    def _of_heads(self, x: Tensor) -> Tensor:
+        """The decoded value of ``[*, heads, length, features]``, a row of heads for each place."""
+        rows = x.transpose(-3, -2)
+        ranges = {
+            name: value.transpose(-3, -2) if value.dim() else value
+            for name, value in self._ranges().items()
+        }
+        y, _ = run(self._decoder, rows.reshape(-1, 1, *rows.shape[-2:]), params=ranges)  # type: ignore[arg-type]  # fitted
+        return y.view(rows.shape).transpose(-3, -2)
+
+    @property
+    def code(self) -> str:
+        """Tells sites apart that make other spikes of the same values."""
+        assert self.neuron is not None
+        ranges = list(self._ranges().values())
+        now = [(id(value), version_of(value)) for value in ranges]
+        if self._coded is None or self._coded[0] != now:
+            digest = hashlib.sha256(repr((self.neuron.steps, self.neuron.rounding)).encode())
+            for value in ranges:
+                digest.update(value.detach().cpu().numpy().tobytes())
+            self._coded = now, digest.hexdigest()
+        return self._coded[1]
 
     def _flat(self, x: Tensor) -> Tensor:
         return x.reshape(-1, x.shape[-1]) if self.channels else x.reshape(1, -1)

@@ -63,11 +63,13 @@ class MultiheadAttention(nn.Module):
         mask = _additive(attn_mask, key_padding_mask, q)
         # A finite floor, so that a query that sees nothing does not become NaN.
         floor = None if mask is None else mask.clamp(min=torch.finfo(q.dtype).min / 4)
-        context, p = self.las(q, self._split(k), self._split(v), floor, q.shape[-1] ** -0.5)
+        k, v = self._split(k), self._split(v)
+        context, p = self.las(q, k, v, floor, q.shape[-1] ** -0.5, weights=need_weights)
         if mask is not None:
             # torch's attention gives it zero.
             blind = (mask == -torch.inf).all(-1, keepdim=True)
-            context, p = context.masked_fill(blind, 0.0), p.masked_fill(blind, 0.0)
+            context = context.masked_fill(blind, 0.0)
+            p = p.masked_fill(blind, 0.0) if need_weights else None
         y = self.out_proj(context.transpose(1, 2).flatten(2))
         weights = (p.mean(1) if average_attn_weights else p) if need_weights else None
         return (y if self.batch_first else y.transpose(0, 1)), weights
