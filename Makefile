@@ -61,8 +61,9 @@ lint: setup ## format, lint and type checks
 docs: setup ## the documentation, into docs/_build/html; a warning is an error
 	$(PY) -m sphinx -W --keep-going -b html docs docs/_build/html
 
-bench: setup ## CPU benchmarks beside the three frameworks
+bench: setup ## CPU benchmarks beside the three frameworks: layers, then whole networks
 	$(PY) examples/benchmarks/cpu.py $(ARGS)
+	$(PY) examples/benchmarks/networks.py $(ARGS)
 
 gpu-wheels: setup ## collect in .gpu/ what a GPU machine without network lacks
 	PYTHON=$(PY) examples/benchmarks/gpu/prepare.sh

@@ -153,13 +153,14 @@ def _mantissa_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
 def _even_parts(x: Tensor, sign: int) -> tuple[Tensor, Tensor]:
     """X = mantissa * 4**e, the mantissa in [1, 4); returns it and 2**(sign * e)."""
     half, exponent = torch.frexp(x)
-    e = torch.div(exponent - 1, 2, rounding_mode="floor")
+    e = (exponent - 1) >> 1
     mantissa = torch.ldexp(half, exponent - 2 * e)
     # The root of zero is zero, its inverse infinite, that of a negative number NaN.
     scale = torch.ldexp(torch.ones_like(x), sign * e)
-    scale = torch.where(x == 0, torch.zeros_like(x) if sign > 0 else x.new_tensor(math.inf), scale)
-    mantissa = torch.where(x == 0, torch.ones_like(x), mantissa)
-    return torch.where(x < 0, x.new_tensor(math.nan), mantissa), scale
+    zero = x == 0
+    scale = torch.where(zero, 0.0 if sign > 0 else math.inf, scale)
+    mantissa = torch.where(zero, 1.0, mantissa)
+    return torch.where(x < 0, math.nan, mantissa), scale
 
 
 def _whole_and_rest(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,6 +168,7 @@ def _whole_and_rest(x: Tensor) -> tuple[Tensor, Tensor]:
     integer, fraction, bias = LAYOUT[x.dtype]
     x = x.clamp(-bias, bias + 1)
     whole = x.floor()
-    # Below the smallest normal number the scale's bits are those of zero, at the top of infinity.
-    scale = ((whole + bias).nan_to_num().to(integer) << fraction).view(x.dtype)
+    # Below the smallest normal number the scale's bits are those of zero, at the top of infinity;
+    # those of NaN do not matter, which the rest is as well.
+    scale = ((whole + bias).to(integer) << fraction).view(x.dtype)
     return x - whole, scale

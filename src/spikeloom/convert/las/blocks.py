@@ -46,26 +46,45 @@ def attend(
     shared = heads // groups
     q = q.unflatten(1, (groups, shared))
     mask = None if mask is None else _grouped(mask, groups, keys)
+    b, g, i = _sizes(batch, groups, queries, shared * keys, _limit(q))
+    if (b, g, i) == (batch, groups, queries) and _seen(mask, keys) == slice(0, keys):
+        context, p = _block(q, k, v, mask, scaling, probabilities)
+        return context.flatten(1, 2), p.flatten(1, 2) if weights else None
     context = q.new_empty(batch, groups, shared, queries, v.shape[-1])
     kept = q.new_zeros(batch, groups, shared, queries, keys) if weights else None
-    b, g, i = _sizes(batch, groups, queries, shared * keys, _limit(q))
     for asking in _pieces(queries, i):
         hidden = None if mask is None else _along(mask, 3, asking)
         seen = _seen(hidden, keys)
         hidden = None if hidden is None else hidden[..., seen]
         for sequences, sets in product(_pieces(batch, b), _pieces(groups, g)):
-            rows = q[sequences, sets, :, asking]
-            # The heads of a group ask the same keys: one product for all of them.
-            scores = rows.flatten(2, 3) @ k[sequences, sets, seen].transpose(-2, -1)
-            scores = scores.mul_(scaling).view(*rows.shape[:-1], -1)
-            if hidden is not None:
-                scores = masked(scores, _along(_along(hidden, 0, sequences), 1, sets))
-            p = probabilities(scores)
-            found = p.flatten(2, 3) @ v[sequences, sets, seen]
-            context[sequences, sets, :, asking] = found.view(*rows.shape[:-1], -1)
+            found, p = _block(
+                q[sequences, sets, :, asking],
+                k[sequences, sets, seen],
+                v[sequences, sets, seen],
+                None if hidden is None else _along(_along(hidden, 0, sequences), 1, sets),
+                scaling,
+                probabilities,
+            )
+            context[sequences, sets, :, asking] = found
             if kept is not None:
                 kept[sequences, sets, :, asking, seen] = p
     return context.flatten(1, 2), None if kept is None else kept.flatten(1, 2)
+
+
+def _block(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    probabilities: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The context and the probabilities of ``[batch, groups, heads of a group, queries, *]``."""
+    shape = q.shape[:-1]
+    # The heads of a group ask the same keys: one product for all of them.
+    scores = q.flatten(2, 3) @ k.transpose(-2, -1)
+    p = probabilities(masked(scores.mul_(scaling).view(*shape, -1), mask))
+    return (p.flatten(2, 3) @ v).view(*shape, -1), p
 
 
 def masked(scores: Tensor, mask: Tensor | None) -> Tensor:

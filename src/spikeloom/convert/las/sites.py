@@ -70,9 +70,14 @@ class Site(nn.Module):
         names = ["normal", *(f"between_{i}" for i in range(len(ranges) - 2)), "outlier"]
         for name, value in zip(names, ranges, strict=True):
             self.register_buffer(name, value)
-        self.neuron = OAT(steps, ranges[0], ranges[-1], ranges[1:-1], rounding=rounding)
+        inner = self._inner(ranges[0])
+        self.neuron = OAT(steps, inner, ranges[-1], ranges[1:-1], rounding=rounding)
         self._decoder = self.neuron.decoder()
         self.observation = None
+
+    def _inner(self, normal: Tensor) -> Tensor:
+        """The innermost range as the neuron takes it: one number if it is the same for all."""
+        return normal if self.channels else normal.reshape(())
 
     def _shape(self, channels: int) -> tuple[int, ...]:
         if self.channels == (-3, -1):
@@ -163,8 +168,9 @@ class Site(nn.Module):
     def _ranges(self, x: Tensor | None = None) -> dict[str, Any]:
         """The ranges; one for all features if values have others than calibration saw."""
         assert self.neuron is not None
-        ranges = {name: getattr(self, name) for name in self.neuron.ranges}
-        normal = ranges["normal"]
+        buffers = self._buffers
+        ranges: dict[str, Any] = {name: buffers[name] for name in self.neuron.ranges}
+        normal = ranges["normal"] = self._inner(ranges["normal"])
         if x is not None and self.channels == (-1,) and x.shape[-1] != normal.numel():
             ranges["normal"] = normal.max().expand(x.shape[-1])
         return ranges
