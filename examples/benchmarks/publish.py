@@ -1,4 +1,4 @@
-"""Copy the figures that a reader of the README wants from results/cpu.json into it.
+"""Copy the figures that a reader of the README wants from results/*.json into it.
 
 make bench && python examples/benchmarks/publish.py
 """
@@ -10,14 +10,17 @@ from typing import Any
 
 from spikeloom.files import write_text
 
-RESULTS = Path(__file__).parent / "results" / "cpu.json"
+RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[2] / "README.md"
-BETWEEN = re.compile(r"(?<=<!-- benchmark -->\n).*?(?=<!-- /benchmark -->)", re.DOTALL)
 FRAMEWORKS = ("SpikingJelly", "snnTorch", "Norse")
 
 
-def rendered(result: dict[str, Any]) -> str:
-    """The table and the sentences below it, as Markdown."""
+def layers(result: dict[str, Any]) -> str:
+    """The table of layers and the sentences below it, as Markdown.
+
+    Args:
+        result: Of ``cpu.py``.
+    """
     rows = [row(key, times) for key, times in result.items() if key.startswith("autograd ")]
     head = " | ".join(f"beside {name}'s own" for name in FRAMEWORKS)
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
@@ -47,22 +50,68 @@ def row(key: str, times: dict[str, dict[str, float]]) -> str:
     return f"| {size} | {' | '.join(cells)} |"
 
 
-def published(page: str, result: dict[str, Any]) -> str:
-    """The page with the figures between its markers.
+def networks(result: dict[str, Any]) -> str:
+    """The table of whole networks and the sentences below it, as Markdown.
+
+    Args:
+        result: Of ``networks.py``.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for case in result["networks"]:
+        found.setdefault(case["network"], {})[case["framework"]] = case
+    rows = []
+    for name, cases in found.items():
+        cells = [cell(cases[f]) if f in cases else "" for f in FRAMEWORKS]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    kept = [case["ours"]["MB kept"] / case["own"]["MB kept"] for case in result["networks"]]
+    lines = [
+        f"| a training step of | {' | '.join(f'beside {name}' for name in FRAMEWORKS)} |",
+        "|---" * (1 + len(FRAMEWORKS)) + "|",
+        *rows,
+        "",
+        f"CPU time on one thread of {result['processor']}.",
+        "In brackets: how much of the step the framework's own neurons take.",
+        f"For the backward pass these networks keep {min(kept):.2f} to {max(kept):.2f} times",
+        "what they keep with the framework's own neurons, weights left out.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def cell(case: dict[str, Any]) -> str:
+    """How much faster a network is, and the share of its framework's own neurons."""
+    ours, own, bare = (case[name]["ms"] for name in ("ours", "own", "bare"))
+    return f"**{own / ours:.1f}×** ({max(0.0, 1 - bare / own):.0%})"
+
+
+def published(page: str, texts: dict[str, str]) -> str:
+    """The page with each text between the markers of its name.
+
+    Args:
+        page: With a pair of markers for each, ``<!-- name -->`` and ``<!-- /name -->``.
+        texts: Name -> Markdown.
 
     Raises:
-        ValueError: If the page has no markers.
+        ValueError: If the page has no such markers.
     """
-    text = rendered(result)
-    page, places = BETWEEN.subn(lambda _: text, page)
-    if places != 1:
-        raise ValueError(f"{README.name} needs one pair of benchmark markers, it has {places}")
+    for name, text in texts.items():
+        between = rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)"
+        page, places = re.subn(between, lambda _, text=text: text, page, flags=re.DOTALL)
+        if places != 1:
+            raise ValueError(f"{README.name} needs one pair of {name} markers, it has {places}")
     return page
 
 
+def measured() -> dict[str, str]:
+    """The texts of the last runs."""
+    makers = {"benchmark": (layers, "cpu"), "networks": (networks, "networks")}
+    return {
+        name: make(json.loads((RESULTS / f"{file}.json").read_text()))
+        for name, (make, file) in makers.items()
+    }
+
+
 def main() -> None:
-    page = published(README.read_text(encoding="utf-8"), json.loads(RESULTS.read_text()))
-    write_text(README, page)
+    write_text(README, published(README.read_text(encoding="utf-8"), measured()))
     print(f"wrote the figures of {RESULTS.relative_to(README.parent)} into {README.name}")
 
 
