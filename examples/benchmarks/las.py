@@ -1,13 +1,19 @@
 """Speed and memory of LAS against the float model and plain torch, as ratios within one run.
 
-python examples/benchmarks/las.py
+python examples/benchmarks/las.py            # prints
+python examples/benchmarks/las.py --lengths  # a decoder of GPT-2's shape at growing lengths
 """
 
 from __future__ import annotations
 
+import argparse
+import multiprocessing
+import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -89,8 +95,90 @@ def inference(steps: int = 8) -> tuple[float, float]:
     return tuple(interleaved(lambda: model(**batch), lambda: network(**batch)))
 
 
+# --- A decoder of GPT-2's shape, its weights random ---
+
+LENGTHS = (128, 256, 512, 1024, 2048)
+
+
+def decoders() -> dict[str, torch.nn.Module]:
+    """The float model, whose attention is torch's fused one, and its conversion."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(n_positions=max(LENGTHS))).eval()
+    batch = {"input_ids": torch.randint(0, 50257, (2, 64))}
+    return {"float": model, "las": convert.LAS(steps=8, progress=False).apply(model, [batch])}
+
+
+def cpu_seconds(calls: list[Callable[[], object]], rounds: int) -> list[float]:
+    """The least CPU time of each call, measured in turns."""
+    best = [float("inf")] * len(calls)
+    for _ in range(rounds):
+        for i, call in enumerate(calls):
+            start = time.process_time()
+            call()
+            best[i] = min(best[i], time.process_time() - start)
+    return best
+
+
+def peak(call: Callable[[], object]) -> float:
+    """The most memory of a process that makes this call, in megabytes."""
+
+    def child(sender: Connection) -> None:
+        with torch.no_grad():
+            call()
+        sender.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=child, args=(sender,))
+    process.start()
+    found: float = receiver.recv()
+    process.join()
+    return found
+
+
+def lengths(report: Report) -> None:
+    models = decoders()
+    for length in LENGTHS:
+        ids = torch.randint(0, 50257, (1, length))
+
+        def prefill(model: torch.nn.Module, ids: Tensor = ids) -> object:
+            return model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+
+        def token(model: torch.nn.Module, cache: object, ids: Tensor = ids) -> None:
+            model(input_ids=ids[:, -1:], past_key_values=cache, use_cache=True)
+            cache.crop(-1)
+
+        plain, las = cpu_seconds([partial(prefill, m) for m in models.values()], 2)
+        report.add(f"prefill {length}", las * 1e3, "float", plain * 1e3, las / plain)
+        calls = [partial(token, model, prefill(model)) for model in models.values()]
+        plain, las = cpu_seconds(calls, ROUNDS)
+        report.add(f"a token after {length}", las * 1e3, "float", plain * 1e3, las / plain)
+        # Both processes hold both models; one of them is what a user has.
+        both, one = (held(list(models.values())), held([models["float"]]))
+        plain, las = (peak(partial(prefill, m)) - both + one for m in models.values())
+        report.add(f"peak MB, prefill {length}", las, "float", plain, las / plain)
+
+
+def held(models: list[torch.nn.Module]) -> float:
+    """Megabytes of the weights of models, shared ones once."""
+    storages = {p.data_ptr(): p.nbytes for model in models for p in model.parameters()}
+    return sum(storages.values()) / 2**20
+
+
 @torch.no_grad()
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--lengths", action="store_true", help="a decoder at growing lengths")
+    if parser.parse_args().lengths:
+        torch.set_num_threads(1)
+        report = Report(
+            "LAS at length, GPT-2's shape, K = 8, decoded; CPU time on one thread, in turns",
+            ("what", "LAS", "compared with", "its own", "ratio"),
+        )
+        lengths(report)
+        print(report)
+        return
     report = Report(
         f"LAS on the CPU, {torch.get_num_threads()} threads, best of {ROUNDS} interleaved rounds",
         ("what", "ms", "compared with", "ms ", "ratio"),
