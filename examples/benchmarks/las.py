@@ -105,7 +105,7 @@ def decoders() -> dict[str, torch.nn.Module]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(n_positions=max(LENGTHS))).eval()
+    model = GPT2LMHeadModel(GPT2Config(n_positions=max(LENGTHS) + 1)).eval()
     batch = {"input_ids": torch.randint(0, 50257, (2, 64))}
     return {"float": model, "las": convert.LAS(steps=8, progress=False).apply(model, [batch])}
 
