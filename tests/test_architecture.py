@@ -29,7 +29,7 @@ SHARED = {
 MAY_IMPORT = {
     "kernel": {"kernel"},
     "neurons": {"kernel", "neurons", "files"},
-    "observe": {"kernel", "neurons", "observe"},
+    "observe": {"kernel", "neurons", "modules", "observe"},
     "layer": {"kernel"},
     "modules": {"kernel", "neurons", "layer", "modules"},
     "hosted": {"kernel", "modules"},

@@ -77,7 +77,15 @@ def test_a_rectifier_ends_a_current_however_it_is_written(between):
 
 
 @pytest.mark.parametrize(
-    "step", [torch.frac, lambda y: y // 1, lambda y: torch.fmod(y, 1.0)], ids=["frac", "//", "fmod"]
+    "step",
+    [
+        torch.frac,
+        lambda y: y // 1,
+        lambda y: torch.fmod(y, 1.0),
+        lambda y: torch.div(y, 1, rounding_mode="floor"),
+        lambda y: y.to(torch.int32).to(y.dtype),
+    ],
+    ids=["frac", "//", "fmod", "div", "to"],
 )
 def test_rounding_outside_of_a_neuron_needs_its_decay_said(step):
     class Rounded(nn.Module):
@@ -90,3 +98,32 @@ def test_rounding_outside_of_a_neuron_needs_its_decay_said(step):
 
     with pytest.raises(UnknownNeuron, match=r"layer 'first': its output meets the operation"):
         calibrate(Rounded().eval(), [batch()])
+
+
+def through_an_alias(y):
+    memory = torch.zeros(y.shape)
+    memory.detach()[:3].copy_(y[:3])
+    memory.data[3:] = y[3:]
+    return memory
+
+
+def through_a_list_of_steps(y):
+    memory = torch.zeros(y.shape)
+    for step, row in enumerate(memory.unbind()):
+        row.add_(y[step])
+    return memory
+
+
+@pytest.mark.parametrize("between", [through_an_alias, through_a_list_of_steps])
+def test_what_is_written_into_a_tensor_is_found_by_every_view_of_it(between):
+    found = calibrate(Between(between).eval(), [batch()])
+    assert str(found) == str(calibrate(Between(lambda y: y).eval(), [batch()]))
+
+
+def test_a_tensor_that_only_has_a_layers_shape_is_no_sum_of_it():
+    found, expected = (
+        calibrate(Between(between).eval(), [batch()])
+        for between in (torch.zeros_like, lambda y: torch.zeros(6, 3, 8))
+    )
+    assert found["first"].facts.neuron is None
+    assert str(found) == str(expected)

@@ -258,3 +258,16 @@ def test_an_operation_that_is_known_as_another_is_refused():
         register(Operation("relu", Effect.ADDS, EVERY))
     with pytest.raises(TypeError, match="operation: must be an Operation, got str"):
         register("relu")
+
+
+@pytest.mark.parametrize("name", ["relu_", "special_expit", "__radd__", "max_pool2d_with_indices"])
+def test_another_spelling_of_a_known_operation_is_refused(name):
+    with pytest.raises(ValueError, match=f"'{name}' is known already, as Operation"):
+        register(Operation(name, Effect.ROUNDS))
+
+
+@pytest.mark.parametrize("name", ["aten::observe_step", "torch.observe_step", "aten.observe_step"])
+def test_a_name_by_which_nothing_would_be_found_is_refused(name):
+    with pytest.raises(ValueError, match="is looked up as 'observe_step'; write that"):
+        register(Operation(name, Effect.ROUNDS))
+    assert meaning_of("observe_step") is None

@@ -7,12 +7,23 @@ operation, and so are ``torch.add``, ``Tensor.__radd__`` and ``operator.add``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
-__all__ = ["arguments", "is_in_place", "name_of", "overload_of", "spellings"]
+__all__ = [
+    "arguments",
+    "by_name",
+    "is_in_place",
+    "name_of",
+    "overload_of",
+    "spellings",
+    "written",
+]
 
 # Namespaces whose operations go by their plain names.
 PLAIN = ("aten", "spikeloom")
@@ -147,3 +158,35 @@ def arguments(
     if name == "einsum" and len(found) == 2 and isinstance(found[1], (list, tuple)):
         found = [found[0], *found[1]]
     return found, rest
+
+
+def by_name(overload: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of an overload's call by the names that its schema has.
+
+    Args:
+        overload: One of torch's.
+        args: As they were given by position.
+        kwargs: As they were given by name.
+    """
+    return {**dict(zip(_names(overload), args, strict=False)), **kwargs}
+
+
+@cache
+def _names(overload: Any) -> tuple[str, ...]:
+    return tuple(argument.name for argument in overload._schema.arguments)
+
+
+def written(overload: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors that a call of an overload writes to, in place or by ``out=``.
+
+    Args:
+        overload: One of torch's.
+        args: As they were given by position.
+        kwargs: As they were given by name.
+    """
+    if not overload._schema.is_mutable:
+        return []
+    arguments = by_name(overload, args, kwargs)
+    declared = [a for a in overload._schema.arguments if a.alias_info and a.alias_info.is_write]
+    leaves = tree_leaves([arguments.get(argument.name) for argument in declared])
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["ACTIVE", "EVERY", "Effect", "Operation"]
+__all__ = ["ACTIVE", "EVERY", "Effect", "InCall", "Operation"]
 
 
 class Effect(Enum):
@@ -37,6 +37,7 @@ class Effect(Enum):
     FIRES = auto()  #: Runs a spiking neuron.
     DRAWS = auto()  #: Is random.
     DROPS = auto()  #: Is random in training, and keeps values in evaluation.
+    BITS = auto()  #: Computes with the bits by which numbers are stored.
     LOOKS_UP = auto()  #: Reads a table at given rows.
     SCORES = auto()  #: Is a loss.
     MAKES = auto()  #: Returns values that do not depend on those of its arguments.
@@ -67,6 +68,8 @@ class _Every:
 
 EVERY = _Every()
 Positions = tuple[int, ...] | _Every
+# From a call's arguments, those by name and its result to its effect, if that is not the usual one.
+InCall = Callable[[Sequence[Any], Mapping[str, Any], Any], Effect | None]
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,10 @@ class Operation:
         is_partial: Whether it is infinite or undefined for some finite values, or grows like an
             exponential.
         ranks: Whether it tells the order of values, by which a program may choose what to run.
+        positions: Which of several results are positions instead of values.
+        by_memory: Whether it finds values by where they lie in memory.
+        in_call: For an operation whose effect depends on its arguments: what tells the effect of a
+            call, or None where it is the usual one. See :meth:`of_call`.
     """
 
     name: str
@@ -96,6 +103,32 @@ class Operation:
     bounds: tuple[float, ...] | None = None
     is_partial: bool = False
     ranks: bool = False
+    positions: tuple[int, ...] = ()
+    by_memory: bool = False
+    in_call: InCall | None = None
+
+    def of_call(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any = None
+    ) -> Operation:
+        """What the operation does in one call.
+
+        Args:
+            args: The call's arguments.
+            kwargs: Its keyword arguments.
+            result: What it returned; None before it has run, when the dtype of the result is not
+                known and casts count as usual.
+
+        Example:
+            >>> import torch
+            >>> from spikeloom.observe import meaning_of
+            >>> x, division = torch.ones(3), meaning_of(torch.div)
+            >>> division.of_call((x, 2), {}).effect.name
+            'MULTIPLIES'
+            >>> division.of_call((x, 2), {"rounding_mode": "floor"}).effect.name
+            'ROUNDS'
+        """
+        effect = None if self.in_call is None else self.in_call(args, kwargs, result)
+        return self if effect in (None, self.effect) else replace(self, effect=effect)
 
     def is_affine(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], varies: Callable[[Any], bool]

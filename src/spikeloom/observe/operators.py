@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from spikeloom.observe.dialects import spellings
+from spikeloom.observe.dialects import name_of, spellings
 from spikeloom.observe.operation import EVERY, Effect, Operation
+from spikeloom.observe.particular import casts, of_bits, quotient, reread, window_sums
 
 __all__ = ["meaning_of", "names_of", "register"]
 
@@ -52,7 +53,8 @@ def register(operation: Operation, *others: str) -> None:
 
     Raises:
         TypeError: If it is no :class:`Operation`.
-        ValueError: If a name is taken by an operation that does something else.
+        ValueError: If a name is taken by an operation that does something else, in whatever
+            spelling, or is not spelled as operations are looked up.
 
     Example:
         >>> import torch
@@ -66,12 +68,17 @@ def register(operation: Operation, *others: str) -> None:
     """
     if not isinstance(operation, Operation):
         raise TypeError(f"operation: must be an Operation, got {type(operation).__name__}")
-    for name in (operation.name, *others):
-        if _TABLE.get(name, operation) != operation:
-            raise ValueError(
-                f"operation: {name!r} is known already, as {_TABLE[name]}; take another name"
-            )
-    _TABLE.update(dict.fromkeys((operation.name, *others), operation))
+    names = (operation.name, *others)
+    for name in names:
+        if name_of(name) != name:
+            raise ValueError(f"operation: {name!r} is looked up as {name_of(name)!r}; write that")
+        if (known := meaning_of(name)) not in (None, operation):
+            raise ValueError(f"operation: {name!r} is known already, as {known}; take another name")
+    _enter(operation, *names)
+
+
+def _enter(operation: Operation, *names: str) -> None:
+    _TABLE.update(dict.fromkeys(names, operation))
     _found.cache_clear()
 
 
@@ -88,7 +95,7 @@ def _rows(effect: Effect, words: str, **traits: Any) -> None:
     """Enter operations that do the same; a word is a name, and after ``=`` its other names."""
     for word in words.split():
         name, *others = word.split("=")
-        register(Operation(name, effect, **traits), *others)
+        _enter(Operation(name, effect, **traits), name, *others)
 
 
 # --- Values stay what they are -------------------------------------------------------------------
@@ -101,15 +108,15 @@ _rows(
     """,
     addends=EVERY,
 )
-_rows(Effect.KEEPS, "to=_to_copy=type type_as", addends=(0,), ignores=(1,))
+_rows(Effect.KEEPS, "to=_to_copy=type type_as", addends=(0,), ignores=(1,), in_call=casts)
 _rows(Effect.KEEPS, "copy", addends=(1,), ignores=(0,))
 _rows(
     Effect.MOVES,
     """
-    view=_unsafe_view=_reshape_alias reshape flatten unflatten ravel squeeze unsqueeze atleast_1d
+    reshape=_unsafe_view=_reshape_alias flatten unflatten ravel squeeze unsqueeze atleast_1d
     atleast_2d atleast_3d permute transpose=swapaxes=swapdims t movedim=moveaxis T mT H mH adjoint
     numpy_T matrix_H expand broadcast_to repeat tile roll flip=reversed fliplr flipud rot90 select
-    slice narrow as_strided unfold diagonal split=split_with_sizes=unsafe_split_with_sizes chunk
+    slice narrow unfold diagonal split=split_with_sizes=unsafe_split_with_sizes chunk
     tensor_split unbind=iter broadcast_tensors hsplit vsplit dsplit pixel_shuffle pixel_unshuffle
     channel_shuffle real reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
     replication_pad2d replication_pad3d _pad_circular upsample_nearest1d upsample_nearest2d
@@ -118,6 +125,8 @@ _rows(
     """,
     addends=EVERY,
 )
+_rows(Effect.MOVES, "view", addends=EVERY, in_call=reread)
+_rows(Effect.MOVES, "as_strided", addends=EVERY, by_memory=True)
 _rows(
     Effect.MOVES,
     """
@@ -158,13 +167,14 @@ _rows(Effect.ADDS, "index_add scatter_add", addends=(0, 3))
 _rows(
     Effect.AVERAGES,
     """
-    mean nanmean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
+    mean nanmean avg_pool1d adaptive_avg_pool1d
     adaptive_avg_pool2d=_adaptive_avg_pool2d adaptive_avg_pool3d=_adaptive_avg_pool3d
     upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d
     _upsample_bilinear2d_aa _upsample_bicubic2d_aa interpolate
     """,
     addends=EVERY,
 )
+_rows(Effect.AVERAGES, "avg_pool2d avg_pool3d", addends=EVERY, in_call=window_sums)
 _rows(Effect.AVERAGES, "lerp", addends=(0, 1))
 _rows(Effect.MULTIPLIES, "mul=multiply outer=ger kron cross", factors=(0, 1))
 _rows(Effect.MULTIPLIES, "addcmul addr", addends=(0,), factors=(1, 2))
@@ -173,6 +183,7 @@ _rows(
     "div=divide=true_divide=truediv=itruediv=idiv",
     addends=(0,),
     is_partial=True,
+    in_call=quotient,
 )
 _rows(Effect.MULTIPLIES, "addcdiv", addends=(0, 1), is_partial=True)
 _rows(
@@ -219,12 +230,15 @@ _rows(
 _rows(
     Effect.SELECTS,
     """
-    max min amax amin maximum minimum fmax fmin aminmax median nanmedian mode cummax cummin
+    max min median nanmedian mode cummax cummin
     max_pool1d max_pool2d=mkldnn_max_pool2d max_pool3d=mkldnn_max_pool3d
     adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
     """,
+    positions=(1,),
 )
-_rows(Effect.SELECTS, "topk sort msort kthvalue", ranks=True)
+_rows(Effect.SELECTS, "amax amin maximum minimum fmax fmin aminmax")
+_rows(Effect.SELECTS, "topk sort kthvalue", ranks=True, positions=(1,))
+_rows(Effect.SELECTS, "msort", ranks=True)
 _rows(Effect.SELECTS, "where", addends=(1, 2))
 _rows(Effect.SELECTS, "Tensor.where", addends=(0, 2))  # the condition stands second
 _rows(Effect.SELECTS, "masked_fill", addends=(0, 2))
@@ -263,8 +277,12 @@ _rows(
     """
     eq ne=not_equal isnan isinf isfinite isposinf isneginf isreal isclose isin any all bool
     nonzero=argwhere count_nonzero logical_and logical_or logical_xor logical_not
-    bitwise_and=and=__rand__ bitwise_or=or bitwise_xor=xor bitwise_not=invert
     """,
+)
+_rows(
+    Effect.TESTS,
+    "bitwise_and=and=__rand__ bitwise_or=or bitwise_xor=xor bitwise_not=invert",
+    in_call=of_bits,
 )
 _rows(Effect.RANKS, "argmax argmin argsort searchsorted bucketize", ranks=True)
 _rows(Effect.FIRES, "scan")

@@ -14,11 +14,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from spikeloom.kernel.trace import Program
-from spikeloom.modules.calls import Before
-from spikeloom.observe.dialects import overload_of
+from spikeloom.observe import Effect
+from spikeloom.observe.run import Call
 from spikeloom.verify.kinds import Kind
 from spikeloom.verify.static import KindTrace
-from spikeloom.verify.watch import is_weight_call, weight_call
 
 __all__ = ["Counting", "Layer", "steps_and_batch"]
 
@@ -92,30 +91,28 @@ class Counting(KindTrace):
             stack.enter_context(super().over(model))
             yield
 
-    def _entering(self, name: str, module: nn.Module) -> Before:
-        entering = super()._entering(name, module)
+    def entered(self, name: str, module: nn.Module, args: Any, kwargs: Any, whole: bool) -> None:
+        """Note the shape of a module's input."""
+        super().entered(name, module, args, kwargs, whole)
+        first = next((leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), None)
+        self.shapes.setdefault(name, []).append(() if first is None else tuple(first.shape))
 
-        def noting(args: Any, kwargs: Any, whole: bool) -> None:
-            first = next((leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), None)
-            self.shapes.setdefault(name, []).append(() if first is None else tuple(first.shape))
-            entering(args, kwargs, whole)
-
-        return noting
-
-    def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def seen(self, call: Call) -> Any:
         """Compute, follow, and count weight layers and neurons."""
         before = self.multiplications
-        y = super().seen(name, func, args, kwargs)
-        if name == "scan":
-            self._count_spikes(args, y)
-        elif is_weight_call(name):
-            factors = [self.operand(factor) for factor in weight_call(name, args)]
+        y = super().seen(call)
+        if call.name == "scan":
+            self._count_spikes(call.args, y)
+        elif call.effect is Effect.WEIGHS:
+            factors = [self.labels.of(factor) for factor in call.factors]
             kind = next((factor for factor in factors if isinstance(factor, Kind)), None)
             if kind is not None:
-                self._count_synapses(name, args, factors.index(kind), kind)
+                self._count_synapses(call, factors.index(kind), kind)
                 self.weight_multiplications += self.multiplications - before
-        elif self.multiplications > before and _is_opaque(name):
-            self.opaque[f"{name} of {repr(self.module) if self.module else 'the model'}"] = None
+        elif self.multiplications > before and _is_opaque(call.name):
+            self.opaque[f"{call.name} of {repr(call.module) if call.module else 'the model'}"] = (
+                None
+            )
         return y
 
     def _layer(self, *, is_neuron: bool) -> Layer:
@@ -132,33 +129,32 @@ class Counting(KindTrace):
         layer.steps = layer.steps + 1 if steps == 1 else steps
         layer.batch = xs[0].shape[1] if xs[0].dim() > 1 else 0
 
-    def _count_synapses(self, name: str, args: tuple[Any, ...], position: int, kind: Kind) -> None:
+    def _count_synapses(self, call: Call, position: int, kind: Kind) -> None:
         layer = self._layer(is_neuron=False)
-        x = weight_call(name, args)[position]
+        x = call.factors[position]
         with torch.utils._python_dispatch._disable_current_modes():
-            synapses = _uses(name, args, position, torch.ones_like(x))
+            synapses = _uses(call, position, torch.ones_like(x))
             if kind.whole:
                 layer.driven += synapses
                 layer.spikes += int(x.count_nonzero())
-                layer.accumulates += _uses(name, args, position, x.abs())
+                layer.accumulates += _uses(call, position, x.abs())
             else:
                 layer.macs += synapses
 
 
-def _uses(name: str, args: tuple[Any, ...], position: int, x: Tensor) -> int:
+def _uses(call: Call, position: int, x: Tensor) -> int:
     """Weight uses by an input of whole numbers, padding excluded.
 
     Args:
-        name: Of the operation.
-        args: Its arguments.
+        call: The product.
         position: Which of the two factors the input is.
         x: What the input counts as.
     """
-    x, other = x.double(), weight_call(name, args)[1 - position]
-    if name == "convolution":
+    x, other = x.double(), call.factors[1 - position]
+    if call.name == "convolution":
         factors = [torch.ones_like(other, dtype=torch.float64)] * 2
         factors[position] = x
-        return int(overload_of(name)(*factors, None, *args[3:9]).sum())
+        return int(call.function(*factors, None, *call.args[3:9]).sum())
     # A unit on the left meets a row of the other factor, one on the right a column.
     outputs = other.shape[-1 if position == 0 else -2] if other.dim() > 1 else 1
     return int(x.sum()) * outputs

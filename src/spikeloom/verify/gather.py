@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn.modules.utils import _ntuple
 
 from spikeloom.kernel.trace import Program, operands, resolve, schedule
-from spikeloom.observe import Effect, meaning_of
+from spikeloom.observe import Effect
+from spikeloom.observe.run import Call
 from spikeloom.verify.kinds import MEANING, REAL, Kind, is_shift, program_kinds
 from spikeloom.verify.static import Finding, parameters, passes_on
-from spikeloom.verify.watch import Watch, is_weight_call, weight_call
+from spikeloom.verify.watch import Watch
 
 __all__ = ["Gathering"]
 
@@ -47,48 +48,37 @@ class Gathering(Watch):
         self.operations: Counter[str] = Counter()
         self.accumulated: dict[str, int] = {}
 
-    def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def seen(self, call: Call) -> Any:
         """Rewrite weight layers and neurons; check everything else against the list."""
-        if self.module in self.exempt:
-            return self._computed(func, args, kwargs)
-        if name == "scan":
-            text, steps, numbers, xs, vs, ps = args
+        if call.module in self.exempt:
+            return self.compute(call)
+        if call.name == "scan":
+            text, steps, numbers, xs, vs, ps = call.args
             neuron = _Neuron(text, steps, numbers, ps)
             with self:
                 return neuron.run(xs, vs)
-        if is_weight_call(name):
+        if call.effect is Effect.WEIGHS:
             with self:
-                y = self._weighted(name, args, kwargs)
+                y = self._weighted(call)
             if y is not None:
                 return y
-        elif not self._is_allowed(name, args):
-            self.findings.append(Finding(self.module, f"{name} is no addition or selection"))
-        self.operations[name] += 1
-        return self._computed(func, args, kwargs)
+        elif not _is_allowed(call):
+            self.findings.append(Finding(call.module, f"{call.name} is no addition or selection"))
+        self.operations[call.name] += 1
+        return self.compute(call)
 
-    def _computed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # The first proof, which ran before, has let nothing else be written to open tensors.
-        return self.seal.compute(func, args, kwargs, constant=True)
-
-    def _is_allowed(self, name: str, args: tuple[Any, ...]) -> bool:
-        if name in ("mul", "div"):
-            # A shift: by a plain power of two, never by a tensor.
-            numbers = [x for x in args[:2] if isinstance(x, (int, float))]
-            return bool(numbers) and is_shift(numbers[0])
-        if name == "avg_pool2d":
-            return len(args) > 6 and args[6] == 1
-        operation = meaning_of(name)
-        return operation is not None and (
-            passes_on(operation) or operation.effect in FREE or operation.name == "abs"
-        )
+    def compute(self, call: Call, constant: bool = True) -> Any:
+        """Run an operation; the first proof has let only constants be written to open tensors."""
+        return super().compute(call, constant)
 
     # --- Weight layers
 
-    def _weighted(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    def _weighted(self, call: Call) -> Tensor | None:
+        name, args = call.name, call.args
         if name == "convolution":
             return self._convolution(*(_as_convolution(*args) if args[6] else args))
         if name in ("mm", "addmm"):
-            x, weight = weight_call(name, args)
+            x, weight = call.factors
             y = self._gather(x, weight)
             return y if name == "mm" else y + args[0]
         if name == "bmm" and args[0].dim() == 3:
@@ -138,6 +128,17 @@ class Gathering(Watch):
             total = self.accumulated.get(self.module, 0)
             self.accumulated[self.module] = total + count * weight.shape[1]
             level += 1
+
+
+def _is_allowed(call: Call) -> bool:
+    if call.name in ("mul", "div"):
+        # A shift: by a plain power of two, never by a tensor.
+        numbers = [x for x in call.args[:2] if isinstance(x, (int, float))]
+        return bool(numbers) and is_shift(numbers[0])
+    operation = call.operation
+    return operation is not None and (
+        passes_on(operation) or operation.effect in FREE or operation.name == "abs"
+    )
 
 
 def _as_convolution(

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from spikeloom.observe import Effect
+from spikeloom.observe.dialects import by_name, written
 from spikeloom.observe.operators import names_of
 
-__all__ = ["OUT_OF_TORCH", "Seal", "Unfollowed", "memory_of", "opened", "written"]
+__all__ = ["OUT_OF_TORCH", "Seal", "Unfollowed", "opened", "within"]
 
 OUT_OF_TORCH = "takes values out of torch by {}, where nothing follows them"
 
@@ -121,10 +122,9 @@ def opened(values: Any) -> Any:
     return tree_map_only(Sealed, lambda t: t._value, values)
 
 
-def memory_of(tensor: Tensor) -> int | None:
-    """Where a tensor's values lie, so that views are known; None for a sparse tensor."""
-    value: Tensor = opened(tensor)
-    return value.untyped_storage().data_ptr() if value.layout is torch.strided else None
+def within(tensor: Tensor) -> Tensor:
+    """A tensor as it is within its seal."""
+    return tensor._value if isinstance(tensor, Sealed) else tensor
 
 
 class Seal:
@@ -212,7 +212,7 @@ class Seal:
             Unfollowed: If it writes what may depend on the sample to memory that is not sealed,
                 resizes a tensor in place, or makes a sparse tensor.
         """
-        arguments = _named(func, args, kwargs)
+        arguments = by_name(func, args, kwargs)
         targets = written(func, args, kwargs)
         if targets and not constant:
             self._check_written(targets, arguments)
@@ -256,25 +256,6 @@ class Seal:
         if isinstance(source, Tensor) and not isinstance(source, Sealed):
             return result
         return self._closed(result) if isinstance(result, Tensor) else self.close(result)
-
-
-def written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors that an operation writes to, in place or by ``out=``."""
-    if not func._schema.is_mutable:
-        return []
-    arguments = _named(func, args, kwargs)
-    declared = [a for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
-    leaves = tree_leaves([arguments.get(argument.name) for argument in declared])
-    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-
-
-def _named(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    return {**dict(zip(_names(func), args, strict=False)), **kwargs}
-
-
-@cache
-def _names(func: Any) -> tuple[str, ...]:
-    return tuple(argument.name for argument in func._schema.arguments)
 
 
 @cache

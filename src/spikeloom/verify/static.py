@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from spikeloom.kernel.trace import CONDITIONS, Program, resolve
-from spikeloom.observe import Effect, Operation, meaning_of
+from spikeloom.observe import Effect, Operation
+from spikeloom.observe.dialects import by_name
+from spikeloom.observe.domain import PASSING, Domain
+from spikeloom.observe.run import Call
 from spikeloom.verify.kinds import (
     REAL,
     SAMPLE,
@@ -28,8 +30,7 @@ from spikeloom.verify.kinds import (
     program_kinds,
     times,
 )
-from spikeloom.verify.sealed import memory_of, written
-from spikeloom.verify.watch import Watch, is_weight_call, weight_call
+from spikeloom.verify.watch import Watch
 
 __all__ = ["Finding", "KindTrace", "passes_on"]
 
@@ -41,8 +42,6 @@ class Finding(NamedTuple):
     why: str
 
 
-# Effects by which a result holds values of the arguments, and no others.
-PASSING = frozenset((Effect.KEEPS, Effect.MOVES, Effect.PADS, Effect.JOINS, Effect.SELECTS))
 FOLD = "fold it first: spikeloom.verify.fold_norms"
 READ = "reads a value: what it computes depends on the data"
 SHAPE = "its output's shape depends on the data"
@@ -55,7 +54,7 @@ REASONS = {
 }
 
 
-class KindTrace(Watch):
+class KindTrace(Watch, Domain[Kind]):
     """Runs a model densely and follows what each tensor may hold.
 
     Tensors that do not depend on the sample are constants; only their values are ever read. As
@@ -79,9 +78,6 @@ class KindTrace(Watch):
     def __init__(self, exempt: frozenset[str] | None) -> None:
         super().__init__()
         self.exempt = exempt
-        self.kinds: Any = WeakTensorKeyDictionary()
-        # Memory that was written to in place, kept alive so that its address stays its own.
-        self.written: dict[int | None, tuple[Tensor, Kind]] = {}
         self.findings: list[Finding] = []
         self.inputs: dict[str, set[Kind]] = {}
         self.additions = self.comparisons = self.multiplications = 0
@@ -90,52 +86,28 @@ class KindTrace(Watch):
 
     def start(self, inputs: list[Tensor]) -> None:
         """Declare the sample's tensors real."""
-        self.kinds.update(dict.fromkeys(inputs, SAMPLE))
+        for tensor in inputs:
+            self.labels.make(tensor, SAMPLE)
 
-    def operand(self, value: Any) -> Operand:
-        """A tensor's kind, or the constant itself."""
-        if not isinstance(value, Tensor):
-            return value
-        _, written = self.written.get(memory_of(value), (None, None))
-        kind = self.kinds.get(value)
-        if written is None:
-            return value if kind is None else kind
-        return written if kind is None else join(kind, written)
+    def join(self, *values: Any) -> Kind:
+        """A kind that holds all of these."""
+        return join(*values)
 
-    def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Compute as usual; derive the result's kind."""
-        leaves = tree_leaves((args, kwargs))
-        is_fresh = _effect(name) is Effect.MAKES
-        if is_fresh or not any(isinstance(self.operand(leaf), Kind) for leaf in leaves):
-            y = self.seal.compute(func, args, kwargs, constant=True)
-            # What memory held before must not be taken for values of the model.
-            return y.zero_() if is_fresh and "empty" in name else y
-        targets = written(func, args, kwargs)
-        before = [self.operand(target) for target in targets]
-        y = self.seal.compute(func, args, kwargs)
-        revealed = _revealed(name, func, args)
-        if revealed:
-            self.readers[self.module] = None
+    def compute(self, call: Call, constant: bool = False) -> Any:
+        """Run an operation; what memory held before must not be taken for values of the model."""
+        y = super().compute(call, constant)
+        return y.zero_() if call.effect is Effect.MAKES and "empty" in call.name else y
+
+    def label(self, call: Call) -> Kind | list[Kind]:
+        """The kind of what an operation has made; notes a multiplication."""
         try:
-            if revealed:
+            if revealed := _revealed(call):
+                self.readers[call.module] = None
                 raise NotFree(revealed)
-            kind = self.kind(name, args, kwargs, y)
+            return super().label(call)
         except NotFree as problem:
-            self.found(str(problem), _multiplications(name, args, y))
-            kind = REAL
-        for target in targets:
-            self._write(target, join(*before, *(kind if isinstance(kind, list) else [kind])))
-        results = [tensor for tensor in tree_leaves(y) if isinstance(tensor, Tensor)]
-        kinds = kind if isinstance(kind, list) else [kind] * len(results)
-        self.kinds.update(zip(results, kinds, strict=True))
-        return y
-
-    def _write(self, target: Tensor, kind: Kind) -> None:
-        """A tensor was changed in place, and with it every view of its memory."""
-        base = target if target._base is None else target._base
-        _, earlier = self.written.get(memory_of(target), (None, None))
-        whole = self.operand(base) if earlier is None else earlier
-        self.written[memory_of(target)] = (base, join(kind, whole))
+            self.found(str(problem), _multiplications(call))
+            return REAL
 
     def found(self, why: str, multiplications: int) -> None:
         """Note a multiplication, unless the module is exempt."""
@@ -150,63 +122,63 @@ class KindTrace(Watch):
         """Whether the module being called may multiply."""
         return self.module in (self.exempt or ())
 
-    def kind(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any
-    ) -> Kind | list[Kind]:
-        """The kind of an operation's result, or of each of its results; counts what it does.
+    # --- One rule for each effect; those that find a multiplication raise NotFree
 
-        Raises:
-            NotFree: If it multiplies.
-        """
-        operation = meaning_of(name)
-        if operation is None:
-            raise NotFree(f"{name} of {self._described(args)}")
-        if operation.name == "view" and y.dtype != args[0].dtype:
-            raise NotFree("reads the bits of a number as another")
-        if passes_on(operation):
-            return self._passed_on(operation, args, kwargs, y)
-        is_of_bits = operation.name.startswith("bitwise") and y.dtype is not torch.bool
-        if operation.effect in (Effect.ORDERS, Effect.TESTS) and not is_of_bits:
-            self.comparisons += y.numel()
-            return SPIKE
-        if is_weight_call(name):
-            return self._weighted(name, args)
-        rule: Callable[..., Kind | list[Kind]] | None = getattr(self, f"_{operation.name}", None)
-        if rule is None:
-            raise NotFree(REASONS.get(operation.name, f"{name} of {self._described(args)}"))
-        return rule(args, kwargs, y)
-
-    # --- One rule for each operation
-
-    def _described(self, args: Any) -> str:
-        return " and ".join(
-            str(kind) for kind in map(self.operand, tree_leaves(args)) if isinstance(kind, Kind)
-        )
-
-    def _passed_on(
-        self, operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any
-    ) -> Kind | list[Kind]:
-        values = [self.operand(value) for value in operation.chosen(args)]
+    def passes(self, call: Call) -> Kind:
+        """The values stay what they are; those beside them are a constant."""
+        operation: Any = call.operation
+        values = self._operands(operation.chosen(call.args))
         if operation.effect is Effect.PADS:
-            values.append(args[2] if operation.name == "constant_pad_nd" and len(args) > 2 else 0)
-        if operation.bounds is not None:
-            stated = [x for x in (*args[1:], *kwargs.values()) if x is not None]
-            values += stated or operation.bounds
-        kind = join(*values)
-        if isinstance(y, (tuple, list)) and operation.effect is Effect.SELECTS:
-            # The second result is a position.
-            return [kind, *(REAL for _ in y[1:])]
-        return kind
+            values.append(by_name(call.function, call.args, call.kwargs).get("value", 0))
+        return join(*values)
 
-    def _weighted(self, name: str, args: tuple[Any, ...]) -> Kind:
-        x, weight = (self.operand(factor) for factor in weight_call(name, args))
+    def selects(self, call: Call) -> Kind | list[Kind]:
+        """One of the values; where it was is no value of theirs."""
+        operation: Any = call.operation
+        kind, results = self.passes(call), call.result
+        if not isinstance(results, (tuple, list)):
+            return kind
+        return [REAL if i in operation.positions else kind for i in range(len(results))]
+
+    def activates(self, call: Call) -> Kind | list[Kind]:
+        """A choice between the value and limits."""
+        operation: Any = call.operation
+        if operation.bounds is None:
+            return self.otherwise(call)
+        stated = [x for x in (*call.args[1:], *call.kwargs.values()) if x is not None]
+        return join(self.passes(call), *(stated or operation.bounds))
+
+    def rounds(self, call: Call) -> Kind:
+        """A cast leaves whole numbers what they are."""
+        if call.name == "_to_copy":
+            return self.passes(call)
+        raise NotFree(self._reason(call))
+
+    def orders(self, call: Call) -> Kind:
+        """A condition."""
+        self.comparisons += call.result.numel()
+        return SPIKE
+
+    tests = orders
+
+    def averages(self, call: Call) -> Kind:
+        """A division by the number of values."""
+        raise NotFree(self._reason(call))
+
+    def bits(self, call: Call) -> Kind:
+        """Arithmetic of another kind."""
+        raise NotFree(self._reason(call))
+
+    def weighs(self, call: Call) -> Kind:
+        """A weight layer, or another product of matrices."""
+        x, weight = map(self.labels.of, call.factors)
         if not isinstance(x, Kind):
             x, weight = weight, x
         assert isinstance(x, Kind)
-        self.inputs.setdefault(self.module, set()).add(x)
+        self.inputs.setdefault(call.module, set()).add(x)
         if self.exempt is None:
             # The stem: the model's first weight layer, and only if it reads the sample.
-            self.exempt = frozenset((self.module,)) if x.sample else frozenset()
+            self.exempt = frozenset((call.module,)) if x.sample else frozenset()
         if isinstance(weight, Kind):
             raise NotFree(f"multiplies {x} by {weight} values")
         if not x.whole:
@@ -214,49 +186,71 @@ class KindTrace(Watch):
             raise NotFree(f"its weights multiply {what}, not spikes or whole numbers")
         return REAL
 
-    def _add(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor, sign: int = 1) -> Kind:
-        self.additions += y.numel()
-        a, b = (self.operand(x) for x in args[:2])
-        return plus(
-            a, times_constant(b, kwargs.get("alpha", args[2] if len(args) > 2 else 1)), sign
+    def otherwise(self, call: Call) -> Kind | list[Kind]:
+        """What has a rule of its own, beneath; anything else multiplies."""
+        operation = call.operation
+        rule = None if operation is None else getattr(self, f"_{operation.name}", None)
+        if rule is None:
+            raise NotFree(self._reason(call))
+        found: Kind | list[Kind] = rule(call)
+        return found
+
+    def _operands(self, values: Iterable[Any]) -> list[Operand]:
+        return [self.labels.of(value) for value in values]
+
+    def _reason(self, call: Call) -> str:
+        kinds = self._operands(tree_leaves(call.args))
+        of = " and ".join(str(kind) for kind in kinds if isinstance(kind, Kind))
+        return REASONS.get(
+            "" if call.operation is None else call.operation.name, f"{call.name} of {of}"
         )
 
-    def _sub(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Kind:
-        return self._add(args, kwargs, y, -1)
+    # --- Rules for single operations
 
-    def _rsub(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Kind:
-        return self._add((args[1], args[0]), kwargs, y, -1)
+    def _add(self, call: Call) -> Kind:
+        return self._plus(call, call.args[0], call.args[1])
 
-    def _mul(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Kind:
-        return times(*(self.operand(x) for x in args[:2]))
+    def _sub(self, call: Call) -> Kind:
+        return self._plus(call, call.args[0], call.args[1], sign=-1)
 
-    def _div(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Kind:
-        return over(*(self.operand(x) for x in args[:2]))
+    def _rsub(self, call: Call) -> Kind:
+        return self._plus(call, call.args[1], call.args[0], sign=-1)
 
-    def _neg(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Kind:
-        return negative(self.operand(args[0]))
+    def _plus(self, call: Call, a: Any, b: Any, sign: int = 1) -> Kind:
+        self.additions += call.result.numel()
+        alpha = by_name(call.function, call.args, call.kwargs).get("alpha", 1)
+        first, second = self._operands((a, b))
+        return plus(first, times_constant(second, alpha), sign)
 
-    def _abs(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Kind:
-        value = self.operand(args[0])
+    def _mul(self, call: Call) -> Kind:
+        return times(*self._operands(call.args[:2]))
+
+    def _div(self, call: Call) -> Kind:
+        return over(*self._operands(call.args[:2]))
+
+    def _neg(self, call: Call) -> Kind:
+        return negative(self.labels.of(call.args[0]))
+
+    def _abs(self, call: Call) -> Kind:
+        value = self.labels.of(call.args[0])
         return join(value, negative(value))
 
-    def _sum(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Kind:
-        x = args[0]
+    def _sum(self, call: Call) -> Kind:
+        x, y = call.args[0], call.result
         self.additions += x.numel() - y.numel()
-        return many(join(self.operand(x)), x.numel() // max(y.numel(), 1))
+        return many(join(self.labels.of(x)), x.numel() // max(y.numel(), 1))
 
-    def _avg_pool2d(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: Tensor) -> Kind:
-        if len(args) < 7 or args[6] != 1:
-            raise NotFree(REASONS["avg_pool2d"])
-        positions = math.prod(args[1]) if len(args[1]) > 1 else args[1][0] ** 2
-        self.additions += y.numel() * (positions - 1)
-        return many(join(self.operand(args[0]), 0), positions)
+    def _avg_pool2d(self, call: Call) -> Kind:
+        x, size = call.args[:2]
+        positions = math.prod(size) if len(size) > 1 else size[0] ** 2
+        self.additions += call.result.numel() * (positions - 1)
+        return many(join(self.labels.of(x), 0), positions)
 
-    def _scan(self, args: tuple[Any, ...], kwargs: dict[str, Any], y: list[Tensor]) -> list[Kind]:
+    def _scan(self, call: Call) -> list[Kind]:
         """A neuron of ours: its program, node by node."""
-        text, steps, numbers, xs, _, ps = args
+        text, steps, numbers, xs, _, ps = call.args
         program = Program.parse(text)
-        inputs = [join(self.operand(x)) for x in xs]
+        inputs = [join(kind) for kind in self._operands(xs)]
         found, problems = program_kinds(program, inputs, parameters(program, numbers, ps))
         elements = steps * xs[0][0].numel() if steps else 0
         for number, value in found.items():
@@ -269,7 +263,7 @@ class KindTrace(Watch):
         for problem in problems:
             self.found(f"the neuron {problem}", elements)
         outputs = [join(found[resolve(program.nodes, i)]) for i in program.outputs]
-        return [*outputs, *(REAL for _ in y[len(outputs) :])]
+        return [*outputs, *(REAL for _ in call.result[len(outputs) :])]
 
 
 def passes_on(operation: Operation) -> bool:
@@ -278,22 +272,20 @@ def passes_on(operation: Operation) -> bool:
     Args:
         operation: What is called.
     """
-    return operation.effect in PASSING or operation.bounds is not None
+    passed = operation.effect in PASSING or operation.effect is Effect.SELECTS
+    return passed or operation.bounds is not None
 
 
-def _effect(name: str) -> Effect | None:
-    operation = meaning_of(name)
-    return None if operation is None else operation.effect
-
-
-def _revealed(name: str, func: Any, args: tuple[Any, ...]) -> str:
+def _revealed(call: Call) -> str:
     """What an operation tells Python of the values that it reads; empty if it tells nothing."""
-    if torch.Tag.data_dependent_output in func.tags:
+    tags = call.function.tags
+    if torch.Tag.data_dependent_output in tags:
         return READ
-    is_masked = name == "index" and any(
-        isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8) for i in tree_leaves(args[1])
+    is_masked = call.name == "index" and any(
+        isinstance(i, Tensor) and i.dtype in (torch.bool, torch.uint8)
+        for i in tree_leaves(call.args[1])
     )
-    return SHAPE if is_masked or torch.Tag.dynamic_output_shape in func.tags else ""
+    return SHAPE if is_masked or torch.Tag.dynamic_output_shape in tags else ""
 
 
 def _varies(value: Operand) -> bool:
@@ -314,9 +306,10 @@ def parameters(program: Program, numbers: list[float], ps: list[Tensor]) -> dict
     return {name: next(plain if kind == "number" else tensors) for name, kind in program.params}
 
 
-def _multiplications(name: str, args: tuple[Any, ...], y: Any) -> int:
+def _multiplications(call: Call) -> int:
     """How many scalar products an operation takes."""
-    out = sum(tensor.numel() for tensor in tree_leaves(y)[:1] if isinstance(tensor, Tensor))
-    if name == "convolution":
-        return out * math.prod(args[1].shape[1:])
-    return out * weight_call(name, args)[0].shape[-1] if is_weight_call(name) else out
+    results = tree_leaves(call.result)[:1]
+    out = sum(tensor.numel() for tensor in results if isinstance(tensor, Tensor))
+    if call.name == "convolution":
+        return out * math.prod(call.args[1].shape[1:])
+    return out * call.factors[0].shape[-1] if call.effect is Effect.WEIGHS else out

@@ -1,35 +1,30 @@
-"""Watch: every torch operation of a forward pass, and the module it happens in."""
+"""Watch: a run of a model whose values leave torch nowhere."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from spikeloom.calibrate import Batch
-from spikeloom.modules import watched_calls
-from spikeloom.modules.calls import After, Before
-from spikeloom.observe import Effect, meaning_of
-from spikeloom.observe.dialects import is_in_place, name_of
-from spikeloom.verify.sealed import OUT_OF_TORCH, Seal, Unfollowed, opened
+from spikeloom.observe.run import Call, Run
+from spikeloom.verify.sealed import OUT_OF_TORCH, Seal, Unfollowed, opened, within
 
-__all__ = ["Watch", "is_weight_call", "weight_call"]
+__all__ = ["Watch"]
 
 # What torch says where it wants the memory of a sealed tensor.
 NO_MEMORY = ("Cannot access data pointer", "its data is not allocated", "invalid python storage")
 
 
-class Watch(TorchDispatchMode):
-    """Sees every operation; derived classes say what to do with it in :meth:`seen`.
+class Watch(Run):
+    """A run in which no value leaves torch unseen: its tensors are sealed.
 
     Attributes:
-        stack: The names of the modules being called, the innermost last.
         seal: Seals the tensors of the run.
         raised: The error that passes, and the innermost module that raised it.
         casting: The module that last changed the dtype of a tensor; None if none has.
@@ -38,7 +33,6 @@ class Watch(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stack: list[str] = []
         self.seal = Seal(lambda: self.module)
         self.raised: tuple[BaseException | None, str] = (None, "")
         self.casting: str | None = None
@@ -47,28 +41,23 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Hand an operation on, under its name without overload and in-place underscore."""
-        name = name_of(func)
-        kwargs = kwargs or {}
-        if name == "_to_copy" and kwargs.get("dtype") is not None:
-            self.casting = self.module
+        """Hand an operation on; what sees it may compute with sealed tensors."""
         try:
             with self.seal.seeing():
-                return self.seen(
-                    name.rstrip("_") if is_in_place(name) else name, func, args, kwargs
-                )
+                return super().__torch_dispatch__(func, types, args, kwargs)
         except RuntimeError:
             self.met = (self.module, _float_dtypes((args, kwargs)))
             raise
 
-    def seen(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What to do with an operation; returns its result."""
-        return self.seal.compute(func, args, kwargs)
+    def compute(self, call: Call, constant: bool = False) -> Any:
+        """Run an operation on the values within the seals."""
+        if call.name == "_to_copy" and call.kwargs.get("dtype") is not None:
+            self.casting = call.module
+        return self.seal.compute(call.function, call.args, call.kwargs, constant)
 
-    @property
-    def module(self) -> str:
-        """The module being called now."""
-        return self.stack[-1] if self.stack else ""
+    def holder(self, tensor: Tensor) -> Tensor:
+        """The tensor whose memory holds a tensor's values."""
+        return within(tensor)
 
     def run(self, model: nn.Module, batch: Batch) -> Any:
         """Call a model, and see every operation on the way.
@@ -100,18 +89,14 @@ class Watch(TorchDispatchMode):
     @contextmanager
     def over(self, model: nn.Module) -> Iterator[None]:
         """Watch a model while the block runs."""
-        with ExitStack() as stack:
-            for name, module in model.named_modules():
-                before, after = self._entering(name, module), self._leaving(name)
-                stack.enter_context(watched_calls(module, before, after))
-            try:
-                with self, torch.no_grad():
-                    yield
-            except RuntimeError as error:
-                self._explain(error)
-                raise
-            finally:
-                self.raised = (None, "")
+        try:
+            with super().over(model), torch.no_grad():
+                yield
+        except RuntimeError as error:
+            self._explain(error)
+            raise
+        finally:
+            self.raised = (None, "")
 
     def _explain(self, error: RuntimeError) -> None:
         """Raise what lies behind an error of torch's, if that is known."""
@@ -133,22 +118,16 @@ class Watch(TorchDispatchMode):
                 f"x.to(layer.weight.dtype), or not at all"
             ) from error
 
-    def _entering(self, name: str, module: nn.Module) -> Before:
-        def entering(args: Any, kwargs: Any, whole: bool) -> None:
-            self.stack.append(name)
-            self.met = (name, _float_dtypes((args, list(module.parameters(recurse=False)))))
+    def entered(self, name: str, module: nn.Module, args: Any, kwargs: Any, whole: bool) -> None:
+        """Note which dtypes meet in a module."""
+        self.met = (name, _float_dtypes((args, list(module.parameters(recurse=False)))))
 
-        return entering
-
-    def _leaving(self, name: str) -> After:
-        def leaving(output: Any) -> None:
-            self.stack.pop()
-            # torch calls the hook while it handles the error, innermost module first.
-            error = sys.exception()
-            if error is not None and error is not self.raised[0]:
-                self.raised = (error, name)
-
-        return leaving
+    def left(self, name: str, module: nn.Module, output: Any) -> None:
+        """Note the innermost module that an error passes."""
+        # torch calls the hook while it handles the error, innermost module first.
+        error = sys.exception()
+        if error is not None and error is not self.raised[0]:
+            self.raised = (error, name)
 
 
 def _float_dtypes(values: Any) -> list[str]:
@@ -158,16 +137,3 @@ def _float_dtypes(values: Any) -> list[str]:
 
 def _called(module: str) -> str:
     return repr(module) if module else "the model"
-
-
-def is_weight_call(name: str) -> bool:
-    """Whether an operation is one of a weight layer."""
-    operation = meaning_of(name)
-    return operation is not None and operation.effect is Effect.WEIGHS
-
-
-def weight_call(name: str, args: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    """The two factors of a weight layer's operation."""
-    operation: Any = meaning_of(name)
-    first, second = operation.factors
-    return args[first], args[second]

@@ -1,0 +1,154 @@
+"""Currents: which weight layers each tensor of a run is a sum of, and which neurons it reaches.
+
+Normalisation, pooling, dropout, reshaping and residual additions pass that on; a neuron, a function
+without memory or the next weight layer ends it. A tensor of other origin is a sum of none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+from spikeloom.compress.steps import signal_of
+from spikeloom.compress.weights import check_layer
+from spikeloom.modules import is_neuron
+from spikeloom.observe import Effect, meaning_of
+from spikeloom.observe.dialects import name_of
+from spikeloom.observe.domain import Domain
+from spikeloom.observe.run import Call
+
+__all__ = ["Currents"]
+
+# A weight layer by name, and the normalisations that its output has passed.
+Source = tuple[str, tuple[str, ...]]
+Sources = frozenset[Source]
+NOTHING: Sources = frozenset()
+
+
+class Currents(Domain[Sources]):
+    """A run that shows what every weight layer feeds.
+
+    Args:
+        layers: The names of the weight layers that are followed.
+        neurons: The names of all modules that are neurons.
+
+    Attributes:
+        inputs: Weight layer -> shape of its input in each call.
+        reached: Weight layer -> neurons it reaches, each with the normalisations passed.
+        potentials: Neuron -> shape of its input in each call.
+        sequences: Neurons that were handed a whole sequence.
+        thresholds: Weight layer -> the operation that thresholds it, or takes it out of torch,
+            outside of any known neuron.
+        inside: Neurons that are running now.
+    """
+
+    def __init__(self, layers: Collection[str], neurons: Collection[str]) -> None:
+        super().__init__()
+        self.layers, self.neurons = set(layers), set(neurons)
+        self.inputs: dict[str, list[tuple[int, ...]]] = {}
+        self.reached: dict[str, dict[Source, None]] = {}
+        self.potentials: dict[str, list[tuple[int, ...]]] = {}
+        self.sequences: set[str] = set()
+        self.thresholds: dict[str, str] = {}
+        self.inside: list[str] = []
+        self._given: dict[str, Any] = {}
+
+    @contextmanager
+    def over(self, model: nn.Module) -> Iterator[None]:
+        """See what a model does, and where its values leave torch."""
+        with super().over(model), _Exits(self):
+            yield
+
+    # --- Modules
+
+    def hears(self, name: str, module: nn.Module) -> bool:
+        """Whether a module begins, passes or ends currents."""
+        return name in self.layers | self.neurons or isinstance(module, _BatchNorm)
+
+    def entered(self, name: str, module: nn.Module, args: Any, kwargs: Any, whole: bool) -> None:
+        """A neuron ends the currents that reach it."""
+        if name not in self.neurons:
+            self._given[name] = args, kwargs
+            return
+        if not self.inside:
+            x = signal_of(module, args, kwargs, whole)
+            self.potentials.setdefault(name, []).append(tuple(x.shape))
+            if whole and is_neuron(module):
+                self.sequences.add(name)
+            for layer, norms in self.sources((args, kwargs)):
+                self.reached.setdefault(layer, {})[name, norms] = None
+        self.inside.append(name)
+
+    def left(self, name: str, module: nn.Module, output: Any) -> None:
+        """A weight layer begins a current, a normalisation is noted on those that pass it."""
+        if name in self.neurons:
+            self.inside.pop()
+            self._state(output, NOTHING)
+            return
+        given = self._given.pop(name)
+        if name in self.layers and output is not None:
+            x, *_ = _tensors(given)
+            with _disable_current_modes():  # what is looked at here is no part of the model
+                check_layer(name, module, x, output)
+            self.inputs.setdefault(name, []).append(tuple(x.shape))
+            self._state(output, frozenset({(name, ())}))
+        elif isinstance(module, _BatchNorm):
+            passed = {(layer, (*norms, name)) for layer, norms in self.sources(given)}
+            self._state(output, frozenset(passed))
+
+    def sources(self, values: Any) -> Sources:
+        """The layers that any of the tensors within is a sum of."""
+        return self.join(*map(self.labels.of, _tensors(values)))
+
+    def _state(self, values: Any, sources: Sources) -> None:
+        for tensor in _tensors(values):
+            self.labels.state(tensor, sources)
+
+    # --- Operations
+
+    def join(self, *values: Any) -> Sources:
+        """All that any of them is a sum of."""
+        return NOTHING.union(*(value for value in values if isinstance(value, frozenset)))
+
+    def activates(self, call: Call) -> Sources | list[Sources]:
+        """A function has no memory: what a layer feeds it is not filtered in time."""
+        return self.otherwise(call) if self.inside else NOTHING
+
+    def orders(self, call: Call) -> Sources | list[Sources]:
+        """What only a neuron does to a current is an error outside of a known neuron."""
+        operation: Any = call.operation
+        target = f" {call.result.dtype}" if call.name == "_to_copy" else ""
+        self.exits((call.args, call.kwargs), operation.name + target)
+        return self.otherwise(call)
+
+    rounds = fires = orders
+
+    def exits(self, values: Any, operation: str) -> None:
+        """Note the layers whose output meets what only a neuron does, or leaves torch."""
+        for layer, _ in () if self.inside else self.sources(values):
+            self.thresholds.setdefault(layer, operation)
+
+
+class _Exits(TorchFunctionMode):
+    """Notes layers whose output leaves torch, where a neuron that reads it cannot be seen."""
+
+    def __init__(self, currents: Currents) -> None:
+        super().__init__()
+        self.currents = currents
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        operation = meaning_of(func)
+        if operation is not None and operation.effect is Effect.LEAVES:
+            self.currents.exits(args[:1], name_of(func))
+        return func(*args, **(kwargs or {}))
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor))
