@@ -18,6 +18,9 @@ from spikeloom.plugins.snntorch import Leaky
 from spikeloom.verify import EnergyCosts, check_mfi, count_energy, fold_norms
 from tests.models.spiking_mlp.cases import image, small, wake
 
+# A synapse of this weight is there, and fires nobody.
+TINY = 2.0**-20
+
 
 def lif(**settings) -> spikeloom.SpikingLayer:
     return spikeloom.SpikingLayer(neurons.LIF(**settings))
@@ -28,7 +31,7 @@ def two_layers() -> nn.Module:
     integrate = spikeloom.SpikingLayer(neurons.IF())
     model = nn.Sequential(nn.Linear(3, 3), integrate, nn.Linear(3, 5)).eval()
     with torch.no_grad():
-        model[0].weight.copy_(torch.eye(3))
+        model[0].weight.copy_(torch.eye(3) + TINY)
         model[0].bias.zero_()
     return model
 
@@ -116,9 +119,9 @@ def test_the_firing_rate_weighs_neurons_not_layers():
         nn.Linear(2, 30), lif(decay_input=False), nn.Linear(30, 2), lif(decay_input=False)
     ).eval()
     with torch.no_grad():
-        model[0].weight.zero_()
+        model[0].weight.fill_(-TINY)
         model[0].bias.fill_(2.0)
-        model[2].weight.zero_()
+        model[2].weight.fill_(-TINY)
         model[2].bias.fill_(0.0)
     report = count_energy(model, torch.ones(3, 1, 2))
     assert report.rate == 30 / 32
@@ -201,7 +204,7 @@ def test_steps_may_be_calls_of_the_layers():
 
     model = Loop().eval()
     with torch.no_grad():
-        model.first.weight.copy_(2 * torch.eye(3))
+        model.first.weight.copy_(2 * torch.eye(3) + TINY)
         model.first.bias.zero_()
     report = count_energy(model, torch.ones(4, 2, 3))
     assert (report.steps, report.spikes, report.rate) == (4, 12.0, 1.0)

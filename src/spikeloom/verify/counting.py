@@ -28,6 +28,7 @@ class Layer:
 
     Attributes:
         is_neuron: Whether it is a neuron of ours.
+        is_driven: Whether spikes or whole numbers reach it.
         spikes: What a neuron fires, or a weight layer receives.
         neurons: Neurons, times steps.
         driven: Synapses behind spikes or whole numbers.
@@ -39,6 +40,7 @@ class Layer:
     """
 
     is_neuron: bool
+    is_driven: bool = False
     spikes: int = 0
     neurons: int = 0
     driven: int = 0
@@ -131,33 +133,39 @@ class Counting(KindTrace):
 
     def _count_synapses(self, call: Call, position: int, kind: Kind) -> None:
         layer = self._layer(is_neuron=False)
-        x = call.factors[position]
+        x, other = call.factors[position], call.factors[1 - position]
         with torch.utils._python_dispatch._disable_current_modes():
-            synapses = _uses(call, position, torch.ones_like(x))
+            # A weight of 0 is none; what depends on the sample is no weight.
+            present = torch.ones_like(other) if other in self.labels else other != 0
+            present = present.double()
+            synapses = _uses(call, position, torch.ones_like(x), present)
             if kind.whole:
+                layer.is_driven = True
                 layer.driven += synapses
                 layer.spikes += int(x.count_nonzero())
-                layer.accumulates += _uses(call, position, x.abs())
+                layer.accumulates += _uses(call, position, x.abs(), present)
             else:
                 layer.macs += synapses
 
 
-def _uses(call: Call, position: int, x: Tensor) -> int:
+def _uses(call: Call, position: int, x: Tensor, synapses: Tensor) -> int:
     """Weight uses by an input of whole numbers, padding excluded.
 
     Args:
         call: The product.
         position: Which of the two factors the input is.
         x: What the input counts as.
+        synapses: 1 for each weight that there is.
     """
-    x, other = x.double(), call.factors[1 - position]
+    factors = [synapses, synapses]
+    factors[position] = x.double()
     if call.name == "convolution":
-        factors = [torch.ones_like(other, dtype=torch.float64)] * 2
-        factors[position] = x
         return int(call.function(*factors, None, *call.args[3:9]).sum())
-    # A unit on the left meets a row of the other factor, one on the right a column.
-    outputs = other.shape[-1 if position == 0 else -2] if other.dim() > 1 else 1
-    return int(x.sum()) * outputs
+    left, right = factors
+    left = left if left.dim() > 1 else left[None]
+    right = right if right.dim() > 1 else right[:, None]
+    # Each column of the left factor meets the row of the right one.
+    return int((left.sum(-2) * right.sum(-1)).sum())
 
 
 def _is_opaque(name: str) -> bool:
@@ -200,7 +208,7 @@ def steps_and_batch(
         (found,) = seen
     elif len(first) > 1:
         from_output = (first[0], first[1])
-        is_driven = any(layer.driven for layer in layers)
+        is_driven = any(layer.is_driven for layer in layers)
         if from_output in seen or (not seen and is_driven and _first_shape(x)[:2] == from_output):
             found = from_output
     steps, batch = steps or found[0], batch or found[1]

@@ -134,10 +134,11 @@ def count_energy(
         E_\mathrm{twin} &= 4.6\,\mathrm{MAC}_\mathrm{twin}
 
     The memory-inclusive estimate adds the accesses that :class:`EnergyCosts` describes. Zeros of
-    the padding are no spikes; an image that is encoded once counts once. Norms that are not folded
-    are rescales: fold them first with :func:`~spikeloom.verify.fold_norms`. What a tensor may hold
-    decides, not what it happens to hold: a layer that reads the sample itself multiplies and
-    accumulates even if the sample is spikes. Only torch's operations are counted, so a forward that
+    the padding are no spikes; weights of 0, such as those that pruning has removed, are no
+    synapses; an image that is encoded once counts once. Norms that are not folded are rescales:
+    fold them first with :func:`~spikeloom.verify.fold_norms`. What a tensor may hold decides, not
+    what it happens to hold: a layer that reads the sample itself multiplies and accumulates even if
+    the sample is spikes. Only torch's operations are counted, so a forward that
     takes values out of torch is refused, as :func:`~spikeloom.verify.check_mfi` refuses it; where
     it reads single numbers or conditions, the report says so.
 
@@ -240,7 +241,7 @@ def _row(layer: Layer, batch: int) -> tuple[Any, ...]:
         return layer.spikes / batch, layer.spikes / max(layer.neurons, 1), None, None, None
     counts = (layer.driven + layer.macs, layer.accumulates, layer.macs)
     shown = tuple(count / batch for count in counts)
-    if not layer.driven and layer.macs:
+    if not layer.is_driven:
         return None, None, *shown
     return layer.spikes / batch, layer.accumulates / max(layer.driven, 1), *shown
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.modules.utils import _ntuple
+from torch.utils._python_dispatch import _disable_current_modes
 
 from spikeloom.kernel.trace import Program, operands, resolve, schedule
 from spikeloom.observe import Effect
@@ -38,7 +39,8 @@ class Gathering(Watch):
     Attributes:
         findings: The operations that are not on the list, with their modules.
         operations: How often each operation was called.
-        accumulated: Synaptic additions of every weight layer, in the order of their first call.
+        accumulated: Synaptic additions of every weight layer that a spike reached; a weight of 0
+            adds nothing.
     """
 
     def __init__(self, exempt: frozenset[str]) -> None:
@@ -46,7 +48,7 @@ class Gathering(Watch):
         self.exempt = exempt
         self.findings: list[Finding] = []
         self.operations: Counter[str] = Counter()
-        self.accumulated: dict[str, int] = {}
+        self.accumulated: Counter[str] = Counter()
 
     def seen(self, call: Call) -> Any:
         """Rewrite weight layers and neurons; check everything else against the list."""
@@ -115,18 +117,21 @@ class Gathering(Watch):
     def _gather(self, x: Tensor, weight: Tensor) -> Tensor:
         """``x @ weight`` for whole numbers: add a row of weights for each unit of input."""
         y = weight.new_zeros(x.shape[0], weight.shape[1])
+        with _disable_current_modes():  # counting is no part of the run
+            synapses = weight.count_nonzero(1)
         level = 1
         while True:
             count = 0
             for sign, active in ((1, x >= level), (-1, -x >= level)):
                 row, column = active.nonzero().unbind(1)
-                if len(row):
-                    y.index_add_(0, row, weight[column] if sign > 0 else -weight[column])
+                if not len(row):
+                    continue
+                y.index_add_(0, row, weight[column] if sign > 0 else -weight[column])
                 count += len(row)
+                with _disable_current_modes():
+                    self.accumulated[self.module] += int(synapses[column].sum())
             if not count:
                 return y
-            total = self.accumulated.get(self.module, 0)
-            self.accumulated[self.module] = total + count * weight.shape[1]
             level += 1
 
 

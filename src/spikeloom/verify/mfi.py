@@ -42,7 +42,7 @@ class MFIReport(Report):
         difference: Largest difference between the gathered and the dense outputs, in float64;
             infinite if they do not compare, or values left torch.
         exempt: Modules that may multiply (the stem), as given or found.
-        accumulates: Synaptic additions.
+        accumulates: Synaptic additions, of weights that are not 0.
         additions: Other additions: skips, leaks, pools.
         comparisons: Comparisons.
         multiplications: Multiplications that remain outside exempt modules.
@@ -251,7 +251,7 @@ def _report(
         why = "is all zeros: running it proves nothing; give a real sample"
         report.violations.append("sample")
         report.add("sample", "-", "-", why)
-    _summarise(report, [name for name in trace.inputs if not gathering.accumulated.get(name)])
+    _summarise(report, [name for name in trace.inputs if name not in gathering.accumulated])
     return report
 
 
