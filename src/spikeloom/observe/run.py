@@ -71,17 +71,17 @@ class Run(TorchDispatchMode):
     """Sees every operation; derived classes say what to do with it in :meth:`seen`.
 
     Attributes:
-        stack: The names of the modules being called, the innermost last.
+        stack: The modules being called, with their names, the innermost last.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.stack: list[str] = []
+        self.stack: list[tuple[str, nn.Module]] = []
 
     @property
     def module(self) -> str:
-        """The module being called now."""
-        return self.stack[-1] if self.stack else ""
+        """The name of the module being called now."""
+        return self.stack[-1][0] if self.stack else ""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -141,7 +141,7 @@ class Run(TorchDispatchMode):
 
     def _hearing(self, name: str, module: nn.Module) -> Any:
         def enter(args: Any, kwargs: Any, whole: bool) -> None:
-            self.stack.append(name)
+            self.stack.append((name, module))
             self.entered(name, module, args, kwargs, whole)
 
         def leave(output: Any) -> None:

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from spikeloom.calibrate import Batch, arguments_of
 from spikeloom.hosted import copied, to_rest
-from spikeloom.modules import carried
+from spikeloom.modules import carried, registered
 from spikeloom.names import check_names
 from spikeloom.report import Report
 from spikeloom.verify.gather import Gathering
@@ -30,6 +30,8 @@ __all__ = ["MFIReport", "check_mfi", "checked_sample", "exact_copy"]
 
 # Re-associated float64 sums of a few thousand terms; a flipped spike is far above.
 TOLERANCE = 1e-9
+# Attributes that every module has.
+TORCHS = frozenset(vars(nn.Module()))
 
 
 @dataclass
@@ -192,7 +194,7 @@ def exact_copy(model: nn.Module) -> nn.Module:
 
 
 def _promoting(model: nn.Module) -> nn.Module:
-    """Let the neurons of a copy in float64 promote counts and events to float64 too."""
+    """Let the neurons of a copy in float64 promote counts, events and states to float64 too."""
 
     def promote(module: nn.Module, args: Any, kwargs: Any) -> Any:
         return tree_map(_counts_to_double, (args, kwargs))
@@ -200,6 +202,9 @@ def _promoting(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if carried(module) is not None:
             module.register_forward_pre_hook(promote, with_kwargs=True)
+            if registered(type(module)) is None:
+                own = vars(module)
+                own.update({key: tree_map(_double, own[key]) for key in own.keys() - TORCHS})
     return model
 
 

@@ -26,7 +26,7 @@ from spikeloom.observe import Effect
 from spikeloom.observe.dialects import by_name, written
 from spikeloom.observe.operators import names_of
 
-__all__ = ["OUT_OF_TORCH", "Seal", "Unfollowed", "opened", "within"]
+__all__ = ["OUT_OF_TORCH", "Seal", "Sealed", "Unfollowed", "opened", "within"]
 
 OUT_OF_TORCH = "takes values out of torch by {}, where nothing follows them"
 
@@ -59,6 +59,7 @@ class Sealed(Tensor):
 
     @staticmethod
     def __new__(cls, value: Tensor, seal: Seal) -> Sealed:
+        """A shell of a tensor's shape around it."""
         shell: Sealed = Tensor._make_wrapper_subclass(
             cls,
             value.size(),

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from spikeloom.kernel.trace import CONDITIONS, Program, resolve
+from spikeloom.modules import registered
 from spikeloom.observe import Effect, Operation
 from spikeloom.observe.dialects import by_name
 from spikeloom.observe.domain import PASSING, Domain
@@ -30,6 +31,7 @@ from spikeloom.verify.kinds import (
     program_kinds,
     times,
 )
+from spikeloom.verify.sealed import Sealed
 from spikeloom.verify.watch import Watch
 
 __all__ = ["Finding", "KindTrace", "passes_on"]
@@ -248,7 +250,8 @@ class KindTrace(Watch, Domain[Kind]):
 
     def _scan(self, call: Call) -> list[Kind]:
         """A neuron of ours: its program, node by node."""
-        text, steps, numbers, xs, _, ps = call.args
+        text, steps, numbers, xs, vs, ps = call.args
+        self._check_rest(vs)
         program = Program.parse(text)
         inputs = [join(kind) for kind in self._operands(xs)]
         found, problems = program_kinds(program, inputs, parameters(program, numbers, ps))
@@ -264,6 +267,18 @@ class KindTrace(Watch, Domain[Kind]):
             self.found(f"the neuron {problem}", elements)
         outputs = [join(found[resolve(program.nodes, i)]) for i in program.outputs]
         return [*outputs, *(REAL for _ in call.result[len(outputs) :])]
+
+    def _check_rest(self, states: Iterable[Tensor]) -> None:
+        """Refuse a neuron that goes on from a state which nobody knows how to reset."""
+        name, module = self.stack[-1] if self.stack else ("", None)
+        kind = type(module).__name__
+        if registered(type(module)) is None and any(map(_is_left_over, states)):
+            raise ValueError(
+                f"model: {name!r} ({kind}) begins from a tensor that it had before; if that is the "
+                f"state of an earlier call, say how it is put back to rest: "
+                f"spikeloom.modules.register({kind}, Conventions(reset='name of its method')); "
+                f"otherwise register it as a buffer"
+            )
 
 
 def passes_on(operation: Operation) -> bool:
@@ -286,6 +301,12 @@ def _revealed(call: Call) -> str:
         for i in tree_leaves(call.args[1])
     )
     return SHAPE if is_masked or torch.Tag.dynamic_output_shape in tags else ""
+
+
+def _is_left_over(tensor: Tensor) -> bool:
+    """Whether a tensor was there before the run, and is no parameter; buffers are sealed."""
+    base = tensor if tensor._base is None else tensor._base
+    return not isinstance(tensor, Sealed) and not isinstance(base, nn.Parameter)
 
 
 def _varies(value: Operand) -> bool:

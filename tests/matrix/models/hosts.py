@@ -307,10 +307,9 @@ class Keeps(nn.Module):
     refused={
         "calibrate, prune": "'spike' (Keeps) does not answer",
         "to_nir": "spike (Keeps)",
+        "check_mfi": "'spike' (Keeps) begins from",
+        "count_energy": "'spike' (Keeps) begins from",
     },
-    known=dict.fromkeys(
-        ("check_mfi", "count_energy"), "starts from the state that the neuron has kept"
-    ),
 )
 def own_reset() -> nn.Module:
     net = Around(Keeps())
