@@ -165,6 +165,7 @@ def _with_nan(value: Tensor, source: Tensor) -> Any:
         return vocabulary.with_nan(value, source)
 
 
+# What each operation of a program does to tensors.
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -177,6 +178,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "and": torch.logical_and,
     "or": torch.logical_or,
     "not": torch.logical_not,
+    "where": torch.where,
     "exp": vocabulary.exp,
     "log": vocabulary.log,
     "sqrt": vocabulary.sqrt,

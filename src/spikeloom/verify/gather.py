@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from spikeloom.kernel.trace import Program, operands, resolve, schedule
 from spikeloom.observe import Effect
 from spikeloom.observe.run import Call
-from spikeloom.verify.kinds import MEANING, REAL, Kind, is_shift, program_kinds
+from spikeloom.verify.kinds import REAL, Kind, evaluated, is_shift, program_kinds
 from spikeloom.verify.static import Finding, parameters, passes_on
 from spikeloom.verify.watch import Watch
 
@@ -268,10 +268,7 @@ def _compute(name: str, values: list[Any], kinds: list[Any]) -> Any:
         for choice, other, kind in ((*values, kinds[0]), (*reversed(values), kinds[1])):
             if isinstance(kind, Kind) and kind.signed_spike:
                 return _selected(choice, other)
-    if name in MEANING:
-        return MEANING[name](*values)
-    function = {"rint": "round"}.get(name, name)
-    return getattr(torch, function)(*(torch.as_tensor(value) for value in values))
+    return evaluated(name, values)
 
 
 def _selected(choice: Any, other: Any) -> Tensor:

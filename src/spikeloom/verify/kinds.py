@@ -6,7 +6,6 @@ all-zero map of real values is real, a map of comparisons is {0, 1}.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spikeloom.kernel.counted import uncounted
+from spikeloom.kernel.run_traced import OPERATIONS
 from spikeloom.kernel.trace import CONDITIONS, Node, Program, operands, resolve, schedule
-from spikeloom.kernel.vocabulary import with_nan
 
-__all__ = ["REAL", "SAMPLE", "SPIKE", "Kind", "NotFree", "program_kinds"]
+__all__ = ["REAL", "SAMPLE", "SPIKE", "Kind", "NotFree", "evaluated", "program_kinds"]
 
 
 class NotFree(Exception):
@@ -54,6 +54,7 @@ class Kind:
         return "spike" if (self.low, self.high) == (0, 1) else f"{self.low}..{self.high}"
 
 
+DOUBLE = torch.float64
 REAL = Kind()
 SAMPLE = Kind(sample=True)
 SPIKE = Kind(0, 1)
@@ -161,23 +162,6 @@ def _shown(constant: Constant) -> str:
 
 # --- A neuron's program ----------------------------------------------------------------------
 
-# What each operation of a program computes, on tensors and on plain numbers alike.
-MEANING: Mapping[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "sub": operator.sub,
-    "mul": operator.mul,
-    "div": operator.truediv,
-    "neg": operator.neg,
-    "gt": operator.gt,
-    "ge": operator.ge,
-    "eq": operator.eq,
-    "and": lambda a, b: a & b,
-    "or": lambda a, b: a | b,
-    "not": lambda a: ~a if isinstance(a, Tensor) else not a,
-    "where": lambda c, a, b: torch.where(c, a, b) if isinstance(c, Tensor) else a if c else b,
-    "with_nan": with_nan,
-    "abs": abs,
-}
 RULES: Mapping[str, Callable[..., Kind]] = {
     "add": plus,
     "sub": lambda a, b: plus(a, b, -1),
@@ -235,8 +219,8 @@ def _node_kind(
         return params[node[1]]
     if name == "lookup":
         return kind_of(params[node[1]])
-    if name in MEANING and not any(isinstance(value, Kind) for value in values):
-        return MEANING[name](*(_number(value) for value in values))
+    if not any(isinstance(value, Kind) for value in values):
+        return evaluated(name, [_number(value) for value in values])
     if name in RULES:
         return RULES[name](*values)
     if all(kind_of(value).whole for value in values) and name in ("floor", "rint"):
@@ -249,3 +233,22 @@ def _number(value: Operand) -> Any:
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.item()
     return value
+
+
+def evaluated(name: str, values: Sequence[Any]) -> Any:
+    """What an operation of a program makes of tensors and numbers.
+
+    Args:
+        name: The operation's.
+        values: Its operands.
+
+    Returns:
+        A number, if all operands are.
+    """
+    if any(isinstance(value, Tensor) for value in values):
+        # torch joins conditions of tensors only.
+        tensors = [torch.tensor(v) if isinstance(v, bool) else v for v in values]
+        return OPERATIONS[name](*tensors)
+    with uncounted():  # once for all, before the network runs
+        tensors = [torch.tensor(v, dtype=None if isinstance(v, bool) else DOUBLE) for v in values]
+        return OPERATIONS[name](*tensors).item()
