@@ -5,21 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from spikeloom.observe import Effect, meaning_of
+
 __all__ = ["signed_rules"]
-
-aten = torch.ops.aten
-
-# Where a matrix product takes spikes: as the left matrix, in attention on either side.
-_SPIKES = {
-    aten.mm.default: (0,),
-    aten.addmm.default: (1,),
-    aten.convolution.default: (0,),
-    aten.bmm.default: (0, 1),
-    aten.baddbmm.default: (1, 2),
-}
 
 
 def signed_rules(counter: Any) -> dict[Any, Callable[..., int]]:
@@ -45,14 +35,27 @@ def signed_rules(counter: Any) -> dict[Any, Callable[..., int]]:
         8
     """
     rules = counter().rules
-    return {func: _on_events(func, rules[func]) for func in _SPIKES if func in rules}
+    return {func: _on_events(func, rule) for func, rule in rules.items() if _spike_places(func)}
+
+
+def _spike_places(func: Any) -> tuple[int, ...]:
+    """Where a product takes spikes: as the left factor; in attention, of batches, on either side.
+
+    Args:
+        func: Any operation.
+    """
+    operation = meaning_of(func)
+    if operation is None or operation.effect is not Effect.WEIGHS:
+        return ()
+    factors: Any = operation.factors
+    return factors if "bmm" in operation.name else factors[:1]
 
 
 def _on_events(func: Any, rule: Callable[..., int]) -> Callable[..., int]:
+    places = _spike_places(func)
+
     def count(args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> int:
-        events = [
-            _events(value) if place in _SPIKES[func] else value for place, value in enumerate(args)
-        ]
+        events = [_events(value) if place in places else value for place, value in enumerate(args)]
         if all(after is before for after, before in zip(events, args, strict=True)):
             return rule(args, kwargs, out)
         # Coincidences of spikes on both sides are read off the product, so it must be theirs.

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from spikingjelly.activation_based.op_counter import (
     FlopCounter,
     MemoryAccessCounter,
@@ -15,28 +14,23 @@ from spikingjelly.activation_based.op_counter import (
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from spikeloom.observe.dialects import name_of, overloads_of
+
 if TYPE_CHECKING:
     from .node import SpikeloomNode
 
 __all__ = ["complete_rules"]
 
-aten = torch.ops.aten
-
 # Under which metric of NeuronStateCounter an operation of a step counts.
 _METRICS = {
-    "state_adds": (aten.add, aten.sub, aten.rsub, aten.neg),
-    "state_muls": (aten.mul, aten.div, aten.reciprocal),
-    "state_comps": (
-        *(aten.gt, aten.ge, aten.lt, aten.le, aten.eq, aten.ne),
-        *(aten.logical_and, aten.logical_or, aten.logical_not),
-    ),
-    "state_select_ops": (aten.where, aten.index),
-    "state_nonlinear_ops": (
-        *(aten.exp, aten.log, aten.sqrt, aten.erf, aten.floor, aten.round, aten.abs),
-    ),
+    "state_adds": "add sub rsub neg",
+    "state_muls": "mul div reciprocal",
+    "state_comps": "gt ge lt le eq ne logical_and logical_or logical_not",
+    "state_select_ops": "where index",
+    "state_nonlinear_ops": "exp log sqrt erf floor round abs",
 }
-_METRIC = {packet: metric for metric, packets in _METRICS.items() for packet in packets}
-_OPERATIONS = [getattr(packet, name) for packet in _METRIC for name in packet.overloads()]
+_METRIC = {name: metric for metric, names in _METRICS.items() for name in names.split()}
+_OPERATIONS = [overload for name in _METRIC for overload in overloads_of(name)]
 
 
 @contextmanager
@@ -120,6 +114,6 @@ class _StateRule:
         self, module: nn.Module, func: Any, args: Any, kwargs: Any, out: Any, keys: Any
     ) -> dict[str, int]:
         counts, self._of_the_call = self._of_the_call, {}
-        if metric := _METRIC.get(func.overloadpacket):
+        if metric := _METRIC.get(name_of(func)):
             counts = {**counts, metric: out.numel()}
         return counts

@@ -21,6 +21,7 @@ __all__ = [
     "is_in_place",
     "name_of",
     "overload_of",
+    "overloads_of",
     "spellings",
     "written",
 ]
@@ -105,6 +106,15 @@ def overload_of(name: str, overload: str = "default") -> Any:
         overload: Which of its signatures.
     """
     return getattr(getattr(torch.ops.aten, name), overload)
+
+
+def overloads_of(name: str) -> list[Any]:
+    """All overloads of torch's of a name.
+
+    Args:
+        name: The operation's plain name.
+    """
+    return [overload_of(name, overload) for overload in getattr(torch.ops.aten, name).overloads()]
 
 
 # Methods of Python's whose names begin alike.
