@@ -2,8 +2,8 @@
 
 from spikeloom.compress.allocation import allocate
 from spikeloom.compress.calibration import calibrate
+from spikeloom.compress.compression import load_compressed, prune, quantize
 from spikeloom.compress.hessian import layer_hessian
-from spikeloom.compress.network import load_compressed, prune, quantize
 from spikeloom.compress.objective import quadratic_error
 from spikeloom.compress.pruning import prune_weight
 from spikeloom.compress.quantization import quantize_weight

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.compress.layers import outputs_first
+from spikeloom.compress.rows import outputs_first
 
 __all__ = ["BUFFERS", "blank", "codes_of", "keep"]
 

@@ -18,8 +18,8 @@ from spikeloom.compress.blocks import Block
 from spikeloom.compress.coverage import why_left_out
 from spikeloom.compress.discovery import discover
 from spikeloom.compress.hessian import SecondMoment, as_float, check_finite
-from spikeloom.compress.layers import is_linear, outputs_of
 from spikeloom.compress.response import Response
+from spikeloom.compress.rows import is_linear, outputs_of
 from spikeloom.compress.site import Site
 from spikeloom.compress.statistics import Facts, LayerStatistics, Statistics, fingerprint
 from spikeloom.compress.steps import by_step, signal_of

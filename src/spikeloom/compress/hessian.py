@@ -19,7 +19,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from spikeloom.compress.layers import (
+from spikeloom.compress.patches import patches
+from spikeloom.compress.rows import (
     KINDS,
     WeightLayer,
     groups_of,
@@ -29,7 +30,6 @@ from spikeloom.compress.layers import (
     is_weight_layer,
     outputs_first,
 )
-from spikeloom.compress.patches import patches
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import kind
 from spikeloom.neurons import Trace

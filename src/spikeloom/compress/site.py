@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spikeloom.compress.layers import WeightLayer
 from spikeloom.compress.response import Response
+from spikeloom.compress.rows import WeightLayer
 
 __all__ = ["Site"]
 

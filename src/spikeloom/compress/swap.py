@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spikeloom.compress.buffers import BUFFERS, keep
-from spikeloom.compress.layers import WeightLayer
+from spikeloom.compress.rows import WeightLayer
 
 __all__ = ["Change", "make_changes"]
 

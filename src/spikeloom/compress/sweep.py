@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from spikeloom.compress.network import prune, quantize
+from spikeloom.compress.compression import prune, quantize
 from spikeloom.compress.statistics import Statistics
 from spikeloom.files import whole_file
 from spikeloom.hosted import copied

@@ -19,8 +19,8 @@ from spikeloom.kernel.trace import Program, operands, resolve, schedule
 from spikeloom.observe import Effect
 from spikeloom.observe.run import Call
 from spikeloom.verify.kinds import REAL, Kind, evaluated, is_shift, program_kinds
+from spikeloom.verify.sealed_run import SealedRun
 from spikeloom.verify.static import Finding, parameters, passes_on
-from spikeloom.verify.watch import Watch
 
 __all__ = ["Gathering"]
 
@@ -28,7 +28,7 @@ __all__ = ["Gathering"]
 FREE = frozenset((Effect.ADDS, Effect.ORDERS, Effect.TESTS, Effect.MAKES))
 
 
-class Gathering(Watch):
+class Gathering(SealedRun):
     """Runs a model without multiplications, and notes every operation that is one.
 
     What is not allowed is computed all the same, so that all of it is found.

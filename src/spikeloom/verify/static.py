@@ -32,7 +32,7 @@ from spikeloom.verify.kinds import (
     times,
 )
 from spikeloom.verify.sealed import Sealed
-from spikeloom.verify.watch import Watch
+from spikeloom.verify.sealed_run import SealedRun
 
 __all__ = ["Finding", "KindTrace", "passes_on"]
 
@@ -56,7 +56,7 @@ REASONS = {
 }
 
 
-class KindTrace(Watch, Domain[Kind]):
+class KindTrace(SealedRun, Domain[Kind]):
     """Runs a model densely and follows what each tensor may hold.
 
     Tensors that do not depend on the sample are constants; only their values are ever read. As

@@ -1,4 +1,4 @@
-"""Watch: a run of a model whose values leave torch nowhere."""
+"""SealedRun: a run of a model in which every value stays within torch's operations."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from spikeloom.calibrate import Batch
 from spikeloom.observe.run import Call, Run
 from spikeloom.verify.sealed import OUT_OF_TORCH, Seal, Unfollowed, opened, within
 
-__all__ = ["Watch"]
+__all__ = ["SealedRun"]
 
 # What torch says where it wants the memory of a sealed tensor.
 NO_MEMORY = ("Cannot access data pointer", "its data is not allocated", "invalid python storage")
 
 
-class Watch(Run):
-    """A run in which no value leaves torch unseen: its tensors are sealed.
+class SealedRun(Run):
+    """A run whose tensors are sealed, so that no value leaves torch unseen.
 
     Attributes:
         seal: Seals the tensors of the run.

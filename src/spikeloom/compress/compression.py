@@ -15,17 +15,17 @@ from spikeloom.compress.allocation import allocate
 from spikeloom.compress.blocks import Block
 from spikeloom.compress.buffers import BUFFERS, blank, codes_of, keep
 from spikeloom.compress.coverage import by_reason, weights_of
-from spikeloom.compress.layers import (
-    WeightLayer,
-    in_weight_shape,
-    is_weight_layer,
-    outputs_first,
-)
 from spikeloom.compress.objective import quadratic_error
 from spikeloom.compress.order import Order, Pattern
 from spikeloom.compress.pruning import choose, prune_blocks, working_memory
 from spikeloom.compress.quantization import check_bits, grid, quantize_blocks, round_to_grid
 from spikeloom.compress.removal import by_magnitude
+from spikeloom.compress.rows import (
+    WeightLayer,
+    in_weight_shape,
+    is_weight_layer,
+    outputs_first,
+)
 from spikeloom.compress.statistics import LayerStatistics, Statistics, fingerprint
 from spikeloom.compress.swap import Change, make_changes
 from spikeloom.compress.weights import check_weights
