@@ -351,7 +351,7 @@ def test_a_failure_in_a_late_layer_leaves_the_early_ones_alone(monkeypatch):
             raise KeyboardInterrupt
         return original(*args)
 
-    from spikeloom.compress import network as module
+    from spikeloom.compress import compression as module
 
     original = module.prune_blocks
     monkeypatch.setattr(module, "prune_blocks", fail_later)

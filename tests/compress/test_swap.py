@@ -13,7 +13,7 @@ from torch import nn
 
 from spikeloom import SpikingLayer, compress, neurons
 from spikeloom.compress import buffers as buffers_module
-from spikeloom.compress import network as network_module
+from spikeloom.compress import compression
 from spikeloom.compress import swap as swap_module
 from tests.compress.cases import spikes
 
@@ -39,7 +39,7 @@ def same(net, other):
 
 
 # Where results are made ready and written.
-FILES = {Path(module.__file__) for module in (network_module, swap_module, buffers_module)}
+FILES = {Path(module.__file__) for module in (compression, swap_module, buffers_module)}
 
 
 def interrupted_at_line(call, line):
