@@ -19,6 +19,7 @@ from spikeloom.kernel.trace import Program, operands, resolve, schedule
 from spikeloom.observe import Effect
 from spikeloom.observe.run import Call
 from spikeloom.verify.kinds import REAL, Kind, evaluated, is_shift, program_kinds
+from spikeloom.verify.sealed import within
 from spikeloom.verify.sealed_run import SealedRun
 from spikeloom.verify.static import Finding, parameters, passes_on
 
@@ -118,7 +119,7 @@ class Gathering(SealedRun):
         """``x @ weight`` for whole numbers: add a row of weights for each unit of input."""
         y = weight.new_zeros(x.shape[0], weight.shape[1])
         with _disable_current_modes():  # counting is no part of the run
-            synapses = weight.count_nonzero(1)
+            synapses = within(weight).count_nonzero(1)
         level = 1
         while True:
             count = 0
@@ -129,7 +130,7 @@ class Gathering(SealedRun):
                 y.index_add_(0, row, weight[column] if sign > 0 else -weight[column])
                 count += len(row)
                 with _disable_current_modes():
-                    self.accumulated[self.module] += int(synapses[column].sum())
+                    self.accumulated[self.module] += int(synapses[within(column)].sum())
             if not count:
                 return y
             level += 1

@@ -110,7 +110,7 @@ class Functions(TorchFunctionMode):
             self._refuse(name, tensors, outputs)
         elif effect is Effect.KEEPS:
             self._stay(name, args[0], tensors, outputs[0])
-        elif operation and effect in FOLLOWED and plain != "as_strided":
+        elif operation and effect in FOLLOWED and not operation.by_memory:
             self._move(func, operation, args, kwargs, outputs)
         elif not self._read_out(plain, args, kwargs, outputs[0]):
             self._refuse(name, tensors, outputs)
