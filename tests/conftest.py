@@ -8,7 +8,7 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # torch tells some warnings once a process: which test fails must not depend on the order.
 torch.set_warn_always(True)
-pytest.register_assert_rewrite("tests.plugins.contract")
+pytest.register_assert_rewrite("spikeloom.plugins.contract")
 
 
 @pytest.fixture(autouse=True)
