@@ -1,6 +1,6 @@
 """spikeloom: neurons, converters and compressors of five papers, at home in three frameworks."""
 
-from spikeloom import neurons
+from spikeloom import neurons, nn
 from spikeloom.diagnosis import doctor
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Gated, Neuron, PerStep
@@ -14,6 +14,7 @@ __all__ = [
     "SpikingLayer",
     "doctor",
     "neurons",
+    "nn",
     "run",
     "source",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_float
 
@@ -87,6 +87,19 @@ class Function:
         """``for index in reversed(range(start, stop))``."""
         with self.loop("0", self.sub(stop, start)) as passed:
             yield self.sub(self.sub(stop, "1"), passed)
+
+    @contextmanager
+    def repeat(self, condition: Callable[[], str]) -> Iterator[None]:
+        """``while condition():``."""
+        self._named += 1
+        tag = f"w{self._named}"
+        self.do(f"br label %head.{tag}")
+        self._body.append(f"head.{tag}:")
+        self.do(f"br i1 {condition()}, label %body.{tag}, label %done.{tag}")
+        self._body.append(f"body.{tag}:")
+        yield
+        self.do(f"br label %head.{tag}")
+        self._body.append(f"done.{tag}:")
 
     def add(self, a: str, b: str) -> str:
         """Integer sum."""
@@ -224,6 +237,33 @@ class Lanes:
         """Write values in the type that is computed in."""
         address = self.f.at(base, index)
         self.f.do(f"store {self.type} {value}, ptr {address}, align {self.bytes}")
+
+    def first(self, count: str) -> str:
+        """Which lanes are among the first ``count``, an integer of any size."""
+        least = self.f.call("i64", "llvm.smax.i64", ("i64", count), ("i64", "0"))
+        narrow = self.f.value(f"trunc i64 {self.f.least(least, str(self.width))} to i32")
+        kind = self.of("i32")
+        one = self.f.value(f"insertelement {kind} poison, i32 {narrow}, i32 0")
+        all_ = self.f.value(f"shufflevector {kind} {one}, {kind} poison, {kind} zeroinitializer")
+        numbers = "<" + ", ".join(f"i32 {lane}" for lane in range(self.width)) + ">"
+        return self.f.value(f"icmp slt {kind} {numbers}, {all_}")
+
+    def load_some(self, base: str, index: str, lanes: str) -> str:
+        """Values in the lanes that are chosen, zeros in the others, for which nothing is read."""
+        name = f"llvm.masked.load.v{self.width}f{8 * self.bytes}.p0"
+        address = ("ptr", self.f.at(base, index)), ("i32", str(self.bytes))
+        return self.f.call(
+            self.type, name, *address, (self.bool, lanes), (self.type, "zeroinitializer")
+        )
+
+    def store_some(self, value: str, base: str, index: str, lanes: str) -> None:
+        """Write the lanes that are chosen."""
+        name = f"llvm.masked.store.v{self.width}f{8 * self.bytes}.p0"
+        self.f.declared.add(f"declare void @{name}({self.type}, ptr, i32, {self.bool})")
+        self.f.do(
+            f"call void @{name}({self.type} {value}, ptr {self.f.at(base, index)}, "
+            f"i32 {self.bytes}, {self.bool} {lanes})"
+        )
 
     def load_stored(self, base: str, index: str) -> str:
         """Values of a user's tensor, widened."""

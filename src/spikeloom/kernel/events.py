@@ -1,0 +1,232 @@
+"""Spikes as bits, and products with them that touch only what fired, on a CPU.
+
+The sums of a product are taken over runs of ``64 * CHUNK`` inputs: within a run the inputs that
+fired positively are added in ascending order, then the negative ones are subtracted; the sum of the
+run, times the row's amplitude, is added to the bias and the runs before it. The order does not
+depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spikeloom.kernel import emit_events
+from spikeloom.kernel.emit_events import BITS, COUNT, SCALED, SIGNED, UNEVEN
+from spikeloom.kernel.threads import share_out
+
+__all__ = [
+    "DTYPES",
+    "Spikes",
+    "gather",
+    "pack",
+    "product",
+    "transposed",
+    "unpack",
+    "weight_gradient",
+]
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+# Words of a row whose bits are listed at once; their rows of the table should fit into the cache.
+CHUNK = 8
+# Numbers to read below which a second thread costs more than it brings.
+WORTH_A_THREAD = 1 << 20
+
+
+@dataclass(frozen=True)
+class Spikes:
+    """Rows of spikes, each of a single magnitude, as bits.
+
+    Attributes:
+        inputs: How many inputs a row has.
+        dtype: Of the floats that the bits stand for.
+        bits: Which of them fired, ``[rows, words]``; bits beyond the last input are zero.
+        negative: Which of those are negative, likewise; None if none is.
+        amplitude: The magnitude of each row's spikes, ``[rows]``; None if all are 1.
+    """
+
+    inputs: int
+    dtype: torch.dtype
+    bits: Tensor
+    negative: Tensor | None
+    amplitude: Tensor | None
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return self.bits.shape[0]
+
+
+def pack(x: Tensor) -> tuple[Spikes, int] | None:
+    """Rows of floats as bits, and how many spikes there are.
+
+    Args:
+        x: ``[rows, inputs]`` of float32 or float64, neither of them 0, on a CPU, with dense rows.
+
+    Returns:
+        The spikes and their number; None if the values of a row, besides zero, have several
+        magnitudes. A NaN is a magnitude like any other.
+    """
+    rows, inputs = x.shape
+    words = -(-inputs // BITS)
+    bits, negative = (torch.empty(rows, words, dtype=torch.int64) for _ in range(2))
+    amplitude = torch.empty(rows, dtype=x.dtype)
+    kernel = _kernel("pack", DTYPES[x.dtype])
+    found: list[Tensor] = []
+
+    def part(first: int, last: int) -> None:
+        noted = torch.zeros(4, dtype=torch.int64)
+        found.append(noted)
+        x_row = (x.data_ptr(), x.stride(0))
+        results = [t.data_ptr() for t in (bits, negative, amplitude, noted)]
+        kernel([first, last, inputs, words, *x_row, *results], b"")
+
+    _each(rows, inputs, part)
+    total = found[0] if len(found) == 1 else torch.stack(found).sum(0)
+    numbers = total.tolist()
+    if numbers[UNEVEN]:
+        return None
+    minus = negative if numbers[SIGNED] else None
+    scale = amplitude if numbers[SCALED] else None
+    return Spikes(inputs, x.dtype, bits, minus, scale), numbers[COUNT]
+
+
+def unpack(spikes: Spikes) -> Tensor:
+    """The floats that were packed, ``[rows, inputs]``; each -0 has become 0.
+
+    Args:
+        spikes: What :func:`pack` returned.
+    """
+    x = torch.empty(spikes.rows, spikes.inputs, dtype=spikes.dtype)
+    scale = x.new_ones(spikes.rows) if spikes.amplitude is None else spikes.amplitude
+    kernel = _kernel("unpack", DTYPES[x.dtype], signed=spikes.negative is not None)
+    tensors = [_address(t) for t in (x, spikes.bits, spikes.negative, scale)]
+    words = spikes.bits.shape[1]
+    _each(
+        spikes.rows,
+        spikes.inputs,
+        lambda first, last: kernel([first, last, spikes.inputs, words, *tensors], b""),
+    )
+    return x
+
+
+def transposed(bits: Tensor, inputs: int) -> Tensor:
+    """Bits by rows as bits by inputs, ``[inputs, words]``.
+
+    Args:
+        bits: ``[rows, words]``.
+        inputs: How many bits of a row there are.
+    """
+    rows, words = bits.shape
+    to = torch.empty(inputs, -(-rows // BITS), dtype=torch.int64)
+    kernel = _kernel("transpose")
+
+    def part(first: int, last: int) -> None:
+        block = torch.empty(BITS, dtype=torch.int64)
+        sizes = [rows, inputs, words, bits.data_ptr()]
+        kernel([first, last, *sizes, to.shape[1], to.data_ptr(), block.data_ptr()], b"")
+
+    _each(words, rows, part)
+    return to
+
+
+def gather(
+    bits: Tensor,
+    negative: Tensor | None,
+    table: Tensor,
+    *,
+    scale: Tensor | None = None,
+    start: Tensor | None = None,
+) -> Tensor:
+    """For each row of bits, the sum of the rows of a table that the bits name.
+
+    Args:
+        bits: ``[rows, words]``.
+        negative: Which of them name rows that are subtracted; None if none does.
+        table: ``[inputs, columns]`` with dense rows.
+        scale: A factor for each row of the result; None is 1.
+        start: What the sums are added to, ``[columns]``; None is 0.
+
+    Returns:
+        ``[rows, columns]``.
+    """
+    rows, words = bits.shape
+    columns = table.shape[1]
+    y = torch.empty(rows, columns, dtype=table.dtype)
+    start = torch.zeros(columns, dtype=table.dtype) if start is None else start.contiguous()
+    signed, scaled = negative is not None, scale is not None
+    kernel = _kernel("gather", DTYPES[table.dtype], signed=signed, scaled=scaled)
+    places = [bits.data_ptr(), _address(negative), table.data_ptr(), table.stride(0)]
+    places += [_address(scale), start.data_ptr(), y.data_ptr(), columns]
+
+    def part(first: int, last: int) -> None:
+        kernel([first, last, words, CHUNK, *places, _list.memory.data_ptr()], b"")
+
+    _each(rows, BITS * words, part)
+    return y
+
+
+def product(spikes: Spikes, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer's output, ``[rows, outputs]``.
+
+    Args:
+        spikes: The input.
+        weight: ``[outputs, inputs]``.
+        bias: ``[outputs]``, or None.
+    """
+    table = weight.t().contiguous()
+    return gather(spikes.bits, spikes.negative, table, scale=spikes.amplitude, start=bias)
+
+
+def weight_gradient(spikes: Spikes, gy: Tensor) -> Tensor:
+    """The gradient of a linear layer's weight, ``[outputs, inputs]``.
+
+    Args:
+        spikes: The input.
+        gy: The gradient of the output, ``[rows, outputs]``, with dense rows.
+    """
+    bits = transposed(spikes.bits, spikes.inputs)
+    negative = None if spikes.negative is None else transposed(spikes.negative, spikes.inputs)
+    table = gy if spikes.amplitude is None else gy * spikes.amplitude[:, None]
+    return gather(bits, negative, table).t().contiguous()
+
+
+# --- Kernels and threads ---
+
+
+@cache
+def _kernel(name: str, *dtype: str, **variant: bool) -> Any:
+    """A compiled function of :mod:`emit_events`."""
+    from spikeloom.kernel.compile_cpu import Kernel  # llvmlite is met where it is needed
+
+    return Kernel(getattr(emit_events, name)(*dtype, **variant), name)
+
+
+class _List(threading.local):
+    """A thread's list of the bits of a run."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(BITS * CHUNK + emit_events.AT_ONCE, dtype=torch.int64)
+
+
+_list = _List()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _each(rows: int, width: int, part: Callable[[int, int], None]) -> None:
+    """Do all rows, in equal parts on several threads where that pays."""
+    threads = min(torch.get_num_threads(), rows * width // WORTH_A_THREAD)
+    if threads <= 1:
+        part(0, rows)
+        return
+    share = -(-rows // threads)
+    share_out(range(0, rows, share), lambda first: part(first, min(first + share, rows)), threads)
