@@ -6,6 +6,7 @@ from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Gated, Neuron, PerStep
 from spikeloom.kernel.source import source
 from spikeloom.layer import SpikingLayer
+from spikeloom.nn.saved import pack_saved
 
 __all__ = [
     "Gated",
@@ -15,6 +16,7 @@ __all__ = [
     "doctor",
     "neurons",
     "nn",
+    "pack_saved",
     "run",
     "source",
 ]
