@@ -6,7 +6,7 @@ from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Gated, Neuron, PerStep
 from spikeloom.kernel.source import source
 from spikeloom.layer import SpikingLayer
-from spikeloom.nn.saved import pack_saved
+from spikeloom.nn import event_driven, pack_saved
 
 __all__ = [
     "Gated",
@@ -14,6 +14,7 @@ __all__ = [
     "PerStep",
     "SpikingLayer",
     "doctor",
+    "event_driven",
     "neurons",
     "nn",
     "pack_saved",

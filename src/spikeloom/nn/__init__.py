@@ -1,6 +1,7 @@
 """Layers whose cost follows the spikes that there are, and memory in bits."""
 
 from spikeloom.nn.linear import SpikeLinear
+from spikeloom.nn.replace import dense, event_driven
 from spikeloom.nn.saved import pack_saved, unpack_saved
 
-__all__ = ["SpikeLinear", "pack_saved", "unpack_saved"]
+__all__ = ["SpikeLinear", "dense", "event_driven", "pack_saved", "unpack_saved"]

@@ -6,12 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spikeloom.nn.product import checked_threshold, linear
+from spikeloom.kernel.events import DTYPES, pack
+from spikeloom.nn.layer import SpikeFed, checked_threshold
+from spikeloom.nn.product import linear, rows_of
 
 __all__ = ["SpikeLinear"]
 
 
-class SpikeLinear(nn.Linear):
+class SpikeLinear(SpikeFed, nn.Linear):
     r"""A linear layer whose input is spikes, at the cost of the spikes that there are.
 
     The output is that of :class:`torch.nn.Linear` within rounding,
@@ -60,10 +62,7 @@ class SpikeLinear(nn.Linear):
         True
     """
 
-    # Tracers (torch.fx, nirtorch) see a layer, not how it adds.
-    _is_leaf_module = True
-
-    threshold: float | None = None
+    dense_class = nn.Linear
 
     def __init__(
         self,
@@ -82,7 +81,7 @@ class SpikeLinear(nn.Linear):
         """The output, ``[*, out_features]``."""
         return linear(x, self.weight, self.bias, self.threshold)
 
-    def extra_repr(self) -> str:
-        """The sizes, and the threshold where one is set."""
-        stated = "" if self.threshold is None else f", threshold={self.threshold}"
-        return super().extra_repr() + stated
+    @staticmethod
+    def is_fed_by(x: Tensor) -> bool:
+        """Whether an input is spikes, however many of them there are."""
+        return x.dtype in DTYPES and bool(x.numel()) and pack(rows_of(x.detach().cpu())) is not None

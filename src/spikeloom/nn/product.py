@@ -18,34 +18,12 @@ from spikeloom.kernel.operators import LIBRARY
 from spikeloom.kernel.plain import facts
 from spikeloom.nn.break_even import FEWEST, break_even, looked_at
 
-__all__ = ["checked_threshold", "linear"]
+__all__ = ["linear", "rows_of"]
 
 SECOND = (
     "spikeloom: a second derivative was asked for, and an event-driven layer has none; "
     "threshold=0 makes it a dense layer"
 )
-
-
-def checked_threshold(threshold: float | None) -> float | None:
-    """The argument of a layer, if it is a density.
-
-    Args:
-        threshold: What a user gave.
-
-    Raises:
-        TypeError: If it is no number.
-        ValueError: If it is outside of [0, 1].
-    """
-    if threshold is None:
-        return None
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
-        raise TypeError(
-            f"threshold: must be a density in [0, 1], or None to have it measured, got "
-            f"{threshold!r}"
-        )
-    if not 0.0 <= threshold <= 1.0:
-        raise ValueError(f"threshold: must be a density in [0, 1], got {threshold}")
-    return float(threshold)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, threshold: float | None) -> Tensor:
@@ -106,7 +84,7 @@ def spikes_of(x: Tensor, weight: Tensor, threshold: float | None, *, learns: boo
         threshold: As for :func:`linear`.
         learns: Whether the weight's gradient will be wanted.
     """
-    rows = _rows(x.detach())
+    rows = rows_of(x.detach())
     if not rows.numel():
         return None
     limit = break_even(rows, weight, learns=learns) if threshold is None else threshold
@@ -121,8 +99,12 @@ def spikes_of(x: Tensor, weight: Tensor, threshold: float | None, *, learns: boo
     return spikes
 
 
-def _rows(x: Tensor) -> Tensor:
-    """The last axis as dense rows."""
+def rows_of(x: Tensor) -> Tensor:
+    """A tensor's last axis as dense rows.
+
+    Args:
+        x: ``[*, inputs]``, with values.
+    """
     rows = x.reshape(-1, x.shape[-1])
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
@@ -170,7 +152,7 @@ def gradients(
         spikes: The input if the weight's gradient is.
         bias: Whether the bias's gradient is.
     """
-    rows = _rows(gy)
+    rows = rows_of(gy)
     gx = None if weight is None else gy @ weight
     gw = None if spikes is None else weight_gradient(spikes, rows)
     return gx, gw, rows.sum(0) if bias else None
@@ -199,7 +181,7 @@ def _operator_backward(
     spikes = spikes_of(x, weight, threshold, learns=True) if wanted[1] else None
     gx, gw, gb = gradients(gy, weight if wanted[0] else None, spikes, wanted[2])
     if wanted[1] and gw is None:
-        gw = _rows(gy).t() @ _rows(x)
+        gw = rows_of(gy).t() @ rows_of(x)
     return [found for found in (gx, gw, gb) if found is not None]
 
 

@@ -141,7 +141,7 @@ def _spikes_of(tensor: Tensor) -> Spikes | None:
         return None
     if tensor.dtype not in DTYPES or facts(tensor) is None:
         return None
-    axes = sorted(range(tensor.dim()), key=lambda axis: -tensor.stride(axis))
+    axes = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
     dense = tensor.detach().permute(axes)
     if not dense.is_contiguous():
         return None

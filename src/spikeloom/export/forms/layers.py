@@ -230,7 +230,8 @@ REMEDIES = {
 
 def layer_key(module: nn.Module) -> str | None:
     """The name of a layer in :data:`LAYERS`, by its exact class; a user's subclass has none."""
-    cls = type(module)
+    # An event-driven layer is the dense one, but for how it adds.
+    cls = getattr(module, "dense_class", type(module))
     if cls.__module__.startswith(WRAPPERS) and cls.__name__ in LAYERS:
         return cls.__name__
     return None

@@ -1,0 +1,56 @@
+"""SpikeFed: what the layers have in common that add what fired."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+__all__ = ["SpikeFed", "checked_threshold"]
+
+
+def checked_threshold(threshold: float | None) -> float | None:
+    """The argument of a layer, if it is a density.
+
+    Args:
+        threshold: What a user gave.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is outside of [0, 1].
+    """
+    if threshold is None:
+        return None
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+        raise TypeError(
+            f"threshold: must be a density in [0, 1], or None to have it measured, got "
+            f"{threshold!r}"
+        )
+    if not 0.0 <= threshold <= 1.0:
+        raise ValueError(f"threshold: must be a density in [0, 1], got {threshold}")
+    return float(threshold)
+
+
+class SpikeFed(nn.Module):
+    """A layer that adds the weights of the inputs that fired, while these are few.
+
+    Attributes:
+        threshold: The share of inputs that fire up to which they are added; None has it measured.
+        dense_class: The layer's class if it did not.
+    """
+
+    # Tracers (torch.fx, nirtorch) see a layer, not how it adds.
+    _is_leaf_module = True
+
+    threshold: float | None = None
+    dense_class: ClassVar[type[nn.Module]]
+
+    @staticmethod
+    def is_fed_by(x: Tensor) -> bool:
+        """Whether an input is spikes, however many of them there are."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """That of the dense layer, and the threshold where one is set."""
+        stated = "" if self.threshold is None else f", threshold={self.threshold}"
+        return super().extra_repr() + stated
