@@ -28,13 +28,13 @@ def layer(threshold=1.0, **settings):
 @pytest.fixture
 def by_events(monkeypatch):
     """Counts the products that are taken by events."""
-    calls = []
+    calls, multiply = [], events.product
 
     def counted(*arguments):
         calls.append(arguments)
-        return events.product(*arguments)
+        return multiply(*arguments)
 
-    monkeypatch.setattr(product, "product", counted)
+    monkeypatch.setattr(events, "product", counted)
     return calls
 
 
@@ -308,7 +308,6 @@ def test_the_compiled_operator_differentiates_as_the_layer(wanted):
 
 def test_a_break_even_is_measured_once_and_leaves_random_numbers_alone(monkeypatch):
     asked = []
-    monkeypatch.setattr(break_even, "FEWEST", 1)
     monkeypatch.setattr(product, "FEWEST", 1)
     measure = break_even._seconds
     monkeypatch.setattr(
@@ -339,7 +338,8 @@ TIMES = {
 @pytest.mark.parametrize("seconds, expected", TIMES.items())
 def test_a_break_even_is_where_two_times_meet(seconds, expected, monkeypatch):
     monkeypatch.setattr(break_even, "_seconds", lambda *functions, alone: list(seconds))
-    size = break_even.Size(64, 8, 8, torch.float32, True, 1)
+    shape = torch.Size((8, 8))
+    size = break_even.Size(product.LINEAR, 64, (8,), shape, torch.float32, True, 1)
     assert break_even._measured.__wrapped__(size) == pytest.approx(expected)
 
 
@@ -347,7 +347,8 @@ def test_deterministic_algorithms_take_no_clock(monkeypatch):
     monkeypatch.setattr(break_even, "_measured", lambda size: pytest.fail("measures"))
     torch.use_deterministic_algorithms(True)
     try:
-        found = break_even.break_even(torch.zeros(9, 8), torch.zeros(7, 8), learns=True)
+        size = break_even.size_of(product.LINEAR, torch.zeros(9, 8), torch.zeros(7, 8), learns=True)
+        found = break_even.break_even(size)
     finally:
         torch.use_deterministic_algorithms(False)
     assert found == break_even.FIXED

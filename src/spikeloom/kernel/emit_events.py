@@ -1,11 +1,12 @@
 """LLVM IR of event-driven products: spikes as bits, and sums of the rows that they name.
 
 A row of spikes becomes 64-bit words, one bit an input, as many words that tell which spikes are
-negative, and their magnitude. Four functions do everything:
+negative, and their magnitude. Five functions do everything:
 
 - ``pack`` reads floats once, writes their bits, and sees whether each row has a single magnitude;
 - ``unpack`` writes the floats again;
 - ``transpose`` turns bits by rows into bits by inputs;
+- ``unfold`` collects the bits that each output of a convolution sees;
 - ``gather`` adds, for each row of bits, the rows of a table that the set bits name. With the
   transposed weight as the table this is the product of a linear layer; with the gradient of the
   output as the table, and the bits transposed, it is the gradient of its weight.
@@ -20,7 +21,7 @@ from collections.abc import Callable
 
 from spikeloom.kernel.llvm_text import LANES, Function, Lanes
 
-__all__ = ["gather", "pack", "transpose", "unpack"]
+__all__ = ["gather", "pack", "transpose", "unfold", "unpack"]
 
 # Bits of a word.
 BITS = 64
@@ -33,6 +34,8 @@ PACK = ["first", "last", "inputs", "words", "x", "x.stride", "bits", "negative",
 PACK += ["found"]
 UNPACK = ["first", "last", "inputs", "words", "x", "bits", "negative", "amplitude"]
 TRANSPOSE = ["first", "last", "rows", "inputs", "words", "bits", "to.words", "to", "block"]
+UNFOLD = ["first", "last", "outputs", "taps", "channels", "pixels", "words", "bits", "places"]
+UNFOLD += ["to.words", "to"]
 GATHER = ["first", "last", "words", "chunk", "bits", "negative", "table", "table.stride"]
 GATHER += ["scale", "start", "y", "columns", "list"]
 # What ``pack`` notes in ``found``.
@@ -213,20 +216,23 @@ def _part(lanes: Lanes, word: str, part: int) -> str:
 def transpose() -> str:
     """The module whose function ``transpose`` turns bits by rows into bits by inputs.
 
-    It goes through blocks of 64 rows and 64 inputs; ``first`` and ``last`` count blocks of inputs.
+    It does so for several samples one after another. ``first`` and ``last`` count words of a row,
+    those of all samples: with each go blocks of 64 rows and 64 inputs.
     """
     f = Function("transpose", TRANSPOSE, "float32")
-    block, rows = f.word("block", "ptr"), f.word("rows")
-    with (
-        f.loop(f.word("first"), f.word("last")) as across,
-        f.loop("0", f.word("to.words")) as down,
-    ):
+    block, rows, words = f.word("block", "ptr"), f.word("rows"), f.word("words")
+    down_words = f.word("to.words")
+    with f.loop(f.word("first"), f.word("last")) as number, f.loop("0", down_words) as down:
+        sample = f.quotient(number, words)
+        across = f.sub(number, f.mul(sample, words))
+        source = f.mul(sample, f.mul(rows, words))
+        target = f.mul(sample, f.mul(f.word("inputs"), down_words))
         top, left = f.mul(down, str(BITS)), f.mul(across, str(BITS))
         with f.loop("0", str(BITS)) as i:
             # Rows beyond the last one are read as the last one, and made zero.
             row = f.add(top, i)
-            near = f.least(row, f.sub(rows, "1"))
-            word = _load(f, f.word("bits", "ptr"), f.add(f.mul(near, f.word("words")), across))
+            near = f.add(source, f.mul(f.least(row, f.sub(rows, "1")), words))
+            word = _load(f, f.word("bits", "ptr"), f.add(near, across))
             inside = f.value(f"icmp slt i64 {row}, {rows}")
             f.do(
                 f"store i64 {f.value(f'select i1 {inside}, i64 {word}, i64 0')}, "
@@ -239,9 +245,9 @@ def transpose() -> str:
             mask ^= mask << distance
         count = f.least(str(BITS), f.sub(f.word("inputs"), left))
         with f.loop("0", count) as i:
-            place = f.add(f.mul(f.add(left, i), f.word("to.words")), down)
-            target = f.at(f.word("to", "ptr"), place, "i64")
-            f.do(f"store i64 {_load(f, block, i)}, ptr {target}")
+            place = f.add(f.mul(f.add(left, i), down_words), down)
+            address = f.at(f.word("to", "ptr"), f.add(target, place), "i64")
+            f.do(f"store i64 {_load(f, block, i)}, ptr {address}")
     return _module(f)
 
 
@@ -264,6 +270,50 @@ def _exchange(f: Function, block: str, distance: int, mask: int) -> None:
         ):
             changed = f.value(f"xor i64 {value}, {change}")
             f.do(f"store i64 {changed}, ptr {f.at(block, place, 'i64')}")
+
+
+# --- unfold ---
+
+
+def unfold() -> str:
+    """The module whose function ``unfold`` collects what each output of a convolution sees.
+
+    A row of the result holds, tap by tap, the bits of the channels of the pixel that ``places``
+    names, and zeros for a pixel outside, which is called -1.
+    """
+    f = Function("unfold", UNFOLD, "float32")
+    taps, words, to_words = f.word("taps"), f.word("words"), f.word("to.words")
+    with f.loop(f.word("first"), f.word("last")) as row:
+        sample = f.quotient(row, f.word("outputs"))
+        place = f.mul(f.sub(row, f.mul(sample, f.word("outputs"))), taps)
+        image = f.mul(sample, f.word("pixels"))
+        target = f.at(f.word("to", "ptr"), f.mul(row, to_words), "i64")
+        with f.loop("0", to_words) as word:
+            f.do(f"store i64 0, ptr {f.at(target, word, 'i64')}")
+        with f.loop("0", taps) as tap:
+            pixel = _load(f, f.word("places", "ptr"), f.add(place, tap))
+            inside = f.value(f"icmp sge i64 {pixel}, 0")
+            count = f.value(f"select i1 {inside}, i64 {words}, i64 0")
+            source = f.mul(f.add(image, pixel), words)
+            begin = f.mul(tap, f.word("channels"))
+            with f.loop("0", count) as word:
+                bits = _load(f, f.word("bits", "ptr"), f.add(source, word))
+                at = f.add(begin, f.mul(word, str(BITS)))
+                low = f.quotient(at, str(BITS))
+                shift = f.sub(at, f.mul(low, str(BITS)))
+                _join(f, target, low, f.value(f"shl i64 {bits}, {shift}"))
+                # What a row's last word has no room for is zeros.
+                high = f.least(f.add(low, "1"), f.sub(to_words, "1"))
+                rest = f.value(f"lshr i64 {bits}, 1")
+                rest = f.value(f"lshr i64 {rest}, {f.sub(str(BITS - 1), shift)}")
+                _join(f, target, high, rest)
+    return _module(f)
+
+
+def _join(f: Function, base: str, index: str, bits: str) -> None:
+    address = f.at(base, index, "i64")
+    joined = f.value(f"or i64 {f.value(f'load i64, ptr {address}')}, {bits}")
+    f.do(f"store i64 {joined}, ptr {address}")
 
 
 # --- gather ---

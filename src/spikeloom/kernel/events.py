@@ -28,6 +28,7 @@ __all__ = [
     "pack",
     "product",
     "transposed",
+    "unfolded",
     "unpack",
     "weight_gradient",
 ]
@@ -116,15 +117,16 @@ def unpack(spikes: Spikes) -> Tensor:
     return x
 
 
-def transposed(bits: Tensor, inputs: int) -> Tensor:
-    """Bits by rows as bits by inputs, ``[inputs, words]``.
+def transposed(bits: Tensor, inputs: int, samples: int = 1) -> Tensor:
+    """Bits by rows as bits by inputs, ``[samples * inputs, words]``.
 
     Args:
-        bits: ``[rows, words]``.
+        bits: ``[samples * rows, words]``.
         inputs: How many bits of a row there are.
+        samples: How many matrices of bits lie one after another.
     """
-    rows, words = bits.shape
-    to = torch.empty(inputs, -(-rows // BITS), dtype=torch.int64)
+    rows, words = bits.shape[0] // samples, bits.shape[1]
+    to = torch.empty(samples * inputs, -(-rows // BITS), dtype=torch.int64)
     kernel = _kernel("transpose")
 
     def part(first: int, last: int) -> None:
@@ -132,7 +134,26 @@ def transposed(bits: Tensor, inputs: int) -> Tensor:
         sizes = [rows, inputs, words, bits.data_ptr()]
         kernel([first, last, *sizes, to.shape[1], to.data_ptr(), block.data_ptr()], b"")
 
-    _each(words, rows, part)
+    _each(samples * words, rows, part)
+    return to
+
+
+def unfolded(bits: Tensor, channels: int, places: Tensor, pixels: int) -> Tensor:
+    """The bits that each output of a convolution sees, ``[samples * outputs, words]``.
+
+    Args:
+        bits: Of the channels of each pixel, ``[samples * pixels, words]``.
+        channels: How many channels there are.
+        places: Which pixel each output sees at each tap, ``[outputs, taps]``; -1 is none.
+        pixels: How many pixels an image has.
+    """
+    outputs, taps = places.shape
+    rows = bits.shape[0] // pixels * outputs
+    to = torch.empty(rows, -(-taps * channels // BITS), dtype=torch.int64)
+    kernel = _kernel("unfold")
+    sizes = [outputs, taps, channels, pixels, bits.shape[1], bits.data_ptr(), places.data_ptr()]
+    ends = [to.shape[1], to.data_ptr()]
+    _each(rows, BITS * taps, lambda first, last: kernel([first, last, *sizes, *ends], b""))
     return to
 
 

@@ -13,19 +13,19 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from spikeloom.kernel.events import pack, product, weight_gradient
+from spikeloom.kernel.events import pack
+from spikeloom.nn.operation import Operation
 
-__all__ = ["FEWEST", "break_even", "looked_at"]
+__all__ = ["FEWEST", "Size", "break_even", "looked_at", "size_of"]
 
 # The density that is taken where nothing is to depend on a clock.
 FIXED = 0.1
 # Products below which calling anything but the dense one costs more than it can bring.
 FEWEST = 1 << 23
-# Rows of a measurement; it is repeated so often, or until so many seconds are over.
-MOST_ROWS, ROUNDS, SECONDS = 2048, 4, 0.3
+# Products of a measurement; it is repeated so often, or until so many seconds are over.
+MOST, ROUNDS, SECONDS = 1 << 31, 4, 0.3
 # What looking at the input may cost of the dense product, and what events have to gain.
 LOOK, GAIN = 0.03, 0.05
 # How many rows are looked at.
@@ -38,85 +38,96 @@ class Size(NamedTuple):
     """What the time of a product depends on.
 
     Attributes:
+        operation: The product.
         rows: Of the input, rounded down to a power of two.
-        inputs: Columns of the input.
-        outputs: Columns of the output.
+        row: The rest of the input's shape.
+        weight: The weight's shape.
         dtype: Of all of them.
         learns: Whether the gradient of the weight is wanted too.
         threads: How many threads there are.
     """
 
+    operation: Operation
     rows: int
-    inputs: int
-    outputs: int
+    row: tuple[int, ...]
+    weight: torch.Size
     dtype: torch.dtype
     learns: bool
     threads: int
 
 
-def break_even(x: Tensor, weight: Tensor, *, learns: bool) -> float:
+def size_of(operation: Operation, x: Tensor, weight: Tensor, *, learns: bool) -> Size:
+    """The size of a product, much like others.
+
+    Args:
+        operation: The product.
+        x: Its input.
+        weight: The weight.
+        learns: Whether the weight's gradient will be wanted.
+    """
+    row = tuple(x.shape[-1:] if weight.dim() == 2 else x.shape[1:])
+    rows = x.numel() // torch.Size(row).numel()
+    rows = 1 << (rows.bit_length() - 1)
+    threads = torch.get_num_threads()
+    return Size(operation, rows, row, weight.shape, x.dtype, learns, threads)
+
+
+def break_even(size: Size) -> float:
     """The density up to which events are quicker; 0 if they never are.
 
     For products of less than :data:`FEWEST` nobody need ask.
 
     Args:
-        x: The input, ``[rows, inputs]``.
-        weight: The weight, ``[outputs, inputs]``.
-        learns: Whether the weight's gradient will be wanted.
+        size: The size of the product.
     """
-    (rows, inputs), outputs = x.shape, weight.shape[0]
-    if torch.are_deterministic_algorithms_enabled():
-        return FIXED
-    rows = 1 << (rows.bit_length() - 1)
-    return _measured(Size(rows, inputs, outputs, x.dtype, learns, torch.get_num_threads()))
+    return FIXED if torch.are_deterministic_algorithms_enabled() else _measured(size)
 
 
-def looked_at(x: Tensor) -> Tensor:
+def looked_at(lines: Tensor) -> Tensor:
     """Some rows, evenly spaced, that tell how dense the input is.
 
     Args:
-        x: ``[rows, inputs]``.
+        lines: ``[rows, inputs]``.
     """
-    return x[:: max(1, x.shape[0] // ROWS)]
+    return lines[:: max(1, lines.shape[0] // ROWS)]
 
 
 @cache
 def _measured(size: Size) -> float:
     """The break-even of this size on this machine."""
-    rows = min(size.rows, MOST_ROWS)
+    operation, whole = size.operation, torch.Size((size.rows, *size.row))
+    rows = max(1, min(size.rows, size.rows * MOST // operation.products(whole, size.weight)))
     random = torch.Generator().manual_seed(0)  # a user's random numbers stay what they are
 
     def drawn(*shape: int) -> Tensor:
         return torch.rand(shape, generator=random, dtype=size.dtype)
 
-    weight, gy = drawn(size.outputs, size.inputs), drawn(rows, size.outputs)
-    sparse, denser = ((drawn(rows, size.inputs) < density).to(size.dtype) for density in DENSITIES)
+    weight = drawn(*size.weight)
+    few, many = ((drawn(rows, *size.row) < density).to(size.dtype) for density in DENSITIES)
+    gy = torch.ones_like(operation.dense(few, weight, None))
 
     def dense() -> None:
-        F.linear(sparse, weight)
+        operation.dense(few, weight, None)
         if size.learns:
-            gy.t() @ sparse
+            operation.dense_weight_gradient(few, gy, weight.shape)
 
     def events(x: Tensor) -> None:
-        packed = pack(x)
+        packed = operation.packed(x)
         assert packed is not None
-        spikes, _ = packed
-        product(spikes, weight, None)
+        operation.product(packed[0], x.shape, weight, None)
         if size.learns:
-            weight_gradient(spikes, gy)
+            operation.weight_gradient(packed[0], x.shape, gy, weight.shape)
 
+    def look() -> None:
+        pack(looked_at(operation.lines(few)))
+
+    candidates = look, dense, lambda: events(few), lambda: events(many)
     with torch.no_grad():
-        looking, whole, few, many = _seconds(
-            lambda: pack(looked_at(sparse)),
-            dense,
-            lambda: events(sparse),
-            lambda: events(denser),
-            alone=size.threads == 1,
-        )
-    if looking * rows > LOOK * whole * size.rows:
+        looking, usual, at_few, at_many = _seconds(*candidates, alone=size.threads == 1)
+    if looking * rows > LOOK * usual * size.rows:
         return 0.0
-    each = max(many - few, 0.0) / (DENSITIES[1] - DENSITIES[0])
-    left = whole * (1 - GAIN) - (few - each * DENSITIES[0])
+    each = max(at_many - at_few, 0.0) / (DENSITIES[1] - DENSITIES[0])
+    left = usual * (1 - GAIN) - (at_few - each * DENSITIES[0])
     if left <= 0:
         return 0.0
     return min(DENSITIES[1], left / each) if each else DENSITIES[1]

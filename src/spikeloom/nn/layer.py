@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
+
+from spikeloom.nn.operation import Operation
 
 __all__ = ["SpikeFed", "checked_threshold"]
 
@@ -45,9 +47,8 @@ class SpikeFed(nn.Module):
     threshold: float | None = None
     dense_class: ClassVar[type[nn.Module]]
 
-    @staticmethod
-    def is_fed_by(x: Tensor) -> bool:
-        """Whether an input is spikes, however many of them there are."""
+    def operation(self) -> Operation | None:
+        """What the layer computes; None if events know nothing like it."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spikeloom.kernel.events import DTYPES, pack
 from spikeloom.nn.layer import SpikeFed, checked_threshold
-from spikeloom.nn.product import linear, rows_of
+from spikeloom.nn.operation import Operation
+from spikeloom.nn.product import LINEAR, product
 
 __all__ = ["SpikeLinear"]
 
@@ -79,9 +79,8 @@ class SpikeLinear(SpikeFed, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """The output, ``[*, out_features]``."""
-        return linear(x, self.weight, self.bias, self.threshold)
+        return product(LINEAR, x, self.weight, self.bias, self.threshold)
 
-    @staticmethod
-    def is_fed_by(x: Tensor) -> bool:
-        """Whether an input is spikes, however many of them there are."""
-        return x.dtype in DTYPES and bool(x.numel()) and pack(rows_of(x.detach().cpu())) is not None
+    def operation(self) -> Operation:
+        """The product."""
+        return LINEAR

@@ -1,4 +1,4 @@
-"""A linear layer's product, by events where its input is spikes and few of them fire."""
+"""A product by events where its input is spikes and few of them fire, else torch's own."""
 
 from __future__ import annotations
 
@@ -6,63 +6,79 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from spikeloom.kernel.choose import MISSING
-from spikeloom.kernel.events import DTYPES, Spikes, pack, product, weight_gradient
+from spikeloom.kernel.events import DTYPES, Spikes, pack
 from spikeloom.kernel.operators import LIBRARY
 from spikeloom.kernel.plain import facts
-from spikeloom.nn.break_even import FEWEST, break_even, looked_at
+from spikeloom.nn.break_even import FEWEST, break_even, looked_at, size_of
+from spikeloom.nn.operation import Linear, Operation
 
-__all__ = ["linear", "rows_of"]
+__all__ = ["LINEAR", "is_spikes", "product"]
 
+LINEAR = Linear()
 SECOND = (
     "spikeloom: a second derivative was asked for, and an event-driven layer has none; "
     "threshold=0 makes it a dense layer"
 )
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, threshold: float | None) -> Tensor:
-    """``F.linear(x, weight, bias)``, within rounding.
+def product(
+    operation: Operation, x: Tensor, weight: Tensor, bias: Tensor | None, threshold: float | None
+) -> Tensor:
+    """What torch's operation computes, within rounding.
 
     Args:
-        x: ``[*, inputs]``.
-        weight: ``[outputs, inputs]``.
-        bias: ``[outputs]``, or None.
+        operation: The product.
+        x: Its input.
+        weight: The weight.
+        bias: The bias, or None.
         threshold: The density up to which events are added; None has it measured.
     """
-    if threshold is None and x.numel() * weight.shape[0] < FEWEST:
-        return F.linear(x, weight, bias)
-    if threshold == 0.0 or MISSING["llvm"] or not _fits(x, weight, bias):
-        return F.linear(x, weight, bias)
-    if torch.compiler.is_compiling():
+    if threshold == 0.0 or MISSING["llvm"] or not _fits(operation, x, weight, bias):
+        return operation.dense(x, weight, bias)
+    if threshold is None and operation.products(x.shape, weight.shape) < FEWEST:
+        return operation.dense(x, weight, bias)
+    if torch.compiler.is_compiling() and operation is LINEAR:
         return torch.ops.spikeloom.spike_linear(x, weight, bias, threshold)
     if _is_watched() or not _is_memory(x, weight, bias):
-        return F.linear(x, weight, bias)
+        return operation.dense(x, weight, bias)
     learns = torch.is_grad_enabled() and weight.requires_grad
-    spikes = spikes_of(x, weight, threshold, learns=learns)
+    spikes = _spikes_of(operation, x, weight, threshold, learns=learns)
     if spikes is None:
-        return F.linear(x, weight, bias)
-    return Product.apply(x, weight, bias, spikes)
+        return operation.dense(x, weight, bias)
+    return Product.apply(operation, x, weight, bias, spikes)
 
 
-def _fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether there is a kernel for such tensors; torch says what is wrong with others."""
-    if x.dtype not in DTYPES or not x.dim() or weight.dim() != 2:
+def is_spikes(operation: Operation, x: Tensor) -> bool:
+    """Whether an input is spikes, however many of them there are.
+
+    Args:
+        operation: The product.
+        x: Its input, on any device.
+    """
+    if x.dtype not in DTYPES or not x.numel():
         return False
-    if x.shape[-1] != weight.shape[1] or torch.is_autocast_enabled("cpu"):
+    return operation.packed(x.detach().cpu()) is not None
+
+
+def _fits(operation: Operation, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether there is a kernel for such tensors; torch says what is wrong with others."""
+    if x.dtype not in DTYPES or not x.numel() or torch.is_autocast_enabled("cpu"):
         return False
     others = (weight,) if bias is None else (weight, bias)
-    return x.is_cpu and all(t.is_cpu and t.dtype == x.dtype for t in others)
+    if not x.is_cpu or not all(t.is_cpu and t.dtype == x.dtype for t in others):
+        return False
+    return operation.fits(x, weight)
 
 
 def _is_watched() -> bool:
     """Whether somebody looks on who is to see, or to transform, torch's own operation."""
-    if forward_ad._current_level >= 0 or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or forward_ad._current_level >= 0 or torch.jit.is_tracing():
         return True
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
         return True
@@ -75,58 +91,62 @@ def _is_memory(*tensors: Tensor | None) -> bool:
     return all(tensor is None or facts(tensor) is not None for tensor in tensors)
 
 
-def spikes_of(x: Tensor, weight: Tensor, threshold: float | None, *, learns: bool) -> Spikes | None:
+def _spikes_of(
+    operation: Operation, x: Tensor, weight: Tensor, threshold: float | None, *, learns: bool
+) -> Spikes | None:
     """The input as spikes, if it is, and so few of them fire that events are quicker.
 
     Args:
-        x: ``[*, inputs]``.
-        weight: ``[outputs, inputs]``.
-        threshold: As for :func:`linear`.
+        operation: The product.
+        x: Its input.
+        weight: The weight.
+        threshold: As for :func:`product`.
         learns: Whether the weight's gradient will be wanted.
     """
-    rows = rows_of(x.detach())
-    if not rows.numel():
+    x = x.detach()
+    if threshold is None:
+        threshold = break_even(size_of(operation, x, weight, learns=learns))
+    if not threshold:
         return None
-    limit = break_even(rows, weight, learns=learns) if threshold is None else threshold
-    if not limit:
+    some = looked_at(operation.lines(x))
+    seen = pack(some)
+    if seen is None or seen[1] > threshold * some.numel():
         return None
-    spikes = None
-    for part in (looked_at(rows), rows):
-        packed = pack(part)
-        if packed is None or packed[1] > limit * part.numel():
-            return None
-        spikes, _ = packed
-    return spikes
+    found = operation.packed(x)
+    if found is None or found[1] > threshold * x.numel():
+        return None
+    return found[0]
 
 
-def rows_of(x: Tensor) -> Tensor:
-    """A tensor's last axis as dense rows.
-
-    Args:
-        x: ``[*, inputs]``, with values.
-    """
-    rows = x.reshape(-1, x.shape[-1])
-    return rows if rows.stride(1) == 1 else rows.contiguous()
+# --- Autograd ---
 
 
 class Product(torch.autograd.Function):
     """The product of spikes and a weight; of the spikes only bits are kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, spikes: Spikes) -> Tensor:
-        wanted = ctx.needs_input_grad
+    def forward(
+        ctx: Any,
+        operation: Operation,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        spikes: Spikes,
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad[1:4]
         kept = (spikes.bits, spikes.negative, spikes.amplitude) if wanted[1] else (None,) * 3
         ctx.save_for_backward(weight if wanted[0] else None, *kept)
-        ctx.shape, ctx.dtype = x.shape, x.dtype
-        return product(spikes, weight, bias).view(*x.shape[:-1], weight.shape[0])
+        ctx.operation, ctx.wanted, ctx.inputs = operation, wanted, spikes.inputs
+        ctx.shapes, ctx.dtype = (x.shape, weight.shape), x.dtype
+        return operation.product(spikes, x.shape, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         weight, *kept = ctx.saved_tensors
-        spikes = Spikes(ctx.shape[-1], ctx.dtype, *kept) if ctx.needs_input_grad[1] else None
-        what = gy, weight, spikes, ctx.needs_input_grad[2]
-        found = _Gradients.apply(*what) if torch.is_grad_enabled() else gradients(*what)
-        return (*found, None)
+        spikes = Spikes(ctx.inputs, ctx.dtype, *kept) if ctx.wanted[1] else None
+        what = ctx.operation, ctx.shapes, gy, weight, spikes, ctx.wanted[2]
+        found = _Gradients.apply(*what) if torch.is_grad_enabled() else _gradients(*what)
+        return (None, *found, None)
 
 
 class _Gradients(torch.autograd.Function):
@@ -134,28 +154,37 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *what: Any) -> tuple[Tensor | None, ...]:
-        return gradients(*what)
+        return _gradients(*what)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         raise RuntimeError(SECOND)
 
 
-def gradients(
-    gy: Tensor, weight: Tensor | None, spikes: Spikes | None, bias: bool
+def _gradients(
+    operation: Operation,
+    shapes: tuple[torch.Size, torch.Size],
+    gy: Tensor,
+    weight: Tensor | None,
+    spikes: Spikes | None,
+    bias: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The gradients of the input, the weight and the bias, None where nobody wants them.
 
     Args:
-        gy: The gradient of the output, ``[*, outputs]``.
+        operation: The product.
+        shapes: Those of the input and the weight.
+        gy: The gradient of the output.
         weight: The weight if the input's gradient is wanted.
         spikes: The input if the weight's gradient is.
         bias: Whether the bias's gradient is.
     """
-    rows = rows_of(gy)
-    gx = None if weight is None else gy @ weight
-    gw = None if spikes is None else weight_gradient(spikes, rows)
-    return gx, gw, rows.sum(0) if bias else None
+    x, w = shapes
+    return (
+        None if weight is None else operation.input_gradient(x, gy, weight),
+        None if spikes is None else operation.weight_gradient(spikes, x, gy, w),
+        operation.bias_gradient(gy) if bias else None,
+    )
 
 
 # --- As torch compiles it ---
@@ -169,19 +198,20 @@ LIBRARY.define(
 
 def _operator(x: Tensor, weight: Tensor, bias: Tensor | None, threshold: float | None) -> Tensor:
     """The product; whether by events is decided when it runs."""
-    spikes = spikes_of(x, weight, threshold, learns=True)
+    spikes = _spikes_of(LINEAR, x, weight, threshold, learns=True)
     if spikes is None:
-        return F.linear(x, weight, bias)
-    return product(spikes, weight, bias).view(*x.shape[:-1], weight.shape[0])
+        return LINEAR.dense(x, weight, bias)
+    return LINEAR.product(spikes, x.shape, weight, bias)
 
 
 def _operator_backward(
     gy: Tensor, x: Tensor, weight: Tensor, threshold: float | None, wanted: Sequence[bool]
 ) -> list[Tensor]:
-    spikes = spikes_of(x, weight, threshold, learns=True) if wanted[1] else None
-    gx, gw, gb = gradients(gy, weight if wanted[0] else None, spikes, wanted[2])
+    spikes = _spikes_of(LINEAR, x, weight, threshold, learns=True) if wanted[1] else None
+    shapes = x.shape, weight.shape
+    gx, gw, gb = _gradients(LINEAR, shapes, gy, weight if wanted[0] else None, spikes, wanted[2])
     if wanted[1] and gw is None:
-        gw = rows_of(gy).t() @ rows_of(x)
+        gw = LINEAR.dense_weight_gradient(x, gy, weight.shape)
     return [found for found in (gx, gw, gb) if found is not None]
 
 

@@ -18,26 +18,32 @@ from torch.nn.utils import parametrize
 from spikeloom.calibrate import batches
 from spikeloom.hosted import copied, to_rest
 from spikeloom.modules import is_neuron
+from spikeloom.nn.conv import SpikeConv1d, SpikeConv2d
 from spikeloom.nn.layer import SpikeFed, checked_threshold
 from spikeloom.nn.linear import SpikeLinear
+from spikeloom.nn.product import is_spikes
 
 __all__ = ["dense", "event_driven"]
 
 Module = TypeVar("Module", bound=nn.Module)
 
 # torch's layer -> ours.
-KINDS: dict[type[nn.Module], type[SpikeFed]] = {nn.Linear: SpikeLinear}
+KINDS: dict[type[nn.Module], type[SpikeFed]] = {
+    nn.Linear: SpikeLinear,
+    nn.Conv1d: SpikeConv1d,
+    nn.Conv2d: SpikeConv2d,
+}
 
 
 def event_driven(net: Module, sample: Any = None, *, threshold: float | None = None) -> Module:
     """Let the weight layers of a network add the weights of what fired.
 
     Every :class:`torch.nn.Linear`, and every class of a framework that derives from it, becomes a
-    :class:`~spikeloom.nn.SpikeLinear`; convolutions likewise. Each of their calls looks whether its
-    input is spikes, and few enough, so a layer that reads real values stays as it was but for that
-    look. With a sample, only layers that receive spikes in a run on it are changed, and those that
-    are not called in it stay. Layers inside a neuron stay, and so do those whose parameters
-    :mod:`torch.nn.utils.parametrize` computes.
+    :class:`~spikeloom.nn.SpikeLinear`, and convolutions along one or two axes likewise. Each of
+    their calls looks whether its input is spikes, and few enough, so a layer that reads real values
+    stays as it was but for that look. With a sample, only layers that receive spikes in a run on it
+    are changed, and those that are not called in it stay. Layers inside a neuron stay, and so do
+    those whose parameters :mod:`torch.nn.utils.parametrize` computes.
 
     Args:
         net: Any network; its layers are changed in place. :func:`dense` undoes it.
@@ -121,16 +127,16 @@ def _fed_by_spikes(net: nn.Module, sample: Any) -> set[str]:
     to_rest(watched)
     found: dict[str, bool] = {}
 
-    def watch(name: str, layer: nn.Module) -> None:
-        ours: Any = _kind_of(type(layer))
-
+    def watch(name: str, layer: SpikeFed) -> None:
         def look(module: nn.Module, args: Any, kwargs: Any) -> None:
             x = next(iter((*args, *kwargs.values())))
-            found[name] = found.get(name, True) and ours.is_fed_by(x)
+            operation = layer.operation()
+            fed = operation is not None and is_spikes(operation, x)
+            found[name] = found.get(name, True) and fed
 
         layer.register_forward_pre_hook(look, with_kwargs=True)
 
-    for name, layer in _layers(watched).items():
+    for name, layer in _layers(event_driven(watched, threshold=0.0)).items():
         watch(name, layer)
     (call,) = batches(watched, [sample], name="sample", progress=False)
     with torch.no_grad():
