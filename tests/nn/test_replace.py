@@ -11,7 +11,7 @@ from spikingjelly.activation_based import functional, layer, neuron
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from spikeloom import SpikingLayer, compress, export, neurons, verify
+from spikeloom import SpikingLayer, compress, convert, export, neurons, verify
 from spikeloom.nn import SpikeLinear, dense, event_driven
 from spikeloom.nn.layer import SpikeFed
 
@@ -149,6 +149,21 @@ def test_weights_inside_a_neuron_and_computed_ones_stay():
         nn.Linear(INPUTS, HIDDEN), recurrent, parametrizations.weight_norm(nn.Linear(HIDDEN, 3))
     )
     assert changed(event_driven(net)) == ["0"]
+
+
+def test_a_layer_that_computes_something_else_stays():
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    class Named(nn.Linear):
+        """Only a name."""
+
+    net = nn.Sequential(Doubled(3, 3), Named(3, 3), layer.WSConv2d(3, 3, 3))
+    las = convert.LAS(steps=4).apply(nn.Sequential(nn.Linear(3, 3), nn.GELU()), [torch.randn(8, 3)])
+    assert changed(event_driven(net)) == ["1"]
+    assert isinstance(net[1], Named)
+    assert changed(event_driven(las)) == []
 
 
 def test_a_layer_without_sizes_is_refused():

@@ -34,16 +34,20 @@ KINDS: dict[type[nn.Module], type[SpikeFed]] = {
     nn.Conv2d: SpikeConv2d,
 }
 
+# What a layer computes with.
+COMPUTING = ("forward", "_conv_forward")
+
 
 def event_driven(net: Module, sample: Any = None, *, threshold: float | None = None) -> Module:
     """Let the weight layers of a network add the weights of what fired.
 
-    Every :class:`torch.nn.Linear`, and every class of a framework that derives from it, becomes a
+    Every :class:`torch.nn.Linear`, SpikingJelly's among them, becomes a
     :class:`~spikeloom.nn.SpikeLinear`, and convolutions along one or two axes likewise. Each of
     their calls looks whether its input is spikes, and few enough, so a layer that reads real values
     stays as it was but for that look. With a sample, only layers that receive spikes in a run on it
     are changed, and those that are not called in it stay. Layers inside a neuron stay, and so do
-    those whose parameters :mod:`torch.nn.utils.parametrize` computes.
+    those with a ``forward`` of a user's own and those whose parameters
+    :mod:`torch.nn.utils.parametrize` computes.
 
     Args:
         net: Any network; its layers are changed in place. :func:`dense` undoes it.
@@ -118,7 +122,19 @@ def _layers(net: nn.Module) -> dict[str, Any]:
 
 
 def _kind_of(cls: type) -> Any:
-    return next((ours for kind, ours in KINDS.items() if issubclass(cls, kind)), None)
+    """Our class for a layer that computes what torch's does; None for any other."""
+    kind = next((kind for kind in KINDS if issubclass(cls, kind)), None)
+    if kind is None or not all(_ends_in_torchs(cls, kind, name) for name in COMPUTING):
+        return None
+    return KINDS[kind]
+
+
+def _ends_in_torchs(cls: type, kind: type, name: str) -> bool:
+    """Whether a method is torch's, ours, or one of SpikingJelly's that calls torch's."""
+    owner = next((base for base in cls.__mro__ if name in vars(base)), kind)
+    if owner.__module__.startswith("spikingjelly."):
+        return owner.__name__ == kind.__name__
+    return owner.__module__.startswith(("torch.nn.modules.", "spikeloom.nn."))
 
 
 def _fed_by_spikes(net: nn.Module, sample: Any) -> set[str]:
