@@ -336,11 +336,22 @@ TIMES = {
 
 
 @pytest.mark.parametrize("seconds, expected", TIMES.items())
-def test_a_break_even_is_where_two_times_meet(seconds, expected, monkeypatch):
-    monkeypatch.setattr(break_even, "_seconds", lambda *functions, alone: list(seconds))
-    shape = torch.Size((8, 8))
-    size = break_even.Size(product.LINEAR, 64, (8,), shape, torch.float32, True, 1)
-    assert break_even._measured.__wrapped__(size) == pytest.approx(expected)
+def test_a_break_even_is_where_two_times_meet(seconds, expected):
+    assert break_even._between(*seconds) == pytest.approx(expected)
+
+
+def test_a_size_for_which_events_are_never_quicker_is_not_looked_at_again(monkeypatch, by_events):
+    monkeypatch.setattr(product, "FEWEST", 1)
+    monkeypatch.setattr(break_even, "_times", lambda size: (0.0, 1.0, 1.5, 5.0))
+    break_even._measured.cache_clear()
+    torch.manual_seed(17)
+    ours, x = SpikeLinear(INPUTS, OUTPUTS), spikes()
+    ours(x)
+    monkeypatch.setattr(product, "_spikes_of", lambda *_, **__: pytest.fail("looks"))
+    assert torch.equal(ours(x), F.linear(x, ours.weight, ours.bias))
+    assert not by_events
+    break_even._measured.cache_clear()
+    break_even._hopeless.clear()
 
 
 def test_deterministic_algorithms_take_no_clock(monkeypatch):

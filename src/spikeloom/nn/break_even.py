@@ -18,7 +18,7 @@ from torch import Tensor
 from spikeloom.kernel.events import pack
 from spikeloom.nn.operation import Operation
 
-__all__ = ["FEWEST", "Size", "break_even", "looked_at", "size_of"]
+__all__ = ["FEWEST", "Size", "break_even", "is_hopeless", "looked_at", "size_of"]
 
 # The density that is taken where nothing is to depend on a clock.
 FIXED = 0.1
@@ -92,9 +92,33 @@ def looked_at(lines: Tensor) -> Tensor:
     return lines[:: max(1, lines.shape[0] // ROWS)]
 
 
+# Sizes of which events are never quicker.
+_hopeless: set[Size] = set()
+
+
+def is_hopeless(size: Size) -> bool:
+    """Whether it is known already that events are never quicker.
+
+    Args:
+        size: The size of the product.
+    """
+    return size in _hopeless and not torch.are_deterministic_algorithms_enabled()
+
+
 @cache
 def _measured(size: Size) -> float:
     """The break-even of this size on this machine."""
+    found = _between(*_times(size))
+    if not found:
+        _hopeless.add(size)
+    return found
+
+
+def _times(size: Size) -> tuple[float, float, float, float]:
+    """Seconds of a look at the input, of the dense product, and of events at each density.
+
+    The look takes the same time however many rows there are; it is given in proportion.
+    """
     operation, whole = size.operation, torch.Size((size.rows, *size.row))
     rows = max(1, min(size.rows, size.rows * MOST // operation.products(whole, size.weight)))
     random = torch.Generator().manual_seed(0)  # a user's random numbers stay what they are
@@ -123,11 +147,17 @@ def _measured(size: Size) -> float:
 
     candidates = look, dense, lambda: events(few), lambda: events(many)
     with torch.no_grad():
-        looking, usual, at_few, at_many = _seconds(*candidates, alone=size.threads == 1)
-    if looking * rows > LOOK * usual * size.rows:
+        looking, *others = _seconds(*candidates, alone=size.threads == 1)
+    usual, at_few, at_many = others
+    return looking * rows / size.rows, usual, at_few, at_many
+
+
+def _between(looking: float, usual: float, few: float, many: float) -> float:
+    """The density at which events take as long as the dense product, or a little less."""
+    if looking > LOOK * usual:
         return 0.0
-    each = max(at_many - at_few, 0.0) / (DENSITIES[1] - DENSITIES[0])
-    left = usual * (1 - GAIN) - (at_few - each * DENSITIES[0])
+    each = max(many - few, 0.0) / (DENSITIES[1] - DENSITIES[0])
+    left = usual * (1 - GAIN) - (few - each * DENSITIES[0])
     if left <= 0:
         return 0.0
     return min(DENSITIES[1], left / each) if each else DENSITIES[1]

@@ -15,7 +15,7 @@ from spikeloom.kernel.choose import MISSING
 from spikeloom.kernel.events import DTYPES, Spikes, pack
 from spikeloom.kernel.operators import LIBRARY
 from spikeloom.kernel.plain import facts
-from spikeloom.nn.break_even import FEWEST, break_even, looked_at, size_of
+from spikeloom.nn.break_even import FEWEST, break_even, is_hopeless, looked_at, size_of
 from spikeloom.nn.operation import Linear, Operation
 
 __all__ = ["LINEAR", "is_spikes", "product"]
@@ -39,15 +39,20 @@ def product(
         bias: The bias, or None.
         threshold: The density up to which events are added; None has it measured.
     """
-    if threshold == 0.0 or MISSING["llvm"] or not _fits(operation, x, weight, bias):
+    if threshold == 0.0 or MISSING["llvm"]:
         return operation.dense(x, weight, bias)
     if threshold is None and operation.products(x.shape, weight.shape) < FEWEST:
         return operation.dense(x, weight, bias)
-    if torch.compiler.is_compiling() and operation is LINEAR:
-        return torch.ops.spikeloom.spike_linear(x, weight, bias, threshold)
-    if _is_watched() or not _is_memory(x, weight, bias):
+    if torch.compiler.is_compiling():
+        if operation is LINEAR and _fits(operation, x, weight, bias):
+            return torch.ops.spikeloom.spike_linear(x, weight, bias, threshold)
         return operation.dense(x, weight, bias)
     learns = torch.is_grad_enabled() and weight.requires_grad
+    # First what is quick to see: what follows costs more than a small product may.
+    if threshold is None and is_hopeless(size_of(operation, x, weight, learns=learns)):
+        return operation.dense(x, weight, bias)
+    if not _fits(operation, x, weight, bias) or _is_watched() or not _is_memory(x, weight, bias):
+        return operation.dense(x, weight, bias)
     spikes = _spikes_of(operation, x, weight, threshold, learns=learns)
     if spikes is None:
         return operation.dense(x, weight, bias)
@@ -78,7 +83,7 @@ def _fits(operation: Operation, x: Tensor, weight: Tensor, bias: Tensor | None) 
 
 def _is_watched() -> bool:
     """Whether somebody looks on who is to see, or to transform, torch's own operation."""
-    if torch.compiler.is_compiling() or forward_ad._current_level >= 0 or torch.jit.is_tracing():
+    if forward_ad._current_level >= 0 or torch.jit.is_tracing():
         return True
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
         return True
