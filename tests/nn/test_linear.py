@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import nn
 
 import spikeloom
@@ -303,6 +304,30 @@ def test_the_compiled_operator_differentiates_as_the_layer(wanted):
         torch.testing.assert_close(found, expected)
 
 
+def test_it_learns_where_data_are_distributed(tmp_path):
+    torch.manual_seed(18)
+    alone, x = layer(), spikes()
+    expected = torch.autograd.grad(alone(x).square().sum(), alone.weight)
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/all", rank=0, world_size=1)
+    try:
+        ours = nn.parallel.DistributedDataParallel(copy.deepcopy(alone))
+        ours(x).square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close((ours.module.weight.grad,), expected)
+
+
+def test_it_may_be_recomputed_in_the_backward_pass():
+    torch.manual_seed(19)
+    ours, x = layer(), spikes().requires_grad_()
+    expected = torch.autograd.grad(ours(x).square().sum(), (x, ours.weight))
+    for reentrant in (False, True):
+        y = torch.utils.checkpoint.checkpoint(ours, x, use_reentrant=reentrant)
+        x.grad = ours.weight.grad = None
+        y.square().sum().backward()
+        torch.testing.assert_close((x.grad, ours.weight.grad), expected)
+
+
 # --- The break-even ---
 
 
@@ -318,8 +343,9 @@ def test_a_break_even_is_measured_once_and_leaves_random_numbers_alone(monkeypat
     torch.manual_seed(15)
     x = spikes()
     state = torch.get_rng_state()
-    for _ in range(3):
-        ours(x)
+    for grad in (True, False, True):
+        with torch.set_grad_enabled(grad):
+            ours(x)
     assert torch.equal(torch.get_rng_state(), state)
     assert len(asked) == 1
     break_even._measured.cache_clear()

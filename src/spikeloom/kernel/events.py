@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeloom.kernel import emit_events
-from spikeloom.kernel.emit_events import BITS, COUNT, SCALED, SIGNED, UNEVEN
+from spikeloom.kernel import emit_bits, emit_gather
+from spikeloom.kernel.emit_bits import BITS, COUNT, SCALED, SIGNED, UNEVEN
 from spikeloom.kernel.threads import share_out
 
 __all__ = [
@@ -223,17 +223,18 @@ def weight_gradient(spikes: Spikes, gy: Tensor) -> Tensor:
 
 @cache
 def _kernel(name: str, *dtype: str, **variant: bool) -> Any:
-    """A compiled function of :mod:`emit_events`."""
+    """A compiled function of :mod:`emit_bits` or :mod:`emit_gather`."""
     from spikeloom.kernel.compile_cpu import Kernel  # llvmlite is met where it is needed
 
-    return Kernel(getattr(emit_events, name)(*dtype, **variant), name)
+    emit: Any = emit_gather.gather if name == "gather" else getattr(emit_bits, name)
+    return Kernel(emit(*dtype, **variant), name)
 
 
 class _List(threading.local):
     """A thread's list of the bits of a run."""
 
     def __init__(self) -> None:
-        self.memory = torch.empty(BITS * CHUNK + emit_events.AT_ONCE, dtype=torch.int64)
+        self.memory = torch.empty(BITS * CHUNK + emit_gather.AT_ONCE, dtype=torch.int64)
 
 
 _list = _List()

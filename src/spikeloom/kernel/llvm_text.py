@@ -125,6 +125,14 @@ class Function:
         """The address of an element; by default of the type that is computed in."""
         return self.value(f"getelementptr {kind or self.real}, ptr {base}, i64 {index}")
 
+    def load(self, kind: str, base: str, index: str) -> str:
+        """An element of an array of this type."""
+        return self.value(f"load {kind}, ptr {self.at(base, index, kind)}")
+
+    def module(self) -> str:
+        """A module of the finished function and what it calls."""
+        return "\n".join([*sorted(self.declared), self.text()])
+
     def text(self) -> str:
         """The finished function."""
         lines = [*self._entry, "  br label %start", "start:", *self._body, "  ret void"]

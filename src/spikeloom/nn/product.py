@@ -47,7 +47,8 @@ def product(
         if operation is LINEAR and _fits(operation, x, weight, bias):
             return torch.ops.spikeloom.spike_linear(x, weight, bias, threshold)
         return operation.dense(x, weight, bias)
-    learns = torch.is_grad_enabled() and weight.requires_grad
+    # Under no_grad too, so that a layer computes the same bits there.
+    learns = weight.requires_grad
     # First what is quick to see: what follows costs more than a small product may.
     if threshold is None and is_hopeless(size_of(operation, x, weight, learns=learns)):
         return operation.dense(x, weight, bias)

@@ -1,18 +1,14 @@
-"""LLVM IR of event-driven products: spikes as bits, and sums of the rows that they name.
+"""LLVM IR that turns spikes into bits, and moves the bits.
 
 A row of spikes becomes 64-bit words, one bit an input, as many words that tell which spikes are
-negative, and their magnitude. Five functions do everything:
+negative, and their magnitude.
 
 - ``pack`` reads floats once, writes their bits, and sees whether each row has a single magnitude;
 - ``unpack`` writes the floats again;
 - ``transpose`` turns bits by rows into bits by inputs;
-- ``unfold`` collects the bits that each output of a convolution sees;
-- ``gather`` adds, for each row of bits, the rows of a table that the set bits name. With the
-  transposed weight as the table this is the product of a linear layer; with the gradient of the
-  output as the table, and the bits transposed, it is the gradient of its weight.
+- ``unfold`` collects the bits that each output of a convolution sees.
 
-Sums are taken over runs of ``chunk`` words, in each of which bits are added in ascending order, the
-positive ones first; the sums of the runs are added in order. Nothing depends on the threads.
+All arguments arrive in one array of 64-bit words, in the order of the lists below.
 """
 
 from __future__ import annotations
@@ -21,14 +17,10 @@ from collections.abc import Callable
 
 from spikeloom.kernel.llvm_text import LANES, Function, Lanes
 
-__all__ = ["gather", "pack", "transpose", "unfold", "unpack"]
+__all__ = ["pack", "transpose", "unfold", "unpack"]
 
 # Bits of a word.
 BITS = 64
-# Vectors of columns whose sums are kept in registers.
-BLOCK = 8
-# Entries of the list of set bits that are written before anybody looks whether there are so many.
-AT_ONCE = 4
 
 PACK = ["first", "last", "inputs", "words", "x", "x.stride", "bits", "negative", "amplitude"]
 PACK += ["found"]
@@ -36,14 +28,8 @@ UNPACK = ["first", "last", "inputs", "words", "x", "bits", "negative", "amplitud
 TRANSPOSE = ["first", "last", "rows", "inputs", "words", "bits", "to.words", "to", "block"]
 UNFOLD = ["first", "last", "outputs", "taps", "channels", "pixels", "words", "bits", "places"]
 UNFOLD += ["to.words", "to"]
-GATHER = ["first", "last", "words", "chunk", "bits", "negative", "table", "table.stride"]
-GATHER += ["scale", "start", "y", "columns", "list"]
 # What ``pack`` notes in ``found``.
 UNEVEN, SIGNED, SCALED, COUNT = range(4)
-
-
-def _module(f: Function) -> str:
-    return "\n".join([*sorted(f.declared), f.text()])
 
 
 # --- pack ---
@@ -62,7 +48,7 @@ def pack(dtype: str) -> str:
     f = Function("pack", PACK, dtype)
     with f.loop(f.word("first"), f.word("last")) as row:
         _Packed(f, row).emit()
-    return _module(f)
+    return f.module()
 
 
 class _Packed:
@@ -183,7 +169,7 @@ def unpack(dtype: str, *, signed: bool) -> str:
         def write(word: str, *, whole: bool, row: str = row, x: str = x) -> None:
             place = f.add(f.mul(row, f.word("words")), word)
             names = ("bits", "negative") if signed else ("bits",)
-            words = [_load(f, f.word(name, "ptr"), place) for name in names]
+            words = [f.load("i64", f.word(name, "ptr"), place) for name in names]
             for part in range(0, BITS, lanes.width):
                 value = lanes.number(0.0)
                 for bits, amount in zip(words, (plus, minus), strict=False):
@@ -200,7 +186,7 @@ def unpack(dtype: str, *, signed: bool) -> str:
             write(word, whole=True)
         with f.loop(full, f.word("words")) as word:
             write(word, whole=False)
-    return _module(f)
+    return f.module()
 
 
 def _part(lanes: Lanes, word: str, part: int) -> str:
@@ -232,7 +218,7 @@ def transpose() -> str:
             # Rows beyond the last one are read as the last one, and made zero.
             row = f.add(top, i)
             near = f.add(source, f.mul(f.least(row, f.sub(rows, "1")), words))
-            word = _load(f, f.word("bits", "ptr"), f.add(near, across))
+            word = f.load("i64", f.word("bits", "ptr"), f.add(near, across))
             inside = f.value(f"icmp slt i64 {row}, {rows}")
             f.do(
                 f"store i64 {f.value(f'select i1 {inside}, i64 {word}, i64 0')}, "
@@ -247,12 +233,8 @@ def transpose() -> str:
         with f.loop("0", count) as i:
             place = f.add(f.mul(f.add(left, i), down_words), down)
             address = f.at(f.word("to", "ptr"), f.add(target, place), "i64")
-            f.do(f"store i64 {_load(f, block, i)}, ptr {address}")
-    return _module(f)
-
-
-def _load(f: Function, base: str, index: str) -> str:
-    return f.value(f"load i64, ptr {f.at(base, index, 'i64')}")
+            f.do(f"store i64 {f.load('i64', block, i)}, ptr {address}")
+    return f.module()
 
 
 def _exchange(f: Function, block: str, distance: int, mask: int) -> None:
@@ -260,7 +242,7 @@ def _exchange(f: Function, block: str, distance: int, mask: int) -> None:
     mask &= 2**BITS - 1
     with f.loop("0", str(BITS), str(2 * distance)) as square, f.loop("0", str(distance)) as i:
         upper, lower = f.add(square, i), f.add(square, f.add(i, str(distance)))
-        a, b = _load(f, block, upper), _load(f, block, lower)
+        a, b = f.load("i64", block, upper), f.load("i64", block, lower)
         # Bit j of a word is column j: the right part of the upper row is in its high bits.
         moved = f.value(f"xor i64 {f.value(f'lshr i64 {a}, {distance}')}, {b}")
         moved = f.value(f"and i64 {moved}, {mask}")
@@ -291,13 +273,13 @@ def unfold() -> str:
         with f.loop("0", to_words) as word:
             f.do(f"store i64 0, ptr {f.at(target, word, 'i64')}")
         with f.loop("0", taps) as tap:
-            pixel = _load(f, f.word("places", "ptr"), f.add(place, tap))
+            pixel = f.load("i64", f.word("places", "ptr"), f.add(place, tap))
             inside = f.value(f"icmp sge i64 {pixel}, 0")
             count = f.value(f"select i1 {inside}, i64 {words}, i64 0")
             source = f.mul(f.add(image, pixel), words)
             begin = f.mul(tap, f.word("channels"))
             with f.loop("0", count) as word:
-                bits = _load(f, f.word("bits", "ptr"), f.add(source, word))
+                bits = f.load("i64", f.word("bits", "ptr"), f.add(source, word))
                 at = f.add(begin, f.mul(word, str(BITS)))
                 low = f.quotient(at, str(BITS))
                 shift = f.sub(at, f.mul(low, str(BITS)))
@@ -307,145 +289,10 @@ def unfold() -> str:
                 rest = f.value(f"lshr i64 {bits}, 1")
                 rest = f.value(f"lshr i64 {rest}, {f.sub(str(BITS - 1), shift)}")
                 _join(f, target, high, rest)
-    return _module(f)
+    return f.module()
 
 
 def _join(f: Function, base: str, index: str, bits: str) -> None:
     address = f.at(base, index, "i64")
     joined = f.value(f"or i64 {f.value(f'load i64, ptr {address}')}, {bits}")
     f.do(f"store i64 {joined}, ptr {address}")
-
-
-# --- gather ---
-
-
-def gather(dtype: str, *, signed: bool, scaled: bool) -> str:
-    """The module whose function ``gather`` adds rows of a table.
-
-    Row i of ``y`` becomes ``start + scale[i] * sum(table[j] for the bits j of row i)``; ``list`` is
-    working memory for ``64 * chunk`` entries and a few more.
-
-    Args:
-        dtype: ``float32`` or ``float64``, of everything but the bits.
-        signed: Whether rows are subtracted whose bit is in ``negative`` too.
-        scaled: Whether there is a ``scale``; else it is one.
-    """
-    f = Function("gather", GATHER, dtype)
-    with (
-        f.loop("0", f.word("words"), f.word("chunk")) as word,
-        f.loop(f.word("first"), f.word("last")) as row,
-    ):
-        _Gathered(f, word, row, signed, scaled).emit()
-    return _module(f)
-
-
-class _Gathered:
-    """One row of the result, and a run of its words."""
-
-    def __init__(self, f: Function, word: str, row: str, signed: bool, scaled: bool) -> None:
-        self.f, self.word, self.row = f, word, row
-        self.signed, self.scaled = signed, scaled
-        self.lanes = Lanes(f, LANES[f.real])
-        columns = f.word("columns")
-        self.y = f.at(f.word("y", "ptr"), f.mul(row, columns))
-        begins = f.value(f"icmp eq i64 {word}, 0")
-        start = f.word("start", "ptr")
-        self.before = f.value(f"select i1 {begins}, ptr {start}, ptr {self.y}")
-        self.list = f.word("list", "ptr")
-        self.stride = f.mul(f.word("table.stride"), str(self.lanes.bytes))
-
-    def emit(self) -> None:
-        f, width = self.f, self.lanes.width
-        plus, minus = self._listed()
-        columns = f.word("columns")
-        wide = f.mul(f.quotient(columns, str(BLOCK * width)), str(BLOCK * width))
-        with f.loop("0", wide, str(BLOCK * width)) as column:
-            self._block(column, BLOCK, plus, minus)
-        full = f.mul(f.quotient(columns, str(width)), str(width))
-        with f.loop(wide, full, str(width)) as column:
-            self._block(column, 1, plus, minus)
-        with f.loop(full, columns, str(width)) as column:
-            self._block(column, 1, plus, minus, self.lanes.first(f.sub(columns, column)))
-
-    def _listed(self) -> tuple[str, str]:
-        """Write the places of the table's rows; returns where the positive and all of them end."""
-        f = self.f
-        length = f.variable("i64")
-        f.do(f"store i64 0, ptr {length}")
-        self._list(length, negative=False)
-        plus = f.value(f"load i64, ptr {length}")
-        if not self.signed:
-            return plus, plus
-        self._list(length, negative=True)
-        return plus, f.value(f"load i64, ptr {length}")
-
-    def _list(self, length: str, *, negative: bool) -> None:
-        f, words = self.f, f"{self.f.word('words')}"
-        stop = f.least(f.add(self.word, f.word("chunk")), words)
-        row = f.mul(self.row, words)
-        left, place = f.variable("i64"), f.variable("i64")
-        with f.loop(self.word, stop) as word:
-            bits = _load(f, f.word("bits", "ptr"), f.add(row, word))
-            if self.signed:
-                minus = _load(f, f.word("negative", "ptr"), f.add(row, word))
-                minus = minus if negative else f.value(f"xor i64 {minus}, -1")
-                bits = f.value(f"and i64 {bits}, {minus}")
-            f.do(f"store i64 {bits}, ptr {left}")
-            now = f.value(f"load i64, ptr {length}")
-            f.do(f"store i64 {now}, ptr {place}")
-            base = f.mul(word, str(BITS))
-
-            def any_left(left: str = left) -> str:
-                return f.value(f"icmp ne i64 {f.value(f'load i64, ptr {left}')}, 0")
-
-            with f.repeat(any_left):
-                self._write(left, place, base)
-            ones = f.call("i64", "llvm.ctpop.i64", ("i64", bits))
-            f.do(f"store i64 {f.add(now, ones)}, ptr {length}")
-
-    def _write(self, left: str, place: str, base: str) -> None:
-        """Some bits of a word; beyond its last one something is written that is not read."""
-        f = self.f
-        bits, at = f.value(f"load i64, ptr {left}"), f.value(f"load i64, ptr {place}")
-        for i in range(AT_ONCE):
-            bit = f.call("i64", "llvm.cttz.i64", ("i64", bits), ("i1", "false"))
-            offset = f.mul(f.add(base, bit), self.stride)
-            f.do(f"store i64 {offset}, ptr {f.at(self.list, f.add(at, str(i)), 'i64')}")
-            bits = f.value(f"and i64 {bits}, {f.sub(bits, '1')}")
-        f.do(f"store i64 {bits}, ptr {left}")
-        f.do(f"store i64 {f.add(at, str(AT_ONCE))}, ptr {place}")
-
-    def _block(self, column: str, count: int, plus: str, end: str, some: str | None = None) -> None:
-        """The sums of ``count`` vectors of columns, of which the last may be cut off."""
-        f, lanes = self.f, self.lanes
-        table = f.at(f.word("table", "ptr"), column)
-        sums = [f.variable(lanes.type) for _ in range(count)]
-        for total in sums:
-            f.do(f"store {lanes.type} zeroinitializer, ptr {total}")
-        parts = [("add", "0", plus)] + ([("sub", plus, end)] if self.signed else [])
-        for operation, first, last in parts:
-            with f.loop(first, last) as entry:
-                offset = _load(f, self.list, entry)
-                row = f.value(f"getelementptr i8, ptr {table}, i64 {offset}")
-                for number, total in enumerate(sums):
-                    value = self._load(row, str(number * lanes.width), some)
-                    now = f.value(f"load {lanes.type}, ptr {total}")
-                    now = lanes.real_op(operation, now, value)
-                    f.do(f"store {lanes.type} {now}, ptr {total}")
-        for number, total in enumerate(sums):
-            at = f.add(column, str(number * lanes.width))
-            value = f.value(f"load {lanes.type}, ptr {total}")
-            if self.scaled:
-                scale = f.at(f.word("scale", "ptr"), self.row)
-                factor = lanes.splat(f.value(f"load {f.real}, ptr {scale}"))
-                value = lanes.real_op("mul", value, factor)
-            value = lanes.real_op("add", self._load(self.before, at, some), value)
-            if some is None:
-                lanes.store(value, self.y, at)
-            else:
-                lanes.store_some(value, self.y, at, some)
-
-    def _load(self, base: str, index: str, some: str | None) -> str:
-        if some is None:
-            return self.lanes.load(base, index)
-        return self.lanes.load_some(base, index, some)
