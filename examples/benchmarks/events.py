@@ -297,6 +297,34 @@ def kept_bytes(net: nn.Module, x: torch.Tensor, *, packed: bool = False) -> int:
     return total
 
 
+class Attention(nn.Module):
+    """A block like Spikformer's: spiking attention, then two layers, each with its residual."""
+
+    def __init__(self, width: int, heads: int, fires: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.heads = heads
+        sizes = {"q": (1, 1), "k": (1, 1), "v": (1, 1), "out": (1, 1), "up": (1, 4), "down": (4, 1)}
+        self.weights = nn.ModuleDict(
+            {name: nn.Linear(width * a, width * b) for name, (a, b) in sizes.items()}
+        )
+        self.norms = nn.ModuleDict(
+            {name: nn.BatchNorm1d(width * b) for name, (_, b) in sizes.items()}
+        )
+        self.fires = nn.ModuleDict({name: fires() for name in (*sizes, "attention")})
+
+    def layer(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        y = self.weights[name](x)
+        return self.fires[name](self.norms[name](y.flatten(0, -2)).view(y.shape))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (
+            self.layer(name, x).unflatten(-1, (self.heads, -1)).transpose(2, 3) for name in "qkv"
+        )
+        mixed = (q @ k.transpose(-1, -2) @ v).transpose(2, 3).flatten(-2)
+        x = x + self.layer("out", self.fires["attention"](0.125 * mixed))
+        return x + self.layer("down", self.layer("up", x))
+
+
 def memory() -> Iterator[str]:
     """What is kept for the backward pass, beside SpikingJelly's own."""
     from spikingjelly.activation_based import layer, neuron
@@ -330,6 +358,10 @@ def memory() -> Iterator[str]:
         "convolutions 64-64-128-128, 32x32": (
             convolutional,
             fired(4, 8, 2, 32, 32, rate=0.1),
+        ),
+        "Spikformer block, 256 wide, 64 tokens": (
+            lambda fires: Recorded([Attention(256, 8, fires)], in_spikingjelly),
+            fired(4, 16, 64, 256, rate=0.2),
         ),
     }
     yield "Kept for the backward pass, of what SpikingJelly keeps"

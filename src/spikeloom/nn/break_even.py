@@ -23,7 +23,7 @@ __all__ = ["FEWEST", "Size", "break_even", "is_hopeless", "looked_at", "size_of"
 # The density that is taken where nothing is to depend on a clock.
 FIXED = 0.1
 # Products below which calling anything but the dense one costs more than it can bring.
-FEWEST = 1 << 23
+FEWEST = 1 << 24
 # Products of a measurement; it is repeated so often, or until so many seconds are over.
 MOST, ROUNDS, SECONDS = 1 << 31, 4, 0.3
 # What looking at the input may cost of the dense product, and what events have to gain.
