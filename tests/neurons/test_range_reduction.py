@@ -21,6 +21,16 @@ def test_range_reduction_never_clamps(name, dtype):
     torch.testing.assert_close(function.spikes(x).sum(0), function(x), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_logarithm_is_within_a_bound_at_every_magnitude(dtype):
+    x = torch.cat([torch.logspace(-18, 18, 999), torch.linspace(0.9, 1.1, 99)]).to(dtype)
+    log = fit_reduced("log", 8, segments=32)
+    assert (log(x) - x.log()).abs().max() < 3e-4
+    torch.testing.assert_close(log.spikes(x).sum(0), log(x), rtol=1e-6, atol=1e-6)
+    ends = log(torch.tensor([0.0, math.inf, -1.0, math.nan]))
+    assert ends[:2].tolist() == [-math.inf, math.inf] and ends[2:].isnan().all()
+
+
 def test_range_reduction_at_the_ends_of_the_number_line():
     ends = torch.tensor([0.0, math.inf, math.nan])
     assert fit_reduced("reciprocal")(ends).tolist()[:2] == [math.inf, 0.0]
@@ -36,7 +46,7 @@ def test_range_reduction_at_the_ends_of_the_number_line():
         fit_reduced("cosine")
 
 
-@pytest.mark.parametrize("name", ["exp", "exp2", "reciprocal", "rsqrt", "sqrt", "square"])
+@pytest.mark.parametrize("name", ["exp", "exp2", "log", "reciprocal", "rsqrt", "sqrt", "square"])
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 4)])
 def test_nothing_gives_no_spikes_in_any_shape(name, shape):
     function = fit_reduced(name, 8, segments=32)
@@ -44,7 +54,7 @@ def test_nothing_gives_no_spikes_in_any_shape(name, shape):
     assert function.spikes(torch.zeros(shape)).shape == (8, *shape)
 
 
-@pytest.mark.parametrize("name", ["exp", "exp2", "reciprocal", "rsqrt", "sqrt", "square"])
+@pytest.mark.parametrize("name", ["exp", "exp2", "log", "reciprocal", "rsqrt", "sqrt", "square"])
 def test_the_gradient_is_the_function_s_own_slope(name):
     function = fit_reduced(name, 12, segments=64)
     x = torch.linspace(0.3, 40.0, 99, dtype=torch.float64)

@@ -31,6 +31,7 @@ __all__ = ["Reduced", "fit_reduced"]
 MANTISSAS = {
     "exp": (0.0, 1.0),
     "exp2": (0.0, 1.0),
+    "log": (1.0, 2.0),
     "reciprocal": (1.0, 2.0),
     "rsqrt": (1.0, 4.0),
     "sqrt": (1.0, 4.0),
@@ -40,6 +41,7 @@ MANTISSAS = {
 SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "exp": lambda x, y: y,
     "exp2": lambda x, y: y * math.log(2.0),
+    "log": lambda x, y: 1.0 / x,
     "reciprocal": lambda x, y: -y * y,
     "rsqrt": lambda x, y: -0.5 * y / x,
     "sqrt": lambda x, y: 0.5 / y,
@@ -80,7 +82,10 @@ def fit_reduced(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reduced:
-    """A function by range reduction: ``scale(x) * neuron(mantissa(x))``.
+    """A function by range reduction: ``scale(x) * neuron(mantissa(x)) + offset(x)``.
+
+    The offset of a logarithm is that of the power of two, and leaves with the first spike; other
+    functions have none.
 
     Its gradient is the function's own slope at the decoded value, of which every spike passes on
     an equal share: the mantissa's bits have no derivative.
@@ -102,15 +107,19 @@ class Reduced:
         x = promoted(x, dict)
         mantissa, scale = self.parts(x)
         y, _ = run(self._decoder, mantissa.reshape(1, -1))
-        return self._sloped((y.reshape(x.shape) * scale).to(x.dtype), x, 1)
+        y = y.reshape(x.shape) * scale
+        y = y + _octaves(x) if self.function == "log" else y
+        return self._sloped(y.to(x.dtype), x, 1)
 
     def spikes(self, x: Tensor) -> Tensor:
         """The weighted spikes ``[K, *]`` whose sum is the value."""
         x = promoted(x, dict)
         mantissa, scale = self.parts(x)
         y, _ = run(self.neuron, mantissa.reshape(1, -1))
-        spikes = (y.reshape(self.neuron.steps, *x.shape) * scale).to(x.dtype)
-        return self._sloped(spikes, x, len(spikes))
+        spikes = y.reshape(self.neuron.steps, *x.shape) * scale
+        if self.function == "log":
+            spikes[0] += _octaves(x)
+        return self._sloped(spikes.to(x.dtype), x, len(spikes))
 
     def _sloped(self, y: Tensor, x: Tensor, spikes: int) -> Tensor:
         """The value, or so many spikes that add up to it, with the function's derivative."""
@@ -120,7 +129,7 @@ class Reduced:
         return with_grad(y, (x, SLOPES[self.function](x.detach(), value) / spikes))
 
     def parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The mantissa for the neuron, and the power of two that scales its spikes.
+        """The mantissa for the neuron, and what scales its spikes, a power of two.
 
         Args:
             x: Any shape; computed in float32 unless it is float64.
@@ -131,6 +140,8 @@ class Reduced:
         if self.function in ("rsqrt", "sqrt"):
             return _even_parts(x, -1 if self.function == "rsqrt" else 1)
         mantissa, scale = _mantissa_and_scale(x)
+        if self.function == "log":
+            return torch.where(x < 0, math.nan, mantissa), torch.ones_like(x)
         if self.function == "square":
             return mantissa, scale * scale
         return mantissa, scale.reciprocal().copysign(x)
@@ -148,6 +159,14 @@ def _mantissa_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
     scale = (bits & ((2 * bias + 1) << fraction)).view(x.dtype)
     # A NaN must not become a mantissa.
     return torch.where(x == x, mantissa, x), scale
+
+
+def _octaves(x: Tensor) -> Tensor:
+    """The logarithm of the power of two at or below x."""
+    x = x.to(COMPUTED[x.dtype])
+    exponents = torch.frexp(x).exponent - 1
+    ends = torch.where(x == 0, -math.inf, math.inf)  # frexp gives these no exponent
+    return torch.where((x == 0) | x.isinf(), ends, exponents * math.log(2.0)).to(x.dtype)
 
 
 def _even_parts(x: Tensor, sign: int) -> tuple[Tensor, Tensor]:

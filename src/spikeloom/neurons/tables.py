@@ -44,6 +44,7 @@ FUNCTIONS: dict[str, Function] = {
     "exp2": torch.exp2,
     "gelu": torch.nn.functional.gelu,
     "gelu_tanh": gelu_tanh,
+    "log": torch.log,
     "mish": torch.nn.functional.mish,
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "reciprocal": torch.reciprocal,
