@@ -24,6 +24,11 @@ CASES = {
     "tensordot": lambda h: torch.tensordot(h, WEIGHT, 1),
     "einsum": lambda h: torch.einsum("bid,bjd->bij", h, h),
     "einsum of a list": lambda h: torch.einsum("bid,de->bie", [h, WEIGHT]),
+    "einsum of three": lambda h: torch.einsum("bid,bjd,bje->bie", h, h, h),
+    "einsum of four without an output": lambda h: torch.einsum(
+        "bid,de,bje,k", h, WEIGHT, h, h[0, 0]
+    ),
+    "multi_dot": lambda h: torch.linalg.multi_dot([h[0], h[1].T, h[2], WEIGHT[0]]),
     "bilinear": lambda h: F.bilinear(h, h, WEIGHT[None].expand(2, 8, 8)),
     "linear by name": lambda h: F.linear(h, weight=WEIGHT, bias=WEIGHT[0]),
     "conv1d": lambda h: F.conv1d(h, torch.ones(3, 5, 2) / 8, WEIGHT[0, :3]),
@@ -33,6 +38,8 @@ CASES = {
     "mul of activations": lambda h: h[..., :4] * h[..., 4:],
     "mul in place": lambda h: h.clone().mul_(h.flip(-1)),
     "mul of itself": lambda h: h * h,
+    "squares and products at one place": lambda h: sum(a * b for a, b in ((h, h), (h, h.flip(-1)))),
+    "lerp by an activation": lambda h: torch.lerp(h, h.flip(0), h.flip(-1)),
     "addcmul": lambda h: torch.addcmul(h, h.flip(0), h.flip(-1), value=0.5),
     # Quotients, powers, roots.
     "div of activations": lambda h: h / (2 + h.abs().sum(-1, keepdim=True)),
@@ -45,9 +52,33 @@ CASES = {
     "pow -0.5": lambda h: (1 + h * h) ** -0.5,
     "a number to the power of an activation": lambda h: 2.0**h,
     "sqrt": lambda h: torch.sqrt(1 + h * h),
+    "pow 5": lambda h: h**5,
+    "pow -3": lambda h: (2 + h * h) ** -3,
+    "pow 2.5": lambda h: h.abs() ** 2.5,
+    "an activation to the power of another": lambda h: (1 + h * h) ** h,
+    "pow with an exponent for each feature": lambda h: (h * h) ** (2 + WEIGHT[0]),
     "exp": lambda h: h.exp(),
     "expm1": lambda h: torch.expm1(h),
-    # Norms.
+    "log": lambda h: torch.log(0.1 + h * h),
+    "log2": lambda h: torch.log2(0.1 + h * h),
+    "log10": lambda h: torch.log10(0.1 + h * h),
+    "log1p": lambda h: torch.log1p(h * h),
+    "logit": lambda h: torch.logit(torch.sigmoid(h)),
+    "xlogy": lambda h: torch.xlogy(h, 1 + h * h),
+    "log_softmax": lambda h: F.log_softmax(h, -1),
+    "logsumexp": lambda h: h.logsumexp(-1, keepdim=True),
+    "logsumexp of two axes": lambda h: torch.logsumexp(h, (0, 1)),
+    "logaddexp": lambda h: torch.logaddexp(h, h.flip(-1)),
+    "sinh": torch.sinh,
+    "cosh": torch.cosh,
+    "sign": lambda h: torch.sign(h) * h,
+    "heaviside": lambda h: torch.heaviside(h, torch.tensor(0.5)) * h * h,
+    # Norms and distances.
+    "norm of order 1": lambda h: h.norm(p=1, dim=-1),
+    "cdist": lambda h: torch.cdist(h, h + 1),
+    "pairwise_distance": lambda h: F.pairwise_distance(h, h.flip(-1)),
+    "var_mean": lambda h: torch.cat(torch.var_mean(h, -1, keepdim=True), -1),
+    "std_mean": lambda h: torch.cat(torch.std_mean(h, (0, 1)), -1),
     "norm": lambda h: h / h.norm(dim=-1, keepdim=True),
     "linalg.vector_norm": lambda h: torch.linalg.vector_norm(h, dim=(1, 2)),
     "normalize": lambda h: F.normalize(h, dim=-1),
@@ -97,6 +128,9 @@ CASES = {
     "sigmoid": torch.sigmoid,
     "silu": F.silu,
     "softplus": F.softplus,
+    "softplus with a slope of its own": lambda h: F.softplus(h, beta=2.0),
+    "hardshrink": F.hardshrink,
+    "erfc": torch.erfc,
     "softshrink": F.softshrink,
     "softsign": F.softsign,
     "tanh": torch.tanh,
@@ -140,6 +174,9 @@ WITH_A_ROW_OF_ZEROS = {
     "div": lambda h: h / (h.norm(dim=-1, keepdim=True) + 1e-8),
     "rsqrt": lambda h: h * torch.rsqrt(h.square().mean(-1, keepdim=True) + 1e-12),
     "a wide clamp": lambda h: h.clamp(-1e4, 1e4) + h.clamp(max=math.inf),
+    "the larger of a bound that is wide itself": lambda h: torch.maximum(
+        torch.full((8,), -1e38), h
+    ),
     "the larger of a wide bound": lambda h: torch.maximum(h, torch.tensor(-1e9)),
 }
 
@@ -153,6 +190,16 @@ def test_rows_of_zeros_and_wide_bounds_cost_other_values_no_precision(name):
     network = LAS(steps=12, progress=False).apply(model, [x])
     wanted = model(x)
     assert float((network(x) - wanted).norm() / wanted.norm()) < 4e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("function", [torch.sigmoid, torch.tanh, torch.erf])
+def test_a_flat_function_takes_a_mask_of_infinity(function):
+    model = Calling(
+        lambda h: function(h.masked_fill(h > 1, math.inf).masked_fill(h < -1, -math.inf))
+    )
+    network = LAS(steps=12, progress=False).apply(model, [seen(0)])
+    assert float((network(seen(1)) - model(seen(1))).norm() / model(seen(1)).norm()) < 4e-3
 
 
 @pytest.mark.parametrize(
@@ -185,6 +232,10 @@ FREE = {
         0, torch.tensor([1]), h[:1]
     ),
     "a product of constants": lambda h: h + torch.exp(WEIGHT @ WEIGHT)[0],
+    "a rotation by complex numbers": lambda h: torch.view_as_real(
+        torch.view_as_complex(h.unflatten(-1, (4, 2)))
+        * torch.polar(torch.ones(4), torch.arange(4.0))
+    ).flatten(-2),
     "the largest and a choice by it": lambda h: torch.where(h > 0, h, h - h.amax(-1, keepdim=True)),
 }
 
@@ -210,12 +261,13 @@ def test_what_was_written_into_a_tensor_is_an_activation():
 
 
 REFUSED = {
-    "log_softmax": lambda h: F.log_softmax(h, -1),
     "cumprod": lambda h: h.cumprod(-1),
-    "pow with the exponent 2.5": lambda h: (1 + h * h) ** 2.5,
+    "mul of complex numbers": lambda h: torch.view_as_real(
+        torch.view_as_complex(h.unflatten(-1, (4, 2)))
+        * torch.view_as_complex(h.unflatten(-1, (4, 2)))
+    ),
     "fft": lambda h: torch.fft.rfft(h).abs(),
     "norm of order 3": lambda h: h.norm(p=3),
-    "lerp": lambda h: torch.lerp(h, h.flip(-1), h),
     "round": torch.round,
     "sin": torch.sin,
     "item": lambda h: h + h[0, 0, 0].item(),
@@ -247,3 +299,64 @@ def test_a_function_that_nothing_is_known_of_is_refused_where_calibration_did_no
     network.deep = True
     with pytest.raises(ValueError, match="did not reach this call of special_bessel_j0 in Some"):
         network(seen(0))
+
+
+@pytest.mark.parametrize(
+    "chain", [torch.linalg.multi_dot, lambda matrices: torch.chain_matmul(*matrices)]
+)
+@pytest.mark.filterwarnings("ignore:torch.chain_matmul is deprecated")
+def test_activations_in_a_list_of_matrices_become_spikes(chain):
+    network = LAS(progress=False).apply(
+        Calling(lambda h: chain([h[0], h[1].T, h[2]])), [seen(0), seen(1)]
+    )
+    sites = [name for name in network.report.column("site") if "matmul" in name]
+    assert len(sites) == 2
+
+
+def test_the_parts_of_a_composed_function_have_ranges_of_their_own():
+    network = LAS(progress=False).apply(
+        Calling(lambda h: F.cosine_similarity(h, 1e3 * h.flip(-1), dim=-1)), [seen(0)]
+    )
+    assert sum("mul" in name for name in network.report.column("site")) == 4
+
+
+@torch.no_grad()
+def test_a_product_of_a_value_with_itself_is_a_product_where_no_square_was_seen():
+    def times(h, other):
+        return h * other
+
+    class Twice(nn.Module):
+        def forward(self, x, y):
+            return times(x, y)
+
+    x, y = seen(0), seen(1)
+    network = LAS(steps=12, progress=False).apply(Twice(), [(x, y), (y, x)])
+    assert float((network(x, x) - x * x).norm() / (x * x).norm()) < 4e-3
+    squares = LAS(steps=12, progress=False).apply(Twice(), [(x, x)])
+    with pytest.raises(ValueError, match="did not reach this call of mul in Twice"):
+        squares(x, y)
+
+
+VIEWED = {
+    "layer norm": (nn.LayerNorm(4), lambda norm, h: norm(h.mT.unflatten(-1, (1, -1))[..., :4])),
+    "convolution": (nn.Conv2d(5, 5, 1), lambda layer, h: layer(h.unflatten(-1, (4, 2)))),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", VIEWED)
+def test_what_a_view_follows_lies_in_memory_as_torch_lays_it(name):
+    layer, compute = VIEWED[name]
+
+    class Viewing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = layer
+
+        def forward(self, x):
+            return compute(self.part, x).view(-1)
+
+    model = Viewing().eval()
+    network = LAS(steps=12, progress=False).apply(model, [seen(0)])
+    wanted = model(seen(1))
+    assert float((network(seen(1)) - wanted).norm() / wanted.norm()) < 4e-3

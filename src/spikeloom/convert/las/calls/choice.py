@@ -92,12 +92,6 @@ def _gelu(args: list[Any], kwargs: dict[str, Any]) -> nn.Module:
     return Function("gelu_tanh" if kwargs.get("approximate") == "tanh" else "gelu")
 
 
-def _softplus(args: list[Any], kwargs: dict[str, Any]) -> nn.Module:
-    if kwargs.get("beta", args[1] if len(args) > 1 else 1) != 1:
-        raise Unknown("softplus with another beta than 1")
-    return Function("softplus")
-
-
 def _layer_norm(args: list[Any], kwargs: dict[str, Any]) -> nn.Module:
     eps = kwargs.get("eps", args[4] if len(args) > 4 else 1e-5)
     return _norm(True, float(eps), args, kwargs)
@@ -126,5 +120,4 @@ CHOICES: dict[str, Callable[[list[Any], dict[str, Any]], nn.Module | None]] = {
     "rms_norm": _rms_norm,
     "scaled_dot_product_attention": lambda args, kwargs: AttentionCall(),
     "softmax": lambda args, kwargs: SoftmaxCall(),
-    "softplus": _softplus,
 }

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["COMPOSED", "Unknown", "composed"]
+__all__ = ["COMPOSED", "SEVERAL", "SLOPED", "Unknown", "composed"]
+
+# Names of calls with arguments for which their own rule does not hold.
+SEVERAL, SLOPED = "einsum of several", "softplus of a slope"
 
 
 class Unknown(Exception):
     """A call with settings for which there is no rule."""
 
 
-def composed(name: str, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
+def composed(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """A function, computed by others.
 
     Args:
@@ -56,21 +60,27 @@ def _is_infinite(bound: Any) -> bool:
 
 def _pow(x: Tensor, exponent: Any) -> Tensor:
     if isinstance(exponent, Tensor):
-        exponent = exponent.item() if exponent.numel() == 1 else None
-    powers: dict[Any, Callable[[Tensor], Tensor]] = {
-        1: lambda x: x,
-        2: torch.square,
-        3: lambda x: x * torch.square(x),
-        4: lambda x: torch.square(torch.square(x)),
-        0.5: torch.sqrt,
-        -0.5: torch.rsqrt,
-        -1: torch.reciprocal,
-        -2: lambda x: torch.square(torch.reciprocal(x)),
-        1.5: lambda x: x * torch.sqrt(x),
-    }
-    if exponent not in powers:
-        raise Unknown(f"pow with the exponent {exponent}")
-    return powers[exponent](x)
+        # Of numbers that are not negative; torch's has a value for some of the others as well.
+        return torch.exp(exponent * torch.log(x))
+    roots = {0.5: torch.sqrt, -0.5: torch.rsqrt}
+    if exponent in roots:
+        return roots[exponent](x)
+    if exponent < 0:
+        return _pow(torch.reciprocal(x), -exponent)
+    whole, rest = divmod(exponent, 1)
+    y = _whole_power(x, int(whole)) if whole else None
+    if rest:  # of numbers that are not negative: others have no such power
+        root = torch.sqrt(x) if rest == 0.5 else torch.exp(rest * torch.log(x))
+        y = root if y is None else y * root
+    return torch.ones_like(x) if y is None else y
+
+
+def _whole_power(x: Tensor, exponent: int) -> Tensor:
+    """By squares, of which there are few."""
+    if exponent == 1:
+        return x
+    y = torch.square(_whole_power(x, exponent // 2))
+    return x * y if exponent % 2 else y
 
 
 def _div(x: Any, other: Any, rounding_mode: str | None = None) -> Tensor:
@@ -84,13 +94,76 @@ def _elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, rate: float = 1.0) -
     return scale * (torch.relu(x) + alpha * (torch.exp(-torch.relu(-x) * rate) - 1))
 
 
+def _logit(x: Tensor, eps: float | None = None) -> Tensor:
+    x = x if eps is None else _clamp(x, eps, 1 - eps)
+    return torch.log(x) - torch.log(1 - x)
+
+
+def _logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    largest = x.amax(dim, keepdim=True)
+    largest = largest.masked_fill(largest.isinf(), 0.0)
+    y = largest + torch.log(torch.exp(x - largest).sum(dim, keepdim=True))
+    return y if keepdim else _squeezed(y, dim)
+
+
+def _squeezed(x: Tensor, dim: Any) -> Tensor:
+    return x.squeeze(dim if isinstance(dim, int) else tuple(dim))
+
+
+def _log_softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
+    x = x if dtype is None else x.to(dtype)
+    return x - _logsumexp(x, dim, keepdim=True)
+
+
+def _logaddexp(x: Tensor, y: Tensor) -> Tensor:
+    return _logsumexp(torch.stack(torch.broadcast_tensors(x, y)), 0)
+
+
+def _softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    return torch.nn.functional.softplus(beta * x) / beta
+
+
+def _sign(x: Tensor) -> Tensor:
+    return (x > 0).to(x.dtype) - (x < 0).to(x.dtype)
+
+
+def _distances(x: Tensor, y: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
+    return _norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+
+
+def _pairwise_distance(
+    x: Tensor, y: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    return _norm(x - y + eps, p, -1, keepdim)
+
+
+def _contracted(equation: str, *operands: Any) -> Tensor:
+    """An einsum of more than two tensors, one after another."""
+    parts, _, output = equation.replace(" ", "").partition("->")
+    terms = parts.split(",")
+    if "..." in equation or len(terms) != len(operands):
+        raise Unknown(f"einsum of {len(operands)} activations by {equation!r}")
+    if "->" not in equation:
+        output = "".join(sorted(letter for letter in set(parts) if parts.count(letter) == 1))
+        output = output.replace(",", "")
+    while len(terms) > 2:
+        later = set(output).union(*terms[2:])
+        kept = "".join(letter for letter in dict.fromkeys(terms[0] + terms[1]) if letter in later)
+        both = torch.einsum(f"{terms[0]},{terms[1]}->{kept}", *operands[:2])
+        terms, operands = [kept, *terms[2:]], (both, *operands[2:])
+    return torch.einsum(f"{','.join(terms)}->{output}", *operands)
+
+
 def _norm(
     x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
 ) -> Tensor:
-    if p not in (None, 2, 2.0, "fro"):
-        raise Unknown(f"norm of order {p}")
     x = x if dtype is None else x.to(dtype)
     axes = tuple(range(x.dim())) if dim is None else dim
+    if p in (1, math.inf):
+        sizes = torch.relu(x) + torch.relu(-x)
+        return sizes.sum(axes, keepdim) if p == 1 else sizes.amax(axes, keepdim)
+    if p not in (None, 2, "fro"):
+        raise Unknown(f"norm of order {p}")
     return torch.sqrt(torch.square(x).sum(axes, keepdim))
 
 
@@ -107,10 +180,20 @@ def _cosine(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
 def _variance(
     x: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, correction: Any = None
 ) -> Tensor:
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
     axes = tuple(range(x.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     count = math.prod(x.shape[axis] for axis in axes)
     less = correction if correction is not None else 1 if unbiased in (None, True) else 0
     return torch.square(x - x.mean(axes, True)).sum(axes, keepdim) / (count - less)
+
+
+def _mean(
+    x: Tensor, dim: Any = None, unbiased: Any = None, keepdim: bool = False, correction: Any = None
+) -> Tensor:
+    """What a variance comes with; of its arguments only some matter."""
+    axes = tuple(range(x.dim())) if dim is None or isinstance(dim, bool) else dim
+    return x.mean(axes, keepdim)
 
 
 def _glu(x: Tensor, dim: int = -1) -> Tensor:
@@ -162,7 +245,7 @@ def _instance_norm(
     return _group_norm(x, x.shape[1], weight, bias, eps)
 
 
-COMPOSED: dict[str, Callable[..., Tensor]] = {
+COMPOSED: dict[str, Callable[..., Any]] = {
     "abs": lambda x: torch.relu(x) + torch.relu(-x),
     "absolute": lambda x: torch.relu(x) + torch.relu(-x),
     "addcdiv": lambda x, a, b, value=1: x + value * _div(a, b),
@@ -170,37 +253,63 @@ COMPOSED: dict[str, Callable[..., Tensor]] = {
     "clamp": _clamp,
     "clamp_max": lambda x, high: _clamp(x, None, high),
     "clamp_min": lambda x, low: _clamp(x, low),
+    "cdist": _distances,
+    "chain_matmul": lambda *matrices: reduce(torch.matmul, matrices),
+    "cosh": lambda x: (torch.exp(x) + torch.exp(-x)) / 2,
     "cosine_similarity": _cosine,
     "div": _div,
     "elu": lambda x, alpha=1.0: _elu(x, alpha),
+    SEVERAL: _contracted,
+    "erfc": lambda x: 1 - torch.erf(x),
     "expm1": lambda x: torch.exp(x) - 1,
-    "fmax": lambda x, y: x + torch.relu(y - x),
-    "fmin": lambda x, y: x - torch.relu(x - y),
     "glu": _glu,
     "group_norm": _group_norm,
+    "hardshrink": lambda x, lambd=0.5: torch.where((x > lambd) | (x < -lambd), x, 0.0),
     "hardsigmoid": lambda x: _hardsigmoid(x),
     "hardswish": lambda x: _hardswish(x),
     "hardtanh": lambda x, low=-1.0, high=1.0: _clamp(x, low, high),
+    "heaviside": lambda x, values: torch.where(x == 0, values, (x > 0).to(x.dtype)),
     "instance_norm": _instance_norm,
     "leaky_relu": lambda x, slope=0.01: torch.relu(x) - slope * torch.relu(-x),
+    "lerp": lambda x, end, weight: x + weight * (end - x),
+    "log10": lambda x: torch.log(x) / math.log(10),
+    "log1p": lambda x: torch.log(1 + x),
+    "log2": lambda x: torch.log(x) / math.log(2),
+    "log_softmax": _log_softmax,
+    "logaddexp": _logaddexp,
+    "logit": _logit,
+    "logsumexp": _logsumexp,
     "logsigmoid": lambda x: -torch.nn.functional.softplus(-x),
     "log_sigmoid": lambda x: -torch.nn.functional.softplus(-x),
-    "maximum": lambda x, y: x + torch.relu(y - x),
-    "minimum": lambda x, y: x - torch.relu(x - y),
+    "multi_dot": lambda matrices: reduce(torch.matmul, matrices),
     "norm": _norm,
     "normalize": _normalize,
+    "pairwise_distance": _pairwise_distance,
     "pow": _pow,
     "prelu": _prelu,
     "rdiv": lambda x, other: _div(other, x),
     "relu6": lambda x: torch.relu(x) - torch.relu(x - 6),
     "rpow": lambda x, base: torch.exp(x * math.log(base)),
     "selu": lambda x: _elu(x, 1.6732632423543772, 1.0507009873554805),
+    "sgn": _sign,
+    "sign": _sign,
+    "sinh": lambda x: (torch.exp(x) - torch.exp(-x)) / 2,
     "softmin": lambda x, dim=None, dtype=None: torch.softmax(-x, dim, dtype),
-    "softshrink": lambda x, width=0.5: torch.relu(x - width) - torch.relu(-x - width),
+    SLOPED: _softplus,
+    "softshrink": lambda x, lambd=0.5: torch.relu(x - lambd) - torch.relu(-x - lambd),
     "softsign": lambda x: _div(x, 1 + torch.relu(x) + torch.relu(-x)),
     "std": lambda x, *args, **kwargs: torch.sqrt(_variance(x, *args, **kwargs)),
+    "std_mean": lambda x, *args, **kwargs: (
+        torch.sqrt(_variance(x, *args, **kwargs)),
+        _mean(x, *args, **kwargs),
+    ),
     "tanhshrink": lambda x: x - torch.tanh(x),
     "threshold": _threshold,
     "var": _variance,
+    "var_mean": lambda x, *args, **kwargs: (
+        _variance(x, *args, **kwargs),
+        _mean(x, *args, **kwargs),
+    ),
     "vector_norm": _norm,
+    "xlogy": lambda x, y: x * torch.log(y),
 }

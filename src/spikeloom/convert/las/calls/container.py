@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
 from spikeloom.convert.las.calls.kinds import KINDS
 
-__all__ = ["CHILD", "COMPOUND", "CONSTANT", "FLOAT", "Calls", "all_calls", "calls_in", "calls_of"]
+__all__ = ["CHILD", "COMPOUND", "CONSTANT", "FLOAT", "Calls", "all_calls", "attach", "calls_in"]
+__all__ += ["calls_of", "drop_unused"]
 
 # The name of the child.
 CHILD = "las_calls"
@@ -28,9 +30,17 @@ class Calls(nn.Module):
         super().__init__()
         self.places: dict[str, str] = {}
 
-    def forward(self, x: Any) -> Any:
-        """What it is given, as the last child of an ``nn.Sequential``, which calls all of them."""
-        return x
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """No layer of the module, which must not go through all of its children.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            f"model: a module calls all of its children, of which one, {CHILD}, holds the neurons "
+            f"of its own calls; let it go through an nn.ModuleList or nn.Sequential of its layers, "
+            f"or name the module in exclude"
+        )
 
     def put(self, key: str, name: str, call: nn.Module) -> None:
         """Give a place its spiking call."""
@@ -63,14 +73,49 @@ class Calls(nn.Module):
         return calls
 
 
+class _Layers(dict[str, Any]):
+    """The children of a container, which goes through its layers alone: its calls are none.
+
+    Whoever asks for names and children, as to move or to save them, finds the calls by ``items``.
+    """
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in super().__iter__() if name != CHILD)
+
+    def __len__(self) -> int:
+        return super().__len__() - (CHILD in self)
+
+    def values(self) -> Any:
+        return [self[name] for name in self]
+
+
+def attach(module: nn.Module, calls: Calls) -> None:
+    """Make calls the child of a module."""
+    if isinstance(module, (nn.Sequential, nn.ModuleList)) and not isinstance(
+        module._modules, _Layers
+    ):
+        module._modules = _Layers(module._modules)
+    module.add_module(CHILD, calls)
+
+
 def calls_in(module: nn.Module) -> Calls:
     """The calls of a module, made if it has none."""
     calls = module._modules.get(CHILD)
     if calls is None:
         calls = Calls()
-        module.add_module(CHILD, calls)
+        attach(module, calls)
     assert isinstance(calls, Calls)
     return calls
+
+
+def drop_unused(network: nn.Module) -> bool:
+    """Drop the calls of modules that made none, or of all if none is spiking; whether any is."""
+    spiking = any(calls._modules for calls in all_calls(network))
+    for module in list(network.modules()):
+        calls = module._modules.get(CHILD)
+        if isinstance(calls, Calls) and not (spiking and calls.places):
+            del module._modules[CHILD]
+    return spiking
 
 
 def all_calls(network: nn.Module) -> list[Calls]:

@@ -17,17 +17,32 @@ from torch.overrides import TorchFunctionMode
 
 from spikeloom.convert.las.attention import Attention
 from spikeloom.convert.las.calls.composed import composed
-from spikeloom.convert.las.calls.container import CHILD, COMPOUND, CONSTANT, FLOAT, Calls
+from spikeloom.convert.las.calls.container import (
+    CHILD,
+    COMPOUND,
+    CONSTANT,
+    FLOAT,
+    Calls,
+    attach,
+    calls_in,
+)
 from spikeloom.convert.las.calls.kinds import NormCall
-from spikeloom.convert.las.calls.meaning import called, in_place, is_scale, is_watched
-from spikeloom.convert.las.calls.place import place
+from spikeloom.convert.las.calls.meaning import (
+    called,
+    in_place,
+    is_scale,
+    is_watched,
+    with_arguments,
+)
+from spikeloom.convert.las.calls.place import is_recomputed, place
 from spikeloom.convert.las.layers import Spiking, WeightLayer
 from spikeloom.convert.las.rules import is_float_place, is_under
 from spikeloom.convert.las.torch_layers import EncoderLayer, MultiheadAttention
 from spikeloom.observe.dialects import arguments
 
 __all__ = [
-    *("Interception", "computed", "let_go", "let_pass", "rebuild_calls", "running", "take_over"),
+    *("Interception", "computed", "is_passing", "let_go", "let_pass", "prepare", "rebuild_calls"),
+    *("running", "take_over", "whose"),
 ]
 
 # --- Which module runs ------------------------------------------------------------------------
@@ -76,9 +91,7 @@ def _after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
     session = running.session
     if session is not None:
         with torch._C.DisableTorchFunction():
-            if session.activations.among((args, kwargs)):
-                # What is computed past torch's functions, as by one of autograd's own.
-                session.activations.mark_unknown(output)
+            session.check_seen(module, output)
     _leave()
 
 
@@ -121,7 +134,7 @@ def take_over(network: nn.Module, exclude: Sequence[str]) -> None:
         let_pass(network)
         return
     passed: list[str] = []
-    for name, module in network.named_modules():
+    for name, module in list(network.named_modules()):
         if passed and is_under(name, passed):
             continue
         if isinstance(module, PASSING) or _is_left(name, exclude):
@@ -131,6 +144,21 @@ def take_over(network: nn.Module, exclude: Sequence[str]) -> None:
             _hook(module, _before, _after)
         else:
             let_pass(module)
+
+
+def prepare(network: nn.Module) -> None:
+    """Give every module whose code is looked at a child for its calls, before its forward runs.
+
+    Args:
+        network: It is taken over.
+    """
+    for module in list(network.modules()):
+        if _before in module._forward_pre_hooks.values() and _has_forward(module):
+            calls_in(module)
+
+
+def _has_forward(module: nn.Module) -> bool:
+    return type(module).forward is not nn.Module.forward
 
 
 PASSING = (
@@ -166,12 +194,16 @@ class Interception(TorchFunctionMode):
         kwargs = kwargs or {}
         module = running.modules[-1] if running.modules else None
         if module is None:
-            return func(*args, **kwargs)
+            passing = running.session
+            return (
+                func(*args, **kwargs) if passing is None else passing.let_pass(func, args, kwargs)
+            )
         if running.session is not None:
             return running.session.see(self, module, func, args, kwargs)
         name = called(func)
         if not is_watched(func) or is_scale(name, args):
             return func(*args, **kwargs)
+        name = with_arguments(name, args, kwargs)
         return _converted(self, module, name, func, args, kwargs)
 
 
@@ -179,9 +211,11 @@ def _converted(
     mode: Interception, module: nn.Module, name: str, func: Any, args: Any, kwargs: Any
 ) -> Any:
     """What a call computes in a converted network."""
-    calls = module._modules.get(CHILD)
-    child = calls.places.get(f"{name} {place()}") if isinstance(calls, Calls) else None
-    if child in (CONSTANT, FLOAT):
+    module, at = whose(module)
+    child = _child_at(module, f"{name} {at}")
+    if child is None and name == "square":  # a product of a value with itself is one still
+        name, child = "mul", _child_at(module, f"mul {at}")
+    if child in (CONSTANT, FLOAT) or is_passing(module):
         return func(*args, **kwargs)
     if child is None:
         raise ValueError(
@@ -189,7 +223,39 @@ def _converted(
             f"whose values are not known; calibrate on batches that use it, or name the module in "
             f"exclude; torch.compile needs fullgraph=True"
         )
+    if is_recomputed():
+        raise ValueError(
+            f"model: {type(module).__name__} calls {name} within torch.utils.checkpoint, which "
+            f"repeats it in the backward pass, where no module runs and no spikes are computed; "
+            f"checkpoint a module instead of a function, or name the module in exclude"
+        )
     return computed(mode, module, name, child, func, args, kwargs)
+
+
+def whose(module: nn.Module) -> tuple[nn.Module, str]:
+    """The module whose code makes the present call, and the place there.
+
+    Args:
+        module: The one that runs; a module's code may be reached past its call.
+    """
+    owner, at = place(module)
+    return owner if owner is module or _is_hooked(owner) else module, at
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    hooks = module._forward_pre_hooks.values()
+    return _before in hooks or _before_passing in hooks
+
+
+def is_passing(module: nn.Module) -> bool:
+    """Whether what a module computes is left to itself."""
+    return _before_passing in module._forward_pre_hooks.values()
+
+
+def _child_at(module: nn.Module, key: str) -> str | None:
+    """What is called in a place; None if calibration did not reach it."""
+    calls = module._modules.get(CHILD)
+    return calls.places.get(key) if isinstance(calls, Calls) else None
 
 
 def computed(
@@ -208,6 +274,8 @@ def computed(
     """
     given, named = arguments(name, args, kwargs)
     writes, target = in_place(func) or bool(named.pop("inplace", False)), given[0]
+    if name == "square":
+        func, given = torch.square, given[:1]
     if writes:
         with mode:
             copy = target.clone()  # what is saved for gradients is not written to
@@ -247,4 +315,4 @@ def rebuild_calls(network: nn.Module, specs: dict[str, Any], exclude: Sequence[s
         return
     take_over(network, exclude)
     for name, spec in specs.items():
-        network.get_submodule(name).add_module(CHILD, Calls.from_spec(spec))
+        attach(network.get_submodule(name), Calls.from_spec(spec))

@@ -82,8 +82,8 @@ class Product(nn.Module):
         if axis in (None, -1):
             y: Tensor = encode(x)
             return y
-        y = encode(x.movedim(axis, -1).contiguous())
-        return y.movedim(-1, axis)
+        y = encode(x.movedim(axis, -1).contiguous()).movedim(-1, axis)
+        return y.contiguous() if x.is_contiguous() else y
 
     def _spikes(self, function: Compute, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """What each step adds to the product of what has arrived, added up."""
@@ -164,12 +164,7 @@ class Magnitude(Spiking):
         self, function: Compute, args: list[Any], kwargs: dict[str, Any]
     ) -> Any:
         """The function of the first argument."""
-        x, *others = args
-        if self.function == "square" and others and others[0] is not x:
-            raise ValueError(
-                "model: calibration saw a square where now two values are multiplied; calibrate on "
-                "batches that do both"
-            )
+        x = args[0]
         if self.observing:
             return function(*args, **kwargs)
         return self.table.spikes(x).sum(0) if self.form == "spikes" else self.table(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ class Activations:
 
     def __init__(self) -> None:
         self._known = WeakTensorKeyDictionary()
+        # What there is before the run is constant; what no function of torch made in it is unknown.
+        self.mark([value for value in gc.get_objects() if issubclass(type(value), Tensor)], None)
         self._fired = WeakTensorKeyDictionary()
 
     def _sources(self, value: Tensor) -> Sources | None:
@@ -60,10 +63,12 @@ class Activations:
         """Whether a tensor is what a table's spikes add up to, moved or scaled."""
         return isinstance(value, Tensor) and value in self._fired
 
-    def mark_unknown(self, values: Any) -> None:
-        """State that the tensors within of which nothing is known are activations."""
-        for value in _numbers(values):
-            self._known.setdefault(value, NOWHERE)
+    def mark_unknown(self, values: Any, sources: Sources | None = NOWHERE) -> bool:
+        """As :meth:`mark`, the tensors within of which nothing is known; whether there was one."""
+        unknown = [value for value in _numbers(values) if value not in self._known]
+        unknown = [value for value in unknown if not value._is_view() or value._base not in self]
+        self.mark(unknown, sources)
+        return bool(unknown)
 
     def written(self, value: Any, sources: Sources) -> None:
         """State that an activation was written into a tensor, or into the one that it shows."""

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from spikeloom.convert.las.calls.composed import COMPOSED
+from spikeloom.convert.las.calls.composed import COMPOSED, SEVERAL, SLOPED
 from spikeloom.observe import Effect, Operation, meaning_of
 from spikeloom.observe.dialects import is_in_place
 from spikeloom.observe.dialects import name_of as spelled
 
-__all__ = ["called", "in_place", "is_scale", "is_watched", "passes"]
+__all__ = ["called", "in_place", "is_scale", "is_watched", "passes", "with_arguments"]
 
 # What spikes have to compute of activations.
 COMPUTED = frozenset(
@@ -40,6 +40,26 @@ def called(function: Any) -> str:
         return REVERSED[written]
     operation = meaning_of(function)
     return written.strip("_") if operation is None else operation.name
+
+
+def with_arguments(name: str, args: Any, kwargs: Any) -> str:
+    """The name of a call, which is another one for arguments that ask for other spikes.
+
+    A place has a spiking call for each: a helper may square, and multiply two values, in one line.
+
+    Args:
+        name: As :func:`called` returns it.
+        args: The call's arguments.
+        kwargs: Its keyword arguments.
+    """
+    if name == "mul" and len(args) == 2 and args[0] is args[1]:
+        return "square"
+    if name == "einsum":
+        operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
+        return SEVERAL if len(operands) > 2 else name
+    if name == "softplus" and kwargs.get("beta", args[1] if len(args) > 1 else 1) != 1:
+        return SLOPED
+    return name
 
 
 @lru_cache(maxsize=4096)

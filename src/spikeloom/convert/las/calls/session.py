@@ -20,20 +20,30 @@ from spikeloom.convert.las.calls.container import (
     Calls,
     all_calls,
     calls_in,
+    drop_unused,
 )
 from spikeloom.convert.las.calls.exploration import explore
 from spikeloom.convert.las.calls.interception import (
     Interception,
     computed,
+    is_passing,
     let_go,
     let_pass,
+    prepare,
     running,
     take_over,
+    whose,
 )
 from spikeloom.convert.las.calls.kinds import Magnitude, Product
 from spikeloom.convert.las.calls.labels import NOWHERE, Activations, Sources, is_number, unmapped
-from spikeloom.convert.las.calls.meaning import called, in_place, is_scale, is_watched, passes
-from spikeloom.convert.las.calls.place import place
+from spikeloom.convert.las.calls.meaning import (
+    called,
+    in_place,
+    is_scale,
+    is_watched,
+    passes,
+    with_arguments,
+)
 from spikeloom.convert.las.layers import WeightLayer
 from spikeloom.observe import Effect, meaning_of
 from spikeloom.observe.dialects import arguments
@@ -46,6 +56,7 @@ SHOWN = 6  # places in an error
 ARRANGING = (Effect.KEEPS, Effect.MOVES)
 # An attention that a kernel of another library computes.
 KERNEL = "attn"
+UNSEEN = "code that torch does not see, such as a compiled kernel behind an autograd.Function"
 ITS_ATTENTION = (
     "Convert the model with attn_implementation='sdpa' or 'eager', or let it call "
     "scaled_dot_product_attention."
@@ -71,11 +82,14 @@ class Session:
     def see(self, mode: Interception, module: nn.Module, func: Any, args: Any, kwargs: Any) -> Any:
         """Compute a call, and give it its neurons if it needs some."""
         self.check_mapped(module, (args, kwargs))
-        name, operation = called(func), meaning_of(func)
+        self.check_seen(module, (args, kwargs))
+        name, operation = with_arguments(called(func), args, kwargs), meaning_of(func)
         read = args if operation is None else operation.read(args)
         is_constant = not self.activations.among((read, kwargs))
         if is_watched(func) and is_constant and not is_scale(name, args):
-            calls_in(module).places.setdefault(f"{name} {place()}", CONSTANT)
+            owner, at = whose(module)
+            if not is_passing(owner):
+                calls_in(owner).places.setdefault(f"{name} {at}", CONSTANT)
         if is_constant:
             looks_up = operation is not None and operation.effect is Effect.LOOKS_UP
             y = func(*args, **kwargs)
@@ -98,6 +112,13 @@ class Session:
             self.activations.written(args[0], self.activations.sources(y))
         return y
 
+    def let_pass(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Compute a call of a module that is left to itself, and know what it returns."""
+        y = func(*args, **kwargs)
+        varies = self.activations.among((args, kwargs))
+        self.activations.mark_unknown(y, NOWHERE if varies else None)
+        return y
+
     def _varies(self, leaf: Any) -> bool:
         return leaf in self.activations
 
@@ -112,9 +133,14 @@ class Session:
         kwargs: Any,
     ) -> Any:
         """Compute what is neither free nor constant."""
-        key = f"{name} {place()}"
+        module, at = whose(module)
+        key = f"{name} {at}"
+        if is_passing(module):
+            y = func(*args, **kwargs)
+            self.activations.mark(y, sources)
+            return y
         try:
-            _check_arguments(name, args, kwargs)
+            self._check_arguments(name, args, kwargs)
             child = self._child(module, name, key, args, kwargs)
             if child in (CONSTANT, FLOAT):
                 y = func(*args, **kwargs)
@@ -146,8 +172,6 @@ class Session:
     def _child(self, module: nn.Module, name: str, key: str, args: Any, kwargs: Any) -> str:
         """The name of the spiking call at a place, made if there is none."""
         given, named = arguments(name, args, kwargs)
-        if name == "mul" and len(given) == 2 and given[0] is given[1]:
-            name = "square"
         calls = module._modules.get(CHILD)
         child = calls.places.get(key, CONSTANT) if isinstance(calls, Calls) else CONSTANT
         if child == CONSTANT:
@@ -165,6 +189,30 @@ class Session:
             for position, axis in factors(name, given, self.activations).items():
                 call.encode(position, axis)
         return child
+
+    def _check_arguments(self, name: str, args: Any, kwargs: Any) -> None:
+        if kwargs.get("out") is not None:
+            raise Unknown(f"{name} with out=")
+        leaves = tree_leaves((args, kwargs))
+        if any(isinstance(leaf, Tensor) and leaf.is_complex() for leaf in leaves):
+            operation = meaning_of(name)
+            # A rotation by constants is linear, as rotary embeddings are.
+            if operation is None or not operation.is_affine(args, kwargs, self._varies):
+                raise Unknown(f"{name} of complex numbers")
+
+    def check_seen(self, module: nn.Module, values: Any) -> None:
+        """Refuse values that were computed while a module runs, but by no function of torch.
+
+        Args:
+            module: It runs.
+            values: What it uses or returns.
+        """
+        leaves = [leaf for leaf in tree_leaves(values) if is_number(leaf)]
+        # Another library's memory: what gave activations to it has been refused.
+        foreign = [leaf for leaf in leaves if not leaf.untyped_storage().resizable()]
+        self.activations.mark_unknown(foreign, None)
+        if self.activations.mark_unknown(leaves):
+            self._refuse(module, UNSEEN)
 
     def _refuse(self, module: nn.Module, what: str) -> None:
         called = self.refused.setdefault(self._place(module), [])
@@ -245,13 +293,6 @@ class Session:
         return list(names), layers
 
 
-def _check_arguments(name: str, args: Any, kwargs: Any) -> None:
-    if kwargs.get("out") is not None:
-        raise Unknown(f"{name} with out=")
-    if any(isinstance(leaf, Tensor) and leaf.is_complex() for leaf in tree_leaves((args, kwargs))):
-        raise Unknown(f"{name} of complex numbers")
-
-
 @contextmanager
 def calibrating(network: nn.Module, exclude: Sequence[str]) -> Iterator[Session]:
     """Give the calls of a network their neurons while the block runs.
@@ -262,12 +303,11 @@ def calibrating(network: nn.Module, exclude: Sequence[str]) -> Iterator[Session]
     """
     running.forget()
     take_over(network, exclude)
+    prepare(network)
     session = running.session = Session(network)
     try:
         yield session
     finally:
         running.session = None
-        if not any(calls._modules for calls in all_calls(network)):
+        if not drop_unused(network):
             let_go(network)
-            for module in network.modules():
-                module._modules.pop(CHILD, None)
