@@ -379,3 +379,33 @@ def test_what_no_rule_computes_in_another_way_to_call_a_model_is_refused_when_it
     assert network(**batch, attention_mask=mask).isfinite().all()
     with pytest.raises(ValueError, match="did not reach this call of cumprod in Multiplies"):
         network(**batch)
+
+
+class Remembering(nn.Module):
+    """Adds a mean over time, which it keeps between calls."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.layer, self.way = nn.Linear(8, 8), way
+        self.register_buffer("mean", torch.zeros(8))
+        self.last = None
+
+    def forward(self, x):
+        if self.way == "in place":
+            self.mean.mul_(0.5).add_(x.mean(0))
+        elif self.way == "anew":
+            self.mean = 0.5 * self.mean + x.mean(0)
+        else:
+            self.last = x.mean(0) if self.last is None else 0.5 * self.last + x.mean(0)
+        return self.layer(x + (self.mean if self.last is None else self.last))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", ["in place", "anew", "an attribute"])
+def test_a_model_that_keeps_a_state_is_converted_and_begins_where_the_model_does(way):
+    torch.manual_seed(0)
+    model = Remembering(way)
+    batches = [torch.randn(16, 8) for _ in range(3)]
+    network = LAS(steps=12, progress=False).apply(model.eval(), batches)
+    for x in batches:
+        assert 0 < relative(network(x), model(x)) < 0.005

@@ -2,10 +2,50 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["check_same"]
+import torch
+from torch import Tensor, nn
+
+from spikeloom.convert.las.sharing import version_of
+
+__all__ = ["check_same", "unchanged"]
+
+
+@contextmanager
+def unchanged(network: nn.Module) -> Iterator[None]:
+    """Give a network back, when the block ends, the buffers and plain attributes that it has now.
+
+    A forward may keep a state in them, as the last hidden values.
+
+    Args:
+        network: Its modules are the same after the block, or others that bear their names.
+    """
+    before = {name: _state(module) for name, module in network.named_modules()}
+    try:
+        yield
+    finally:
+        for name, module in network.named_modules():
+            for attribute, (value, version, copy) in before.get(name, {}).items():
+                place = module._buffers if attribute in module._buffers else vars(module)
+                is_same = place.get(attribute) is value
+                if is_same and (value is None or version_of(value) == version):
+                    continue
+                if attribute in place:
+                    place[attribute] = copy
+
+
+def _state(module: nn.Module) -> dict[str, tuple[Tensor | None, int | None, Tensor | None]]:
+    """A module's buffers, and its attributes that are tensors or nothing yet; with copies."""
+    values = {**vars(module), **module._buffers}
+    return {
+        name: (value, version_of(value), value.clone())
+        if isinstance(value, Tensor)
+        else (None, None, None)
+        for name, value in values.items()
+        if value is None or isinstance(value, Tensor)
+    }
 
 
 def check_same(
@@ -40,5 +80,6 @@ def check_same(
             raise ValueError(
                 f"model: with its modules replaced, {name} computes something else, by "
                 f"{distance:.1e} of its norm before any value is encoded; a module within looks "
-                f"like one that a rule converts, and is not: name it in exclude"
+                f"like one that a rule converts, and is not: name it in exclude. Or the model "
+                f"answers otherwise each time, by chance or by a state that it keeps: let it not"
             )

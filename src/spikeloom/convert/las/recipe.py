@@ -16,7 +16,7 @@ from spikeloom.calibrate import Batch, batches
 from spikeloom.convert.las.attention import OBSERVING, Softmax
 from spikeloom.convert.las.calls.kinds import Magnitude
 from spikeloom.convert.las.calls.session import calibrating
-from spikeloom.convert.las.checks import check_same
+from spikeloom.convert.las.checks import check_same, unchanged
 from spikeloom.convert.las.forms import FORMED, set_form
 from spikeloom.convert.las.layers import Activation, WeightLayer
 from spikeloom.convert.las.nodes import node_for
@@ -171,14 +171,17 @@ class LAS:
         with torch.inference_mode(False), torch.no_grad(), _as_written(model):
             network = _copied(model).eval()
             # As the model attends now: its own ways of attending may differ.
-            expected = layer_outputs(network, calls[0])
+            with unchanged(network):
+                expected = layer_outputs(network, calls[0])
             network = replace_layers(network, self.exclude)
             attend(network, self.exclude, OBSERVING)
             _name_sites(network)
-            deciding, layers = self._calibrate(network, calls, expected)
+            with unchanged(network):
+                deciding, layers = self._calibrate(network, calls, expected)
             encodings = self._fit(network)
             attend(network, self.exclude)
-            found = layer_outputs(network, calls[0])
+            with unchanged(network):
+                found = layer_outputs(network, calls[0])
         excluded = [*self.exclude, *layers]
         guard(network, excluded)
         network.eval()
