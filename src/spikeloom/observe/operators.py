@@ -118,8 +118,9 @@ _rows(
     numpy_T matrix_H expand broadcast_to repeat tile roll flip=reversed fliplr flipud rot90 select
     slice narrow unfold diagonal split=split_with_sizes=unsafe_split_with_sizes chunk
     tensor_split unbind=iter broadcast_tensors hsplit vsplit dsplit pixel_shuffle pixel_unshuffle
-    channel_shuffle real reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
-    replication_pad2d replication_pad3d _pad_circular upsample_nearest1d upsample_nearest2d
+    channel_shuffle real view_as_real view_as_complex reflection_pad1d reflection_pad2d
+    reflection_pad3d replication_pad1d replication_pad2d replication_pad3d _pad_circular
+    upsample_nearest1d upsample_nearest2d
     upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d
     _upsample_nearest_exact3d
     """,

@@ -250,6 +250,20 @@ def test_a_norm_that_no_rule_knows_is_taken_by_its_operations(norm):
 
 
 @torch.no_grad()
+def test_a_norm_of_one_s_own_that_says_its_size_is_taken_by_its_operations():
+    class Norm(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.normalized_shape = 8
+
+        def forward(self, x):
+            return x / x.norm(dim=-1, keepdim=True)
+
+    x = torch.randn(3, 4, 8)
+    assert 0 < relative(converted(nn.Sequential(Norm()), x)(x), Norm()(x)) < 0.005
+
+
+@torch.no_grad()
 def test_a_computed_weight_becomes_the_layer_s_own():
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.GELU())
     network, x = converted(model, torch.randn(32, 8)), torch.randn(32, 8)

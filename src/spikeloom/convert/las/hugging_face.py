@@ -152,7 +152,10 @@ def _is_plain(
     if eager is None:
         return True
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    own, *_ = eager(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    try:
+        own, *_ = eager(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    except RuntimeError:
+        return True  # it is not for these shapes; the whole network is compared later
     found, _ = Attention()(query, key, value, attention_mask, scaling)
     return torch.allclose(found.transpose(1, 2), own, rtol=1e-2, atol=1e-3 * float(own.abs().max()))
 
@@ -207,7 +210,7 @@ def check_call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         )
     most = getattr(config, "max_position_embeddings", None)
     ids = kwargs.get("input_ids", args[0] if args else None)
-    if most is None or not isinstance(ids, Tensor) or ids.dim() != 2:
+    if most is None or not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point():
         return
     most -= config.pad_token_id + 1 if config.model_type in OFFSET_POSITIONS else 0
     if 0 < most < ids.shape[1]:

@@ -168,7 +168,7 @@ class Activation(Spiking):
     def exact(self, x: Tensor) -> Tensor:
         """The function itself; its range is observed."""
         if x.numel() and self.looks:
-            least, most = (float(value) for value in torch.aminmax(x.detach()))
+            least, most = (float(value) for value in torch.aminmax(self._held(x.detach())))
             if not math.isfinite(least + most):
                 raise ValueError(
                     f"calibration: the input of {self.name or 'the model'} holds NaN or infinity"
@@ -213,7 +213,11 @@ class Activation(Spiking):
     def _watched(self, x: Tensor) -> Tensor:
         # Where a function is flat nothing saturates.
         high = self.reach if self.function in REACH else math.inf
-        return self.watch.see(self.name, x, high, -math.inf)
+        return self.watch.see(self.name, self._held(x), high, -math.inf)
+
+    def _held(self, x: Tensor) -> Tensor:
+        """The argument, but where a function is flat: a mask may be infinite there."""
+        return x if self.function in REACH else x.clamp(-FLAT, FLAT)
 
     def fire_through(self, make: Make | None) -> None:
         """Let a host's module fire the spikes, or again the layer itself."""

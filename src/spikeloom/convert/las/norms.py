@@ -39,7 +39,8 @@ class Norm(Spiking):
     def forward(self, *args: Tensor, **named: Tensor) -> Tensor:
         """The norm, computed in float32 at least."""
         x = the_argument(args, named)
-        return super().forward(wide(x)).to(x.dtype)
+        # As torch's, which a view may follow.
+        return super().forward(wide(x)).to(x.dtype).contiguous()
 
     def exact(self, x: Tensor) -> Tensor:
         """The norm itself; its sites observe."""

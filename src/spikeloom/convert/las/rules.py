@@ -254,10 +254,8 @@ def _spiking(module: nn.Module) -> nn.Module | None:
         return Linear(module.weight, module.bias)
     if name == "Conv1D":
         return _conv1d(module)
-    if len(getattr(module, "normalized_shape", ())) > 1:
-        return None
     if isinstance(module, nn.LayerNorm):
-        return LayerNorm(module)
+        return LayerNorm(module) if len(module.normalized_shape) == 1 else None
     if name.endswith("RMSNorm"):
         return _rms_norm(module)
     function = _function_name(module)
