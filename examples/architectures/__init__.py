@@ -1,0 +1,1 @@
+"""Small random models of the types of transformers, and what becomes of them under LAS."""
