@@ -1,5 +1,7 @@
 """A call is known by the module whose code makes it, however that code is reached."""
 
+import copy
+import inspect
 import pickle
 
 import pytest
@@ -150,6 +152,45 @@ def test_an_excluded_module_reached_past_its_call_stays_in_float():
     network = converted(Two(lambda part, x: part.forward(x)), seen(0), exclude=["first"])
     names = network.report.column("site")
     assert any("second" in name for name in names) and not any("first" in name for name in names)
+
+
+class Encoding(nn.Module):
+    """Has a method that users call as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.encode(x) + self.encode(x, 2.0)
+
+    def encode(self, x, scale=1.0):
+        h = self.layer(scale * x)
+        return F.gelu(h) * h
+
+    def other(self, x):
+        return torch.tanh(self.layer(x))
+
+
+@torch.no_grad()
+def test_a_method_called_from_outside_computes_by_the_spikes_of_the_forward_that_calls_it():
+    model = Encoding()
+    network = converted(model, seen(0))
+    assert len([name for name in network.report.column("site") if "mul" in name]) == 4
+    again = pickle.loads(pickle.dumps(network))
+    for found in (network, copy.deepcopy(network), again):
+        assert 0 < relative(found(seen(1)), model(seen(1))) < 0.005
+        assert 0 < relative(found.encode(seen(1)), model.encode(seen(1))) < 0.005
+        h = found.layer(seen(1))
+        assert not torch.equal(found.encode(seen(1)), F.gelu(h) * h)
+    assert str(inspect.signature(network.encode)) == "(x, scale=1.0)"
+
+
+def test_a_method_that_calibration_did_not_reach_is_refused_from_outside():
+    network = converted(Encoding(), seen(0))
+    with pytest.raises(ValueError, match="did not reach this call of tanh in Encoding"):
+        network.other(seen(1))
+    assert "other" in vars(network) and "other" not in vars(Encoding())
 
 
 # --- Checkpoints ----------------------------------------------------------------------------------

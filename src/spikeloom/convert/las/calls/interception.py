@@ -8,7 +8,8 @@ call at that place computes with them. A call that calibration has not reached i
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from spikeloom.convert.las.calls.meaning import (
     is_watched,
     with_arguments,
 )
+from spikeloom.convert.las.calls.methods import drop_methods, put_methods
 from spikeloom.convert.las.calls.place import is_recomputed, place
 from spikeloom.convert.las.layers import Spiking, WeightLayer
 from spikeloom.convert.las.rules import is_float_place, is_under
@@ -118,6 +120,20 @@ def _hook(module: nn.Module, before: Any, after: Any) -> None:
     module.register_forward_hook(after, with_kwargs=True, always_call=True)
 
 
+def _within(module: nn.Module) -> AbstractContextManager[None] | None:
+    """What a method of a module runs in as a part of its code; None if a forward runs."""
+    return None if running.modules else _entered(module)
+
+
+@contextmanager
+def _entered(module: nn.Module) -> Iterator[None]:
+    _enter(module, (), {})
+    try:
+        yield
+    finally:
+        _leave()
+
+
 def let_pass(module: nn.Module) -> None:
     """Leave what a module computes to itself."""
     _hook(module, _before_passing, _after_passing)
@@ -142,6 +158,7 @@ def take_over(network: nn.Module, exclude: Sequence[str]) -> None:
             passed += [name] if name else []
         elif name or "" not in exclude:
             _hook(module, _before, _after)
+            put_methods(module, _within)
         else:
             let_pass(module)
 
@@ -174,6 +191,7 @@ def _is_left(name: str, exclude: Sequence[str]) -> bool:
 def let_go(network: nn.Module) -> None:
     """Look at the calls of a network no longer."""
     for module in network.modules():
+        drop_methods(module)
         for hooks, extra in (
             (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
             (module._forward_hooks, module._forward_hooks_with_kwargs),
@@ -255,7 +273,13 @@ def is_passing(module: nn.Module) -> bool:
 def _child_at(module: nn.Module, key: str) -> str | None:
     """What is called in a place; None if calibration did not reach it."""
     calls = module._modules.get(CHILD)
-    return calls.places.get(key) if isinstance(calls, Calls) else None
+    if not isinstance(calls, Calls):
+        return None
+    child = calls.places.get(key)
+    if child is None and len(running.modules) == 1:
+        # A method called from outside: calibration reached it from a forward.
+        return next((other for at, other in calls.places.items() if at.startswith(f"{key} ")), None)
+    return child
 
 
 def computed(

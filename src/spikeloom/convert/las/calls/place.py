@@ -17,6 +17,7 @@ __all__ = ["is_recomputed", "place"]
 _PASSED = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
 # The parts of a composed function have places of their own.
 _COMPOSED = str(Path(__file__).with_name("composed.py"))
+_METHOD_CALL = ("_from_outside", str(Path(__file__).with_name("methods.py")))
 # torch's own layers, which may be reached past their call.
 _LAYERS = str(Path(torch.nn.modules.__file__).parent)
 _MODULE_CALL = ("_call_impl", torch.nn.modules.module.__file__)
@@ -37,7 +38,7 @@ def place(module: nn.Module) -> tuple[nn.Module, str]:
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
-        if (code.co_name, code.co_filename) == _MODULE_CALL:
+        if (code.co_name, code.co_filename) in (_MODULE_CALL, _METHOD_CALL):
             break
         own = code.co_filename.startswith(_PASSED) and code.co_filename != _COMPOSED
         if not own or code.co_filename.startswith(_LAYERS):
