@@ -42,7 +42,7 @@ def page(rows: Sequence[Row]) -> str:
         f"Written by `{COMMAND}` with transformers {transformers.__version__}: "
         f"{len(rows)} of its {len(CONFIG_MAPPING_NAMES)} model types were tried. Each is built "
         f"small, with random weights twice as large as at initialisation, converted with 8 steps "
-        f"on two batches, and compared with the float model on a third batch.",
+        f"on two or three batches, and compared with the float model on another one.",
         "",
         f"**{counts(rows)}.**",
         "",

@@ -76,6 +76,7 @@ def changed(model: nn.Module, steps: int) -> tuple[list[float], float]:
 def main() -> None:
     """Print a row for each mixture and number of steps."""
     warnings.filterwarnings("ignore")
+    t.logging.set_verbosity_error()
     torch.set_num_threads(1)
     print("| mixture | K | tokens with other experts, by layer | logits, relative L2 |")
     print("|---|---|---|---|")
