@@ -42,7 +42,8 @@ def page(rows: Sequence[Row]) -> str:
         f"Written by `{COMMAND}` with transformers {transformers.__version__}: "
         f"{len(rows)} of its {len(CONFIG_MAPPING_NAMES)} model types were tried. Each is built "
         f"small, with random weights twice as large as at initialisation, converted with 8 steps "
-        f"on two or three batches, and compared with the float model on another one.",
+        f"on two or three batches, and compared with the float model on another one. Rows "
+        f"that were in the file were not measured again: some are older than others.",
         "",
         f"**{counts(rows)}.**",
         "",
