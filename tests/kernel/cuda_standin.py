@@ -24,7 +24,7 @@ LEAST_ADDRESS = 1 << 32
 
 @dataclass(frozen=True)
 class Launch:
-    """A launch, as the driver saw it."""
+    """A launch, as the driver saw it; ``moved`` are the bytes of neurons that it moved."""
 
     function: Function
     blocks: int
@@ -32,6 +32,7 @@ class Launch:
     arguments: tuple
     device: object
     stream: int
+    moved: int
 
     @property
     def name(self):
@@ -118,8 +119,9 @@ class Driver:
         for kind, value in zip(function.kinds, arguments, strict=True):
             if kind in "Pq":
                 assert (value == 0 or value >= LEAST_ADDRESS) == (kind == "P") or value == 0
-        self.launches.append(Launch(function, blocks, threads, arguments, device, stream))
-        function(blocks, threads, arguments)
+        moved = function(blocks, threads, arguments)
+        launch = Launch(function, blocks, threads, arguments, device, stream, moved)
+        self.launches.append(launch)
 
 
 def _handed_over(extra):
@@ -169,7 +171,8 @@ def take_over(patch):
     patch(plan, "_engine", lambda device: run_cuda)
     # Plans for this stand-in alone, also where a neuron knows one already.
     patch(plan, "_plan", functools.cache(plan._plan.__wrapped__))
-    patch(call, "key_of", lambda *call: None)
+    key_of = call.key_of
+    patch(call, "key_of", lambda *call: (key := key_of(*call)) and (driver, *key))
     for name in ("_forward_plan", "_backward_plan"):
         patch(run_cuda, name, functools.cache(getattr(run_cuda, name).__wrapped__))
     return driver

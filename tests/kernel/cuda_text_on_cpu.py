@@ -41,6 +41,7 @@ using std::memcpy;
 
 struct Index { unsigned int x; };
 static Index blockIdx, threadIdx, blockDim, gridDim;
+static long long moved;
 
 struct alignas(8) uint2 { unsigned int x, y; };
 struct alignas(16) uint4 { unsigned int x, y, z, w; };
@@ -126,7 +127,9 @@ static void with_barriers(unsigned int threads) {
     }
 }
 
-extern "C" void launch(unsigned int blocks, unsigned int threads, void** arguments) {
+// Returns the bytes that have been moved between memory and registers, tables aside.
+extern "C" long long launch(unsigned int blocks, unsigned int threads, void** arguments) {
+    moved = 0;
     given = arguments;
     gridDim.x = blocks;
     blockDim.x = threads;
@@ -137,8 +140,12 @@ extern "C" void launch(unsigned int blocks, unsigned int threads, void** argumen
         }
         for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) body();
     }
+    return moved;
 }
 """
+
+# Where a kernel moves the values of neighbouring neurons.
+ACCESS = re.compile(r"(?:Pack load\(const|void save\() ?(\w+)\*[^{]*\{")
 
 # What is read from a buffer of arguments: addresses are integers there.
 TYPES = {"P": ctypes.c_void_p, "q": ctypes.c_int64, "f": ctypes.c_float, "d": ctypes.c_double}
@@ -164,6 +171,7 @@ class Function:
         self.name = name
         self._library = _build(text, name)
         self._library.arguments.restype = ctypes.c_char_p
+        self._library.launch.restype = ctypes.c_longlong
         self.kinds = self._library.arguments().decode()
         assert "?" not in self.kinds, f"{name} has an argument of another type: {self.kinds}"
         found = re.search(rf"__launch_bounds__\((\d+)[^)]*\)\s+{name}\(", text)
@@ -176,9 +184,10 @@ class Function:
         return form.unpack(buffer)
 
     def __call__(self, blocks, threads, arguments):
+        """Run; returns the bytes of neurons that were moved."""
         values = [TYPES[k](a) for k, a in zip(self.kinds, arguments, strict=True)]
         addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-        self._library.launch(blocks, threads, addresses)
+        return self._library.launch(blocks, threads, addresses)
 
 
 @functools.cache
@@ -187,7 +196,8 @@ def _build(text, name):
     source, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
     barriers = "true" if "__syncthreads" in text else "false"
     filled = DEFINITIONS.replace("BARRIERS", barriers).replace("NAME", name)
-    source.write_text(filled.replace("KERNEL", text))
+    counted = ACCESS.sub(r"\g<0> moved += VEC * sizeof(\1);", text)
+    source.write_text(filled.replace("KERNEL", counted))
     command = [COMPILER, *FLAGS, "-shared", "-fPIC", "-o", str(library), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stderr}\n{text}"

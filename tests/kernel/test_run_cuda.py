@@ -1,5 +1,6 @@
 """What a call launches, and with which arguments, as a driver sees it."""
 
+import contextlib
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import spikeloom
 from spikeloom import Gated, Neuron, PerStep
+from spikeloom.kernel.call import run_step
 from spikeloom.kernel.cuda_scan import BLOCK
 from spikeloom.kernel.trace import Program
 from spikeloom.kernel.vocabulary import fire, lookup
@@ -172,3 +174,87 @@ def test_shares_of_all_threads_are_summed_in_float64(driver, run_cuda):
     kernel = run_cuda.cuda_device.load(text, "totals", shares.device)
     kernel.launch(3, BLOCK, arguments.packed())
     torch.testing.assert_close(result, shares.sum(-1).float(), rtol=1e-6, atol=1e-6)
+
+
+# --- Long sequences ---
+
+LONG = 64
+
+
+def test_a_long_backward_moves_at_most_13_bytes_a_neuron_step(driver):
+    x = torch.randn(LONG, 4096, requires_grad=True)
+    spikeloom.run(LIF(surrogate=surrogate.ATan()), x)[0].backward(torch.ones(LONG, 4096))
+    forward, backward = driver.launches
+    assert forward.moved / x.numel() <= 8.5  # x, y and a state in 16 steps
+    assert 12 < backward.moved / x.numel() <= 13  # x, its gradient, that of y, and the states
+
+
+def test_inference_notes_nothing(driver):
+    x = torch.randn(LONG, 64)
+    spikeloom.run(LIF(), x)
+    assert "notes" not in driver.launches[0].text
+    assert driver.launches[0].moved / x.numel() <= 8.1
+
+
+def test_a_sequence_that_is_one_segment_notes_nothing(driver):
+    x = torch.randn(16, 64, requires_grad=True)
+    spikeloom.run(LIF(), x)[0].sum().backward()
+    assert "notes" not in driver.launches[0].text
+
+
+def long_neuron(tensors):
+    def step(x, state, p):
+        v, row = state
+        h = p.decay * v + x * lookup(p.table, row)
+        s = fire(h - 1.0, surrogate.ATan())
+        return s, (h - s, row)
+
+    params = {"decay": tensors[0], "table": Gated(tensors[1])}
+    return Neuron(step, state=("v", "row"), params=params)
+
+
+def test_the_notes_of_a_forward_pass_change_no_bit(driver):
+    torch.manual_seed(0)
+    x, rows = torch.randn(40, 24), torch.randint(0, 3, (24,)).float()
+    parameters = torch.tensor(0.8), torch.rand(3, 40) + 0.5
+
+    def gradients(learned, wanted, mode):
+        leaves = [t.clone().requires_grad_(i in learned) for i, t in enumerate((x, *parameters))]
+        first = torch.zeros(24), rows
+        with mode():  # a mode follows a call, and then nothing is noted
+            y, (v, _) = spikeloom.run(long_neuron(leaves[1:]), leaves[0], first)
+        return torch.autograd.grad((y * x).sum() + v.sum(), [leaves[i] for i in wanted])
+
+    for learned, wanted in (((0,), (0,)), ((0, 1, 2), (0, 1, 2)), ((0, 1, 2), (0,))):
+        noted, alone = (gradients(learned, wanted, mode) for mode in (contextlib.nullcontext, Work))
+        forwards = [launch for launch in driver.launches if launch.name == "forward"]
+        assert ["notes" in launch.text for launch in forwards[-2:]] == [True, False]
+        for a, b in zip(noted, alone, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_what_was_noted_for_other_segments_is_not_taken(driver):
+    """Gradients of tables ask for shorter segments than those of inputs."""
+    x = torch.randn(40, 24, requires_grad=True)
+    tensors = torch.tensor(0.8), (torch.rand(3, 40) + 0.5).requires_grad_()
+    state = torch.zeros(24), torch.zeros(24)
+    found, expected = (
+        torch.autograd.grad(
+            spikeloom.run(long_neuron(tensors), x, state, implementation=how)[0].sum(), x
+        )[0]
+        for how in ("auto", "eager")
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_step_without_a_time_axis_is_one_launch_and_nothing_else(driver):
+    x = torch.randn(3, 8)
+    run_step(LIF(), x)
+    with torch.no_grad():
+        y, (v,) = run_step(LIF(), x)
+    expected = run_step(LIF(), x, implementation="eager")
+    assert torch.equal(y, expected[0]) and torch.equal(v, expected[1][0])
+    assert names(driver) == ["forward"] * 2
+    leaf = x.clone().requires_grad_()
+    y, _ = run_step(LIF(), leaf)
+    assert "Planned" in type(y.grad_fn).__name__

@@ -39,8 +39,8 @@ def run(
     float16, bfloat16 and float32 inputs are computed in float32, float64 in float64; outputs have
     the input's dtype, states the dtype that is computed in. Integers and booleans, such as counts
     of events, are promoted as by torch: to the dtype of the neuron's tensors, or else to torch's
-    default dtype. The backward pass keeps only the inputs and the initial state, and recomputes the
-    rest.
+    default dtype. The backward pass keeps only the inputs and the initial state, on a GPU also the
+    states at every 16th step of a longer sequence, and recomputes the rest.
 
     The spike of a potential that is NaN is NaN. The CPU kernel also refuses a last state that is
     NaN; the other implementations do not look, because that would stop a GPU.
@@ -160,8 +160,8 @@ def _run(
     if key is None:
         return answer.of_kernel(scan(call, tensors))
     as_given = all(map(operator.is_, whole, xs))
-    # Where a kernel needs no time axis, autograd need not put it there and take it away.
-    untimed = single and as_given and name == "llvm"
+    # A kernel needs no time axis, so autograd need not put it there and take it away.
+    untimed = single and as_given
     if untimed:
         answer, tensors = answer._replace(single=False), (*given, *tensors[len(given) :])
     groups = call.groups(tensors)

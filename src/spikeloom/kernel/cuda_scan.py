@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
+from spikeloom.kernel.adjoint import adjoint
 from spikeloom.kernel.cuda_prelude import DEVICE, REAL, prelude
 from spikeloom.kernel.cuda_text import LINE, Body, Names, literal, signature, wrap
 from spikeloom.kernel.trace import Node, Program, schedule
@@ -26,6 +28,7 @@ class Shape:
         checkpointed: Whether there may be more steps than one segment has.
         ragged: Whether the last segment may be shorter than the others.
         powers: Number parameters that are powers of two: dividing by them is multiplying.
+        noting: Steps between the states that a forward pass notes for the sweep; 0 notes none.
         blocks: Blocks for which a multiprocessor has to have registers; 0 lets a thread take all.
     """
 
@@ -35,6 +38,7 @@ class Shape:
     checkpointed: bool = True
     ragged: bool = True
     powers: frozenset[str] = frozenset()
+    noting: int = 0
     blocks: int = 0
 
     def narrower(self) -> Shape | None:
@@ -42,6 +46,17 @@ class Shape:
         if self.vec > 1:
             return replace(self, vec=self.vec // 2)
         return replace(self, blocks=0) if self.blocks else None
+
+
+@lru_cache(maxsize=1024)
+def noted(program: Program) -> tuple[int, ...]:
+    """The states that are noted for the sweep: those that it may depend on, and that change.
+
+    Args:
+        program: The traced neuron.
+    """
+    leaves = frozenset(leaf for leaf in program.leaves if leaf[0] != "v")
+    return tuple(i for i in adjoint(program, leaves).history if not program.constant(i))
 
 
 @dataclass(frozen=True)
@@ -235,6 +250,12 @@ class Scan:
         """A state before the first step."""
         v = self.vs[i]
         return f"Pack {v} = initial({v}_first, {v}_stride, n);"
+
+    def slot(self, where: str, i: int) -> str:
+        """The address of a state that is noted at the start of a segment."""
+        states = noted(self.program)
+        row = "segment" if len(states) == 1 else f"(segment * {len(states)} + {states.index(i)})"
+        return f"{where} + {row} * N + n"
 
     def start(self, which: Sequence[int], begin: Function | None) -> list[str]:
         """These states as the first step finds them."""

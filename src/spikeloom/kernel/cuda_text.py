@@ -37,9 +37,9 @@ _KEYWORDS = """
     typeid typename union unix unsigned using virtual void volatile while xor
 """
 _TEMPLATE = """
-    add advance anew at backward begin bits cell checkpoints clear forward initial k l lane load
-    memcpy mine n narrow narrow_two real recompute rows save segment segments step stored sweep
-    sweep_begin t thread threads values widen zero
+    add advance anew at backward begin bits cell checkpoints clear end forward initial k l lane load
+    memcpy mine n narrow narrow_two noted notes real recompute rows save segment segments start step
+    stored sweep sweep_begin t thread threads values widen zero
 """
 _RESERVED = frozenset((_KEYWORDS + _TEMPLATE).split())
 

@@ -5,9 +5,10 @@ them with accesses of up to 16 bytes. A step of one neuron is a function of its 
 around it is one template for all neurons. The arithmetic is exactly the graph's: compiled without
 contraction and fast-math, the forward pass rounds as the eager step does.
 
-The backward pass reads only the inputs and the initial states. It goes through time in segments,
-whose history fits in registers: the states at the start of every segment are noted on the way
-forward; then, from the last segment to the first, a segment is recomputed and swept back over.
+The backward pass goes through time in segments whose history fits in registers: from the last
+segment to the first, a segment is recomputed and swept back over. It starts from the states at the
+start of every segment, which the forward pass has noted. Where it has not, the backward pass goes
+through time once more to note them itself.
 Parameters that neurons share are summed by each thread for itself, so nothing is atomic and
 results are the same in every run.
 
@@ -17,7 +18,8 @@ N; per input its rows, their stride and, if it has one, its gradient's rows; per
 value and stride, the gradient that arrives at the last (null is zero) and its stride, and where the
 first one's gradient goes, or null; per output the rows of its gradient and their stride. Both then
 take the parameters: a number by value, a tensor's address, and a gated table's number of rows after
-it. Backward ends with its working memory: the checkpoints, and per learned parameter its sums.
+it. Forward ends with the place for its notes, if it makes any; backward with whether states are
+noted, the place for them, and per learned parameter its sums.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from typing import Protocol, TypeVar
 
 from spikeloom.kernel.adjoint import Adjoint, Gradients, learned
 from spikeloom.kernel.cuda_prelude import BYTES
-from spikeloom.kernel.cuda_scan import Function, Result, Scan, Shape, Title, inside
+from spikeloom.kernel.cuda_scan import Function, Result, Scan, Shape, Title, inside, noted
 from spikeloom.kernel.trace import Program
 
 # Bytes of one access to memory, at most.
@@ -57,12 +59,23 @@ def backward_shape(
     powers: frozenset[str] = frozenset(),
 ) -> Shape:
     """The backward kernel for so many steps; ``vec`` falls until the history fits in registers."""
-    tabled = any(kind == "gated" for _, kind in learned(program, gradient))
-    segment = min(TABLED if tabled else SEGMENT, 1 << (steps - 1).bit_length())
+    segment = segment_of(program, gradient, steps)
     registers = len(_history(program, gradient)) * (2 if dtype == "float64" else 1)
     while vec > 1 and vec * segment * registers > HISTORY:
         vec //= 2
-    return Shape(dtype, vec, segment, steps > segment, steps % segment != 0, powers, BLOCKS)
+    checkpointed = is_checkpointed(program, gradient, steps)
+    return Shape(dtype, vec, segment, checkpointed, steps % segment != 0, powers, blocks=BLOCKS)
+
+
+def segment_of(program: Program, gradient: Adjoint, steps: int) -> int:
+    """Steps of a segment of the backward pass through so many steps."""
+    tabled = any(kind == "gated" for _, kind in learned(program, gradient))
+    return min(TABLED if tabled else SEGMENT, 1 << (steps - 1).bit_length())
+
+
+def is_checkpointed(program: Program, gradient: Adjoint, steps: int) -> bool:
+    """Whether the backward pass has to know the states at the start of its segments."""
+    return bool(_history(program, gradient)) and steps > segment_of(program, gradient, steps)
 
 
 class Made(Protocol):
@@ -119,16 +132,34 @@ class Forward(Scan):
             *step.call(self.places()),
             *(f"save({y}_rows + t * N + n, {y});" for y in self.ys),
         ]
-        through_time = ["#pragma unroll 4", "for (long long t = 0; t < T; ++t) {"]
         body = [
             *self.start(every, begin),
-            *through_time,
-            *inside(at_t),
-            "}",
+            *self._through_time(at_t),
             *(f"save({v}_last + n, {v});" for v in self.vs),
         ]
-        kernel = self.kernel("forward", self._arguments(), body)
+        scratch = ["real* __restrict__ notes"] if self.shape.noting else []
+        kernel = self.kernel("forward", self._arguments(), body, scratch=scratch)
         return self.module("forward through time", [begin, step], kernel)
+
+    def _through_time(self, at_t: list[str]) -> list[str]:
+        if not self.shape.noting:
+            return ["#pragma unroll 4", "for (long long t = 0; t < T; ++t) {", *inside(at_t), "}"]
+        every = self.shape.noting
+        noting = [
+            *(f"save({self.slot('notes', i)}, {self.vs[i]});" for i in noted(self.program)),
+            f"const long long start = segment * {every};",
+            f"const long long end = T - start < {every} ? T : start + {every};",
+            "#pragma unroll 4",
+            "for (long long t = start; t < end; ++t) {",
+            *inside(at_t),
+            "}",
+        ]
+        return [
+            "// The states at the start of every segment are noted for the sweep.",
+            f"for (long long segment = 0; segment * {every} < T; ++segment) {{",
+            *inside(noting),
+            "}",
+        ]
 
     def _arguments(self) -> list[str]:
         found = []
@@ -242,7 +273,7 @@ class Backward(Scan):
         return found
 
     def _working_memory(self) -> list[str]:
-        found = ["real* __restrict__ checkpoints"]
+        found = ["long long noted", "real* __restrict__ checkpoints"]
         for p, kind in self.learned:
             type_, name = _SUMS[kind]
             found.append(f"{type_}* __restrict__ {name.format(p)}")
@@ -299,9 +330,11 @@ class Backward(Scan):
 
     def _checkpointed(self, advance: Function, recompute: Function, sweep: Function) -> list[str]:
         """Forward once, noting the states at every segment's start; back segment by segment."""
-        moving = [self.vs[i] for i in self.gradient.history if not self.program.constant(i)]
-        row = "segment" if len(moving) == 1 else f"(segment * {len(moving)} + {{}})"
-        slots = [(v, f"checkpoints + {row.format(i)} * N + n") for i, v in enumerate(moving)]
+        slots = [
+            (self.vs[i], self.slot("checkpoints", i))
+            for i in noted(self.program)
+            if i in self.gradient.history
+        ]
         forth = [
             *(f"save({slot}, {v});" for v, slot in slots),
             "#pragma unroll 4",
@@ -310,7 +343,7 @@ class Backward(Scan):
             "}",
         ]
         back = [
-            "if (segment < segments - 1) {",
+            "if (noted || segment < segments - 1) {",
             *inside([f"{v} = load({slot});" for v, slot in slots]),
             "}",
             *self._segment("segment * SEGMENT + ", recompute, sweep),
@@ -318,7 +351,7 @@ class Backward(Scan):
         return [
             "const long long segments = (T + SEGMENT - 1) / SEGMENT;",
             "// Forward once, noting the states at the start of every segment but the last.",
-            "for (long long segment = 0; segment < segments - 1; ++segment) {",
+            "for (long long segment = 0; !noted && segment < segments - 1; ++segment) {",
             *inside(forth),
             "}",
             "// From the last segment to the first: forward again, keeping its history, and back.",

@@ -64,7 +64,7 @@ def plan_for(
         xs: Inputs, of at least one neuron.
         vs: Initial states.
         ps: The other parameters, in order.
-        single: Whether sequences are one step without a time axis, on a CPU.
+        single: Whether sequences are one step without a time axis.
     """
     # Numbers are told apart by their bits, because 0 and -0 are equal.
     bits = struct.pack(f"{len(numbers)}d", *numbers)
@@ -102,7 +102,7 @@ class Plan:
         numbers: The parameters of kind ``number``, in order.
         counts: How many of the tensors are inputs, and how many initial states.
         tensors: How the inputs, the initial states and the other parameters lie.
-        single: Whether sequences are one step without a time axis, on a CPU.
+        single: Whether sequences are one step without a time axis.
     """
 
     def __init__(
@@ -125,6 +125,7 @@ class Plan:
         self._ys = [self.fresh_rows(steps)] * len(program.outputs)
         self._ws = [self.fresh_row(v) for v in tensors[self.inputs : self.given]]
         self._launch = self.engine.forward_launch(program, steps, numbers, *self.size)
+        self._noting: dict[tuple[bool, ...], Any] = {}
         self._sweeps: dict[Any, _Sweep] = {}
 
     @property
@@ -157,12 +158,42 @@ class Plan:
         self._launch(*self.groups(fitted(tensors, self._fits)), ys, ws)
         return (*ys, *ws)
 
+    def forward_noting(
+        self, needed: tuple[bool, ...], tensors: Tensors
+    ) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """The outputs and the last states, and what the forward pass notes for the sweep.
+
+        Args:
+            needed: For each of the tensors, whether it may be asked for its gradient.
+            tensors: As for :meth:`forward`.
+        """
+        if needed not in self._noting:
+            self._noting[needed] = self._noting_launch(needed)
+        launch = self._noting[needed]
+        if launch is None:
+            return self.forward(tensors), None
+        ys, ws = [make() for make in self._ys], [make() for make in self._ws]
+        notes = launch.room(tensors[0])
+        launch(*self.groups(fitted(tensors, self._fits)), ys, ws, notes)
+        return (*ys, *ws), notes
+
+    def _noting_launch(self, needed: tuple[bool, ...]) -> Any:
+        """The forward kernel that notes what the sweep needs; None if that is nothing."""
+        wanted = tuple([number for number, need in enumerate(needed) if need])
+        gradient = _adjoint(self.program, wanted)
+        every = self.engine.noting(self.program, gradient, self.steps)
+        if not every:
+            return None
+        make = self.engine.forward_launch
+        return make(self.program, self.steps, self.numbers, *self.size, noting=every)
+
     def backward(
         self,
         wanted: tuple[int, ...],
         tensors: Tensors,
         gys: Tensors,
         gws: Sequence[Tensor | None],
+        notes: Tensor | None = None,
     ) -> list[Tensor]:
         """The wanted gradients.
 
@@ -171,6 +202,7 @@ class Plan:
             tensors: As for :meth:`forward`.
             gys: Gradients of the outputs.
             gws: Gradients of the last states; None is zero.
+            notes: What :meth:`forward_noting` has noted; None if it did not run.
         """
         arrived = (*gys, *gws)
         key = wanted, lies(arrived)
@@ -179,7 +211,7 @@ class Plan:
             if len(self._sweeps) >= SWEEPS:
                 self._sweeps.clear()
             sweep = self._sweeps[key] = _Sweep(self, wanted, key[1])
-        return sweep(self.groups(fitted(tensors, self._fits)), arrived)
+        return sweep(self.groups(fitted(tensors, self._fits)), arrived, notes)
 
     def groups(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
         """Inputs, initial states and the other parameters."""
@@ -264,13 +296,17 @@ class _Sweep:
         return [make if i in wanted else None for i, make in enumerate(found)]
 
     def __call__(
-        self, groups: tuple[Any, Any, Any], arrived: Sequence[Tensor | None]
+        self,
+        groups: tuple[Any, Any, Any],
+        arrived: Sequence[Tensor | None],
+        notes: Tensor | None,
     ) -> list[Tensor]:
         """The gradients.
 
         Args:
             groups: The plan's tensors as its kernels take them.
             arrived: The gradients of the outputs and of the last states.
+            notes: What the forward pass has noted, if it did.
         """
         results = [None if make is None else make() for make in self._fresh]
         gxs, gvs, gps = self._plan.groups(results)
@@ -279,7 +315,8 @@ class _Sweep:
                 gx.zero_()
         arrived = fitted(arrived, self._fits)
         gys, gws = arrived[: self._outputs], arrived[self._outputs :]
-        sums = self._launch(*groups, gys, gws, gxs, gvs)
+        noted = () if notes is None else (notes,)
+        sums = self._launch(*groups, gys, gws, gxs, gvs, *noted)
         found = [*gxs, *gvs]
         for gp, (name, kind) in zip(gps, self._plan.program.tensors, strict=True):
             if gp is None or name not in sums:

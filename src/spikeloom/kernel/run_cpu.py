@@ -277,6 +277,17 @@ class Backward(_Launch):
 forward_launch, backward_launch = Forward, Backward
 
 
+def noting(program: Program, gradient: Adjoint, steps: int) -> int:
+    """Steps between the states that a forward pass has to note for the sweep: 0, for none.
+
+    Args:
+        program: The traced neuron.
+        gradient: The adjoint of the gradients that may be asked for.
+        steps: T, at least 1.
+    """
+    return 0  # the inputs of a tile are still in the cache when they are read again
+
+
 def _total(shares: Tensor, kind: str) -> Tensor:
     """The gradient itself; sums over tiles are taken, and left, in float64."""
     if kind == "neuron":

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ctypes import c_double, c_float
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from struct import Struct
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,16 @@ from torch import Tensor
 from spikeloom.kernel import cuda_device, emit_cuda
 from spikeloom.kernel.adjoint import Adjoint, learned
 from spikeloom.kernel.cuda_device import Kernel
-from spikeloom.kernel.cuda_scan import BLOCK, Shape
+from spikeloom.kernel.cuda_scan import BLOCK, Shape, noted
 from spikeloom.kernel.cuda_totals import totals
-from spikeloom.kernel.emit_cuda import ACCESS, backward_shape, fitting, widest
+from spikeloom.kernel.emit_cuda import (
+    ACCESS,
+    backward_shape,
+    fitting,
+    is_checkpointed,
+    segment_of,
+    widest,
+)
 from spikeloom.kernel.layout import DTYPES
 from spikeloom.kernel.trace import Program
 
@@ -31,124 +38,8 @@ SUMMING = 1 << 16
 SHARES = 1 << 26
 
 
-class Numbers(NamedTuple):
-    """The parameters of kind ``number``.
-
-    Attributes:
-        values: What is computed with, in order: beyond the range of float32 it is infinite there.
-        powers: Those that a kernel may take for powers of two.
-    """
-
-    values: tuple[float, ...]
-    powers: frozenset[str]
-
-    @classmethod
-    def of(cls, program: Program, numbers: Sequence[float], dtype: torch.dtype) -> Numbers:
-        """The numbers of calls with inputs of this dtype."""
-        number = c_double if dtype == torch.float64 else c_float
-        return cls(tuple([number(value).value for value in numbers]), program.powers(numbers))
-
-
-def forward(
-    program: Program,
-    steps: int,
-    numbers: Numbers,
-    xs: Sequence[Tensor],
-    vs: Sequence[Tensor],
-    ps: Sequence[Tensor],
-    ys: Sequence[Tensor],
-    ws: Sequence[Tensor],
-) -> None:
-    """Run a neuron through time.
-
-    Args:
-        program: The traced neuron.
-        steps: T, at least 1.
-        numbers: The parameters of kind ``number``.
-        xs: Inputs with dense rows.
-        vs: Initial states, dense; a 0-d tensor serves all neurons.
-        ps: The other parameters, dense, in order.
-        ys: Receive the outputs, rows one after another.
-        ws: Receive the last states. A state that became NaN stays NaN.
-    """
-    x, neurons = xs[0], xs[0].shape[1:].numel()
-    dtype = DTYPES[x.dtype]
-    arguments = _Arguments(steps, neurons)
-    for sequence in xs:
-        arguments.rows(sequence)
-    for v, w in zip(vs, ws, strict=True):
-        arguments.row(v)
-        arguments.address(w)
-    for y in ys:
-        arguments.address(y)
-    arguments.parameters(program, numbers.values, ps)
-    vec = arguments.vec(dtype, neurons)
-    plan = _forward_plan(program, numbers.powers, dtype, vec, x.device)
-    plan.launch(arguments, _blocks(neurons, plan.shape.vec))
-
-
-def backward(
-    program: Program,
-    gradient: Adjoint,
-    steps: int,
-    numbers: Numbers,
-    xs: Sequence[Tensor],
-    vs: Sequence[Tensor],
-    ps: Sequence[Tensor],
-    gys: Sequence[Tensor],
-    gws: Sequence[Tensor | None],
-    gxs: Sequence[Tensor | None],
-    gvs: Sequence[Tensor | None],
-) -> dict[str, Tensor]:
-    """Run the reverse sweep.
-
-    Args:
-        program: The traced neuron.
-        gradient: Its adjoint.
-        steps: T, at least 1.
-        numbers: The parameters of kind ``number``.
-        xs: Inputs with dense rows.
-        vs: Initial states.
-        ps: The other parameters.
-        gys: Gradients of the outputs, with dense rows.
-        gws: Gradients of the last states; None is zero.
-        gxs: Receive the gradients of the inputs; None where ``gradient`` has none.
-        gvs: Receive the gradients of the initial states; None where nobody wants one.
-
-    Returns:
-        Learned parameter -> gradient, in the parameter's shape (a row of neurons for per-neuron
-        ones). Sums are taken in a fixed order.
-    """
-    x, neurons = xs[0], xs[0].shape[1:].numel()
-    dtype = DTYPES[x.dtype]
-    arguments = _Arguments(steps, neurons)
-    reached = (gradient.begin or gradient.step).x
-    for sequence, gx, node in zip(xs, gxs, reached, strict=True):
-        arguments.rows(sequence)
-        if node is not None:
-            arguments.address(gx)
-    for v, gw, gv in zip(vs, gws, gvs, strict=True):
-        arguments.row(v)
-        arguments.row(gw)
-        arguments.address(gv)
-    for gy in gys:
-        arguments.rows(gy)
-    arguments.parameters(program, numbers.values, ps)
-    vec = arguments.vec(dtype, neurons)
-    plan = _backward_plan(program, numbers.powers, dtype, vec, x.device, gradient, steps)
-    checkpoints = _checkpoints(program, gradient, x, steps, plan.shape)
-    shares = _Shares(program, gradient, ps, neurons, steps, plan.shape.vec)
-    arguments.address(checkpoints)
-    for tensor in shares.tensors.values():
-        arguments.address(tensor)
-    plan.launch(arguments, shares.blocks)
-    return shares.totals()
-
-
-def forward_launch(
-    program: Program, steps: int, numbers: Sequence[float], dtype: torch.dtype, neurons: int
-) -> partial[None]:
-    """:func:`forward` for calls of one size.
+class _Launch:
+    """What both directions share.
 
     Args:
         program: The traced neuron.
@@ -157,19 +48,200 @@ def forward_launch(
         dtype: Of the inputs.
         neurons: N.
     """
-    return partial(forward, program, steps, Numbers.of(program, numbers, dtype))
+
+    def __init__(
+        self,
+        program: Program,
+        steps: int,
+        numbers: Sequence[float],
+        dtype: torch.dtype,
+        neurons: int,
+    ) -> None:
+        self.program, self.steps, self.neurons = program, steps, neurons
+        self._dtype, self._powers = DTYPES[dtype], program.powers(numbers)
+        # What is computed with: a number beyond the range of float32 is infinite there.
+        number = c_double if dtype == torch.float64 else c_float
+        self._numbers = tuple([number(value).value for value in numbers])
+        self._plans: dict[int, Plan] = {}
+
+    def _arguments(self) -> _Arguments:
+        """The arguments of a launch, as far as all calls share them."""
+        return _Arguments(self.steps, self.neurons)
+
+    def _plan_for(self, arguments: _Arguments, device: torch.device) -> Plan:
+        """The kernel that these arguments allow."""
+        vec = arguments.vec(self._dtype, self.neurons)
+        plan = self._plans.get(vec)
+        if plan is None:
+            plan = self._plans[vec] = self._planned(vec, device)
+        return plan
+
+    def _planned(self, vec: int, device: torch.device) -> Plan:
+        """The kernel for so many neurons a thread, or fewer."""
+        raise NotImplementedError
 
 
-def backward_launch(
-    program: Program,
-    gradient: Adjoint,
-    steps: int,
-    numbers: Sequence[float],
-    dtype: torch.dtype,
-    neurons: int,
-) -> partial[dict[str, Tensor]]:
-    """:func:`backward` for calls of one size; arguments as above."""
-    return partial(backward, program, gradient, steps, Numbers.of(program, numbers, dtype))
+class Forward(_Launch):
+    """The forward kernel, ready for calls of one size.
+
+    Args:
+        arguments: Those of every launch.
+        noting: Steps between the states that are noted for the sweep; 0 notes none.
+    """
+
+    def __init__(self, *arguments: Any, noting: int = 0) -> None:
+        super().__init__(*arguments)
+        self._noting = noting
+
+    def _planned(self, vec: int, device: torch.device) -> Plan:
+        shape = Shape(self._dtype, vec, powers=self._powers, noting=self._noting)
+        return _forward_plan(self.program, shape, device)
+
+    def room(self, x: Tensor) -> Tensor:
+        """Where states can be noted, for an input like this one."""
+        return _new_notes(_notes_size(self.program, self._noting, self.steps, self.neurons), x)
+
+    def __call__(
+        self,
+        xs: Sequence[Tensor],
+        vs: Sequence[Tensor],
+        ps: Sequence[Tensor],
+        ys: Sequence[Tensor],
+        ws: Sequence[Tensor],
+        notes: Tensor | None = None,
+    ) -> None:
+        """Run the neuron through time.
+
+        Args:
+            xs: Inputs with dense rows; of a single step also without the time axis.
+            vs: Initial states, dense; a 0-d tensor serves all neurons.
+            ps: The parameters that are tensors, dense, in order.
+            ys: Receive the outputs, rows one after another.
+            ws: Receive the last states. A state that became NaN stays NaN.
+            notes: Receives the states that are noted.
+        """
+        arguments = self._arguments()
+        for x in xs:
+            arguments.rows(x)
+        for v, w in zip(vs, ws, strict=True):
+            arguments.row(v)
+            arguments.address(w)
+        for y in ys:
+            arguments.address(y)
+        arguments.parameters(self.program, self._numbers, ps)
+        if self._noting:
+            arguments.address(notes)
+        plan = self._plan_for(arguments, xs[0].device)
+        plan.launch(arguments, _blocks(self.neurons, plan.shape.vec))
+
+
+class Backward(_Launch):
+    """The backward kernel, ready for calls of one size.
+
+    Args:
+        program: The traced neuron.
+        gradient: Its adjoint.
+        arguments: Those of every launch, from T on.
+    """
+
+    def __init__(self, program: Program, gradient: Adjoint, *arguments: Any) -> None:
+        super().__init__(program, *arguments)
+        self._gradient = gradient
+        self._reached = (gradient.begin or gradient.step).x
+        self._learned = learned(program, gradient)
+
+    def _planned(self, vec: int, device: torch.device) -> Plan:
+        steps, dtype, powers = self.steps, self._dtype, self._powers
+        shape = backward_shape(self.program, self._gradient, steps, dtype, vec, powers)
+        return _backward_plan(self.program, self._gradient, shape, device)
+
+    def __call__(
+        self,
+        xs: Sequence[Tensor],
+        vs: Sequence[Tensor],
+        ps: Sequence[Tensor],
+        gys: Sequence[Tensor],
+        gws: Sequence[Tensor | None],
+        gxs: Sequence[Tensor | None],
+        gvs: Sequence[Tensor | None],
+        notes: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Run the reverse sweep.
+
+        Args:
+            xs: Inputs with dense rows; of a single step also without the time axis.
+            vs: Initial states.
+            ps: The parameters that are tensors.
+            gys: Gradients of the outputs, with dense rows.
+            gws: Gradients of the last states; None is zero.
+            gxs: Receive the gradients of the inputs; None where the adjoint has none.
+            gvs: Receive the gradients of the initial states; None where nobody wants one.
+            notes: What the forward pass has noted, if it did.
+
+        Returns:
+            Learned parameter -> gradient, in the parameter's shape (a row of neurons for per-neuron
+            ones). Sums are taken in a fixed order.
+        """
+        arguments = self._arguments()
+        for x, gx, node in zip(xs, gxs, self._reached, strict=True):
+            arguments.rows(x)
+            if node is not None:
+                arguments.address(gx)
+        for v, gw, gv in zip(vs, gws, gvs, strict=True):
+            arguments.row(v)
+            arguments.row(gw)
+            arguments.address(gv)
+        for gy in gys:
+            arguments.rows(gy)
+        arguments.parameters(self.program, self._numbers, ps)
+        plan = self._plan_for(arguments, xs[0].device)
+        checkpoints, are_noted = self._checkpoints(xs[0], plan.shape, notes)
+        arguments.checkpoints(checkpoints, are_noted)
+        if not self._learned:
+            plan.launch(arguments, _blocks(self.neurons, plan.shape.vec))
+            return {}
+        shares = _Shares(self.program, self._learned, ps, self.neurons, self.steps, plan.shape.vec)
+        for tensor in shares.tensors.values():
+            arguments.address(tensor)
+        plan.launch(arguments, shares.blocks)
+        return shares.totals()
+
+    def _checkpoints(
+        self, x: Tensor, shape: Shape, notes: Tensor | None
+    ) -> tuple[Tensor | None, bool]:
+        """The states at the start of every segment, or room for them; whether they are there."""
+        if not shape.checkpointed:
+            return None, False
+        size = _notes_size(self.program, shape.segment, self.steps, self.neurons)
+        if notes is not None and notes.shape == size:
+            return notes, True
+        return _new_notes(size, x), False
+
+
+def noting(program: Program, gradient: Adjoint, steps: int) -> int:
+    """Steps between the states that a forward pass has to note for the sweep; 0 if it need not.
+
+    Args:
+        program: The traced neuron.
+        gradient: The adjoint of the gradients that may be asked for.
+        steps: T, at least 1.
+    """
+    every = segment_of(program, gradient, steps)
+    # An input that entered once is not read again, whoever computes the states.
+    return every if program.begin is None and is_checkpointed(program, gradient, steps) else 0
+
+
+def _notes_size(program: Program, every: int, steps: int, neurons: int) -> tuple[int, int, int]:
+    return -(-steps // every), len(noted(program)), neurons
+
+
+def _new_notes(size: tuple[int, int, int], x: Tensor) -> Tensor:
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return x.new_empty(size, dtype=dtype)
+
+
+# What a plan asks for.
+forward_launch, backward_launch = Forward, Backward
 
 
 # --- Which kernel, found once ---
@@ -195,33 +267,19 @@ class Plan:
 
 
 @lru_cache(maxsize=4096)
-def _forward_plan(
-    program: Program, powers: frozenset[str], dtype: str, vec: int, device: torch.device
-) -> Plan:
-    shape = Shape(dtype, vec, powers=powers)
-
+def _forward_plan(program: Program, shape: Shape, device: torch.device) -> Plan:
     def make(shape: Shape) -> Kernel:
         return cuda_device.load(emit_cuda.forward(program, shape), "forward", device)
 
-    return Plan(*fitting(make, shape), _form(program, dtype))
+    return Plan(*fitting(make, shape), _form(program, shape.dtype))
 
 
 @lru_cache(maxsize=4096)
-def _backward_plan(
-    program: Program,
-    powers: frozenset[str],
-    dtype: str,
-    vec: int,
-    device: torch.device,
-    gradient: Adjoint,
-    steps: int,
-) -> Plan:
-    shape = backward_shape(program, gradient, steps, dtype, vec, powers)
-
+def _backward_plan(program: Program, gradient: Adjoint, shape: Shape, device: torch.device) -> Plan:
     def make(shape: Shape) -> Kernel:
         return cuda_device.load(emit_cuda.backward(program, gradient, shape), "backward", device)
 
-    return Plan(*fitting(make, shape), _form(program, dtype))
+    return Plan(*fitting(make, shape), _form(program, shape.dtype))
 
 
 def _form(program: Program, dtype: str) -> str:
@@ -241,7 +299,7 @@ class _Arguments:
 
     def __init__(self, *words: int) -> None:
         self._words: list[float] = list(words)
-        self._before = 0
+        self._before = len(words)
         # All addresses, and distances between rows, in one: what they are multiples of.
         self._bits = 0
 
@@ -252,12 +310,14 @@ class _Arguments:
         self._bits |= address
 
     def rows(self, sequence: Tensor) -> None:
-        """The address of a sequence's rows, and the stride between them."""
+        """The address of a sequence's rows, and the stride between them if there are several."""
         self.address(sequence)
+        if self._words[0] == 1 or sequence.shape[0] == 1:
+            self._words.append(0)
+            return
         stride = sequence.stride(0)
         self._words.append(stride)
-        if sequence.shape[0] > 1:
-            self._bits |= stride * sequence.element_size()
+        self._bits |= stride * sequence.element_size()
 
     def row(self, v: Tensor | None) -> None:
         """One value a neuron and stride 1; a 0-d tensor and stride 0 serve all, null is zero."""
@@ -281,6 +341,10 @@ class _Arguments:
                 self._bits |= tensor.data_ptr()
             elif kind == "gated":
                 self._words.append(tensor.shape[0])
+
+    def checkpoints(self, checkpoints: Tensor | None, are_noted: bool) -> None:
+        """Where the states at the start of every segment are, or go; whether they are there."""
+        self._words += (int(are_noted), 0 if checkpoints is None else checkpoints.data_ptr())
 
     def shares(self, shares: Tensor, result: Tensor) -> None:
         """What is summed, for how many values, and where the sums go."""
@@ -307,17 +371,6 @@ def _struct(before: int, form: str, after: int) -> Struct:
 # --- Working memory of the backward pass ---
 
 
-def _checkpoints(
-    program: Program, gradient: Adjoint, x: Tensor, steps: int, shape: Shape
-) -> Tensor | None:
-    """Room for the states at the start of every segment but the last."""
-    segments = -(-steps // shape.segment)
-    moving = sum(not program.constant(i) for i in gradient.history)
-    size = (segments - 1) * moving * x.shape[1:].numel()
-    real = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return x.new_empty(size, dtype=real) if size else None
-
-
 class _Shares:
     """Where threads leave their shares of the parameters' gradients.
 
@@ -330,7 +383,7 @@ class _Shares:
     def __init__(
         self,
         program: Program,
-        gradient: Adjoint,
+        found: Sequence[tuple[str, str]],
         ps: Sequence[Tensor],
         neurons: int,
         steps: int,
@@ -338,10 +391,6 @@ class _Shares:
     ) -> None:
         self.tensors: dict[str, Tensor] = {}
         self.blocks = _blocks(neurons, vec)
-        self._summed: list[tuple[str, str]] = []
-        found = learned(program, gradient)
-        if not found:
-            return
         self._values = {name: p for (name, _), p in zip(program.tensors, ps, strict=True)}
         self._summed = [(name, kind) for name, kind in found if kind != "neuron"]
         cells = {

@@ -150,22 +150,24 @@ class PlannedScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: Plan, constant: tuple[int, ...], *tensors: Tensor) -> Tensors:
         ctx.plan = plan
-        ctx.save_for_backward(*tensors)
+        results, notes = plan.forward_noting(ctx.needs_input_grad[2:], tensors)
+        ctx.save_for_backward(*tensors, notes)
         ctx.set_materialize_grads(False)
-        results = plan.forward(tensors)
         if constant:
             ctx.mark_non_differentiable(*[results[i] for i in constant])
         return results
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        plan, needed, saved = ctx.plan, ctx.needs_input_grad[2:], saved_tensors(ctx)
+        plan, needed, kept = ctx.plan, ctx.needs_input_grad[2:], saved_tensors(ctx)
+        saved, notes = kept[:-1], kept[-1]
         # Hooks on what is saved may bring it back in another layout.
         if torch.is_grad_enabled() or lies(saved) != plan.tensors or not is_plain((*saved, *grads)):
             return None, None, *_swept_as_operator(plan, needed, saved, grads)
         wanted, outputs = _wanted(needed), len(plan.program.outputs)
         arrived = _filled(grads, outputs, plan.written, saved[0])
-        found = plan.backward(wanted, saved, arrived[:outputs], arrived[outputs:])
+        gys, gws = arrived[:outputs], arrived[outputs:]
+        found = plan.backward(wanted, saved, gys, gws, notes)
         return None, None, *_placed(wanted, found, len(needed))
 
 
