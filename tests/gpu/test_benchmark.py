@@ -56,7 +56,9 @@ def test_all_of_it_runs_behind_the_standin(tmp_path):
     pytest.importorskip("cupy")
     done = run_all(tmp_path, "-m tests.gpu.rehearsal")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("status 0") == 7, done.stdout
+    assert done.stdout.count("status 0") == 8, done.stdout
+    host = (tmp_path / "out" / "6_host.log").read_text()
+    assert "learned tau" in host and "does nothing" in host
     correct = read(tmp_path, "correct.json")
     assert len(correct) == 17 and not any("problem" in row for row in correct)
     assert all(row["spikes_equal"] and row["states_equal"] for row in correct[:-1])

@@ -49,12 +49,13 @@ step 130 3_tests "$PYTHON" -m pytest tests/gpu ${SMALL:+-k auto} -q -W default -
 step 150 4_timing "$PYTHON" "$here/timing.py" "$OUT/timing.json" --seconds $((140 * patience)) $small
 SJ_LIF_CUDA_IMPLEMENTATION=torch step 35 5_spikingjelly_torch "$PYTHON" "$here/timing.py" \
   "$OUT/timing-spikingjelly-torch.json" --seconds $((30 * patience)) --frameworks spikingjelly --no-compile $small
-step 70 6_network "$PYTHON" "$here/network.py" "$OUT/network.json" --seconds $((65 * patience)) $small
+step 10 6_host "$PYTHON" "$here/host.py" $small
+step 70 7_network "$PYTHON" "$here/network.py" "$OUT/network.json" --seconds $((65 * patience)) $small
 if command -v ncu >/dev/null && [ -z "$small" ]; then
   metrics=dram__bytes_read.sum,dram__bytes_write.sum,gpu__time_duration.sum
   metrics+=,dram__throughput.avg.pct_of_peak_sustained_elapsed,launch__registers_per_thread
   metrics+=,sm__warps_active.avg.pct_of_peak_sustained_active
-  step 40 7_profile ncu --clock-control none --target-processes application-only \
+  step 30 8_profile ncu --clock-control none --target-processes application-only \
     -k "regex:forward|backward" -c 6 --metrics "$metrics" "$PYTHON" "$here/profiled.py"
 fi
 "$PYTHON" "$here/tables.py" "$OUT"
