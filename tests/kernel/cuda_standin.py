@@ -51,6 +51,7 @@ class Driver:
         loaded: The devices on which modules were loaded, in order.
         local: Text -> bytes of local memory that the compiler is to report.
         capability: The devices' compute capability.
+        backwards: Whether blocks and threads run in the opposite order.
     """
 
     def __init__(self):
@@ -58,6 +59,7 @@ class Driver:
         self.loaded = []
         self.local = lambda text: 0
         self.capability = (9, 0)
+        self.backwards = False
         self._functions = {}
         self._current = [None]
 
@@ -119,7 +121,7 @@ class Driver:
         for kind, value in zip(function.kinds, arguments, strict=True):
             if kind in "Pq":
                 assert (value == 0 or value >= LEAST_ADDRESS) == (kind == "P") or value == 0
-        moved = function(blocks, threads, arguments)
+        moved = function(blocks, threads, arguments, self.backwards)
         launch = Launch(function, blocks, threads, arguments, device, stream, moved)
         self.launches.append(launch)
 

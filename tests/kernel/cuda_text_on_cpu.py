@@ -1,8 +1,8 @@
 """The CUDA text of a kernel as code of the CPU: g++, behind definitions that stand in for a GPU.
 
-A kernel has no atomics, and meets other threads only at barriers, so running the threads of a block
-in turn from barrier to barrier is faithful. An access that is not aligned as its type asks stops
-the process, as it stops a GPU.
+A kernel has no atomics, and threads meet only where they wait for each other, so running those of a
+block in turn from one such place to the next is faithful. An access that is not aligned as its type
+asks stops the process, as it stops a GPU.
 """
 
 import ctypes
@@ -68,11 +68,38 @@ static inline long long __double_as_longlong(double value) {
 }
 static inline float __fdividef(float a, float b) { return a / b; }
 
-// Threads of a block take turns; one that waits at a barrier gives its turn away.
+// Threads of a block take turns; one that waits for others gives its turn away.
 static ucontext_t turns, fibers[1024];
-static char stacks[1024][16384];
+static char stacks[1024][65536];
 static bool over[1024];
-static inline void __syncthreads() { swapcontext(&fibers[threadIdx.x], &turns); }
+static void pass() { swapcontext(&fibers[threadIdx.x], &turns); }
+
+// Where so many threads wait for each other.
+struct Barrier {
+    int arrived, times;
+    void wait(int count) {
+        const int now = times;
+        if (++arrived == count) {
+            arrived = 0;
+            ++times;
+        }
+        while (times == now) pass();
+    }
+};
+static Barrier of_block, of_warp[32], of_lanes[32];
+static double exchanged[1024];
+static inline void __syncthreads() { of_block.wait(blockDim.x); }
+static inline void __syncwarp() { of_warp[threadIdx.x / 32].wait(32); }
+template <typename T>
+static inline T __shfl_down_sync(unsigned int mask, T value, int distance) {
+    const int me = threadIdx.x, count = __builtin_popcount(mask);
+    if (!(mask >> me % 32 & 1)) __builtin_trap();  // it has to be among those that take part
+    exchanged[me] = value;
+    of_lanes[me / 32].wait(count);
+    const T found = exchanged[me % 32 + distance < 32 ? me + distance : me];
+    of_lanes[me / 32].wait(count);
+    return found;
+}
 
 KERNEL
 
@@ -107,6 +134,11 @@ static void fiber() {
     over[threadIdx.x] = true;
 }
 
+static bool backwards;
+static unsigned int turn(unsigned int i, unsigned int threads) {
+    return backwards ? threads - 1 - i : i;
+}
+
 static void with_barriers(unsigned int threads) {
     for (unsigned int i = 0; i < threads; ++i) {
         over[i] = false;
@@ -118,7 +150,8 @@ static void with_barriers(unsigned int threads) {
     }
     for (bool waiting = true; waiting;) {
         waiting = false;
-        for (unsigned int i = 0; i < threads; ++i) {
+        for (unsigned int j = 0; j < threads; ++j) {
+            const unsigned int i = turn(j, threads);
             if (over[i]) continue;
             threadIdx.x = i;
             swapcontext(&turns, &fibers[i]);
@@ -128,17 +161,23 @@ static void with_barriers(unsigned int threads) {
 }
 
 // Returns the bytes that have been moved between memory and registers, tables aside.
-extern "C" long long launch(unsigned int blocks, unsigned int threads, void** arguments) {
+extern "C" long long launch(unsigned int blocks, unsigned int threads, bool last_first,
+                            void** arguments) {
     moved = 0;
     given = arguments;
+    backwards = last_first;
     gridDim.x = blocks;
     blockDim.x = threads;
-    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
+    for (unsigned int j = 0; j < blocks; ++j) {
+        blockIdx.x = turn(j, blocks);
         if (BARRIERS) {
             with_barriers(threads);
             continue;
         }
-        for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) body();
+        for (unsigned int i = 0; i < threads; ++i) {
+            threadIdx.x = turn(i, threads);
+            body();
+        }
     }
     return moved;
 }
@@ -183,18 +222,18 @@ class Function:
         assert len(buffer) == form.size, f"{self.name} takes {form.size} bytes, got {len(buffer)}"
         return form.unpack(buffer)
 
-    def __call__(self, blocks, threads, arguments):
-        """Run; returns the bytes of neurons that were moved."""
+    def __call__(self, blocks, threads, arguments, backwards=False):
+        """Run, the last block and thread first if asked; returns the bytes that neurons moved."""
         values = [TYPES[k](a) for k, a in zip(self.kinds, arguments, strict=True)]
         addresses = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-        return self._library.launch(blocks, threads, addresses)
+        return self._library.launch(blocks, threads, ctypes.c_bool(backwards), addresses)
 
 
 @functools.cache
 def _build(text, name):
     stem = Path(_folder().name) / f"kernel{_build.cache_info().currsize}"
     source, library = stem.with_suffix(".cpp"), stem.with_suffix(".so")
-    barriers = "true" if "__syncthreads" in text else "false"
+    barriers = "true" if "__sync" in text else "false"
     filled = DEFINITIONS.replace("BARRIERS", barriers).replace("NAME", name)
     counted = ACCESS.sub(r"\g<0> moved += VEC * sizeof(\1);", text)
     source.write_text(filled.replace("KERNEL", counted))

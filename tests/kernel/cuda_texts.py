@@ -2,6 +2,7 @@
 
 import torch
 
+from spikeloom import Gated
 from spikeloom.kernel import emit_cuda
 from spikeloom.kernel.adjoint import adjoint
 from spikeloom.kernel.cuda_scan import Shape
@@ -26,8 +27,10 @@ def texts(neuron, dtype, sizes=((16, True),)):
     program = Program.parse(neuron.program)
     leaves = {("x", i) for i in range(program.inputs)} | {("p", n) for n, _ in program.tensors}
     gradient = adjoint(program, frozenset(leaves))
+    tables = {n: p.values for n, p in neuron.params.items() if isinstance(p, Gated)}
+    rows = tuple((name, table.shape[0]) for name, table in tables.items())
     for steps, wide in sizes:
         vec = widest(dtype) if wide else 1
         yield emit_cuda.forward(program, Shape(dtype, vec))
-        shape = backward_shape(program, gradient, steps, dtype, vec)
+        shape = backward_shape(program, gradient, steps, dtype, vec, rows=rows)
         yield emit_cuda.backward(program, gradient, shape)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import spikeloom
 from spikeloom import Gated, Neuron, PerStep
 from spikeloom.kernel.call import run_step
-from spikeloom.kernel.cuda_scan import BLOCK
+from spikeloom.kernel.cuda_arguments import Arguments
+from spikeloom.kernel.cuda_scan import BLOCK, WARPS
 from spikeloom.kernel.trace import Program
 from spikeloom.kernel.vocabulary import fire, lookup
 from spikeloom.neurons import LIF, surrogate
@@ -168,12 +170,72 @@ def test_zeros_of_either_sign_are_handed_over_as_they_are(driver):
 def test_shares_of_all_threads_are_summed_in_float64(driver, run_cuda):
     shares = torch.randn(3, 1000 * 128, dtype=torch.float64)
     result = torch.empty(3)
-    arguments = run_cuda._Arguments(shares.shape[1])
+    arguments = Arguments()
     arguments.shares(shares, result)
     text = run_cuda.totals("float32", ("scalar",))
     kernel = run_cuda.cuda_device.load(text, "totals", shares.device)
     kernel.launch(3, BLOCK, arguments.packed())
     torch.testing.assert_close(result, shares.sum(-1).float(), rtol=1e-6, atol=1e-6)
+
+
+# --- Gradients of tables ---
+
+
+def gradients_of_tables(driver, rows, steps, neurons, dtype=torch.float32):
+    """The gradients of the parameters of every kind, by the kernel and by the step."""
+    torch.manual_seed(1)
+    x, row = torch.randn(steps, neurons), torch.randint(0, rows, (neurons,))
+    first = torch.zeros(neurons, dtype=dtype), row.to(dtype)
+    values = torch.rand(steps, dtype=dtype) + 0.5, torch.randn(rows, steps, dtype=dtype)
+
+    def step(x, state, p):
+        v, row = state
+        h = 0.7 * v + x * p.gain + 0.3 * lookup(p.table, row)
+        s = fire(h - 1.0, surrogate.ATan())
+        return s * lookup(p.table, 0.0 * row), (h - s, row)
+
+    def found(how):
+        gain, table = (value.clone().requires_grad_() for value in values)
+        neuron = Neuron(
+            step, state=("v", "row"), params={"gain": PerStep(gain), "table": Gated(table)}
+        )
+        y, _ = spikeloom.run(neuron, x.to(dtype), first, implementation=how)
+        return torch.autograd.grad((y * torch.cos(x.to(dtype))).sum(), (gain, table))
+
+    return found("auto"), found("eager")
+
+
+@pytest.mark.parametrize("steps, neurons", [(5, 264), (3, 133), (20, 4), (2, 4000)])
+@pytest.mark.parametrize("rows", [1, 3, 8, 9])
+def test_gradients_of_tables_are_those_of_the_step(driver, rows, steps, neurons):
+    found, expected = gradients_of_tables(driver, rows, steps, neurons, torch.float64)
+    torch.testing.assert_close(found, expected)
+    assert ("WarpSums<8>" in driver.launches[1].text) == (rows == 8)
+
+
+def test_few_rows_are_summed_without_a_read_of_global_memory(driver):
+    gradients_of_tables(driver, 3, 5, 264)
+    text = driver.launches[1].text
+    assert "Sums g_table" not in text.replace("WarpSums<3> g_table", "")
+    assert re.search(r"__shared__ real table_cells\[4 \* 24\];", text)
+    # What is summed of the gain, and then of the table: 128 threads leave a share, or 4 warps.
+    counts = driver.launches[2].arguments[1::4]
+    assert counts == (BLOCK, WARPS)
+
+
+def test_a_table_of_many_steps_is_summed_in_global_memory(driver):
+    gradients_of_tables(driver, 8, 300, 4)
+    text = driver.launches[1].text
+    assert "Sums g_table" in text and "WarpSums" not in text
+
+
+@pytest.mark.parametrize("neurons", [264, 133, 4])
+def test_sums_do_not_depend_on_the_order_of_threads(driver, neurons):
+    first, _ = gradients_of_tables(driver, 3, 5, neurons)
+    driver.backwards = True
+    second, _ = gradients_of_tables(driver, 3, 5, neurons)
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a, b)
 
 
 # --- Long sequences ---

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 DEVICE = "__device__ __forceinline__"
 # The type that a step computes in, by a tensor's dtype.
 REAL = {"float32": "float", "float64": "double", "float16": "float", "bfloat16": "float"}
@@ -124,12 +126,13 @@ _TABLE = """
 struct Table {{
     const real* values;
     long long rows, T;
-    {device} long long cell(real row, long long t) const {{
-        // The nearest row there is; NaN takes the first.
-        const long long whole = row > 0 ? (row < rows ? (long long) row : rows - 1) : 0;
-        return whole * T + t;
+    // The nearest row there is; NaN takes the first.
+    {device} long long nearest(real row) const {{
+        return row > 0 ? (row < rows ? (long long) row : rows - 1) : 0;
     }}
-    {device} real at(real row, long long t) const {{ return values[cell(row, t)]; }}
+    {device} real at(real row, long long t) const {{
+        return values[nearest(row) * T + t];
+    }}
 }};
 """
 
@@ -137,11 +140,56 @@ _SUMS = """
 // A table's gradient as far as this thread has seen it.
 struct Sums {{
     real* mine;
-    long long threads, cells;
+    long long threads, rows, T;
     {device} void clear() {{
-        for (long long cell = 0; cell < cells; ++cell) mine[cell * threads] = 0;
+        for (long long cell = 0; cell < rows * T; ++cell) mine[cell * threads] = 0;
     }}
-    {device} void add(long long cell, real g) {{ mine[cell * threads] += g; }}
+    {device} void add(long long row, long long t, real g) {{
+        mine[(row * T + t) * threads] += g;
+    }}
+}};
+"""
+
+_WARP_SUMS = """
+// The sum over the first threads of a warp, for the first of them; always in the same order.
+{device} real sum_of_warp(real value, int active) {{
+    const unsigned int mask = active < 32 ? (1u << active) - 1 : ~0u;
+    #pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {{
+        const real other = __shfl_down_sync(mask, value, distance);
+        if (threadIdx.x % 32 + distance < active) value += other;
+    }}
+    return value;
+}}
+
+// The gradient of a table of few rows as far as this warp has seen it, in shared memory.
+template <int ROWS>
+struct WarpSums {{
+    real* cells;
+    long long T;
+    real step[ROWS];  // of this thread, at the current step
+    {device} void clear() {{
+        for (int cell = threadIdx.x % 32; cell < ROWS * T; cell += 32) cells[cell] = 0;
+        __syncwarp();
+    }}
+    {device} void add(long long row, long long t, real g) {{
+        #pragma unroll
+        for (int r = 0; r < ROWS; ++r) step[r] += row == r ? g : 0;
+    }}
+    // Ends a step, to which so many threads have added.
+    {device} void close(long long t, int active) {{
+        #pragma unroll
+        for (int r = 0; r < ROWS; ++r) {{
+            const real sum = sum_of_warp(step[r], active);
+            if (threadIdx.x % 32 == 0) cells[r * T + t] += sum;
+            step[r] = 0;
+        }}
+    }}
+    {device} void leave(real* sums, long long warps) const {{
+        __syncwarp();
+        for (int cell = threadIdx.x % 32; cell < ROWS * T; cell += 32)
+            sums[cell * warps] = cells[cell];
+    }}
 }};
 """
 
@@ -158,15 +206,17 @@ _BITS = {
 }
 
 
-def prelude(dtype: str, vec: int, gated: bool, summed: bool, kept: bool) -> list[str]:
-    """The types and functions that kernels use.
+# What some kernels use, by a name in their text that says so.
+_PARTS = {"Table": _TABLE, "Sums": _SUMS, "WarpSums": _WARP_SUMS, "anew": _ANEW}
+
+
+def prelude(dtype: str, vec: int, kernel: str) -> list[str]:
+    """The types and functions that a kernel uses.
 
     Args:
         dtype: What sequences are stored as.
         vec: Neurons a thread carries.
-        gated: Whether there are gated tables.
-        summed: Whether threads sum gradients of tables.
-        kept: Whether values of the way forward are kept for the way back.
+        kernel: The rest of the module.
     """
     real, narrow = REAL[dtype], BYTES[dtype] == 2
     lines = [
@@ -178,8 +228,7 @@ def prelude(dtype: str, vec: int, gated: bool, summed: bool, kept: bool) -> list
     parts = [(_PACK, width)]
     if narrow:
         parts.append(((_HALF if dtype == "float16" else _BFLOAT) + _NARROW, 2))
-    wanted = {_TABLE: gated, _SUMS: summed, _ANEW: kept}
-    parts += [(text, 0) for text, is_wanted in wanted.items() if is_wanted]
+    parts += [(text, 0) for name, text in _PARTS.items() if re.search(rf"\b{name}\b", kernel)]
     to_bits, from_bits = _BITS[real]
     for text, width in parts:
         size = min(16, width * vec)

@@ -13,8 +13,9 @@ from spikeloom.kernel.cuda_prelude import DEVICE, REAL, prelude
 from spikeloom.kernel.cuda_text import LINE, Body, Names, literal, signature, wrap
 from spikeloom.kernel.trace import Node, Program, schedule
 
-# Threads of a block.
+# Threads of a block, and warps.
 BLOCK = 128
+WARPS = BLOCK // 32
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Shape:
         ragged: Whether the last segment may be shorter than the others.
         powers: Number parameters that are powers of two: dividing by them is multiplying.
         noting: Steps between the states that a forward pass notes for the sweep; 0 notes none.
+        tables: Gated tables of few rows, whose gradients a warp sums, each with its number of rows
+            and of cells that it has room for.
         blocks: Blocks for which a multiprocessor has to have registers; 0 lets a thread take all.
     """
 
@@ -39,6 +42,7 @@ class Shape:
     ragged: bool = True
     powers: frozenset[str] = frozenset()
     noting: int = 0
+    tables: tuple[tuple[str, int, int], ...] = ()
     blocks: int = 0
 
     def narrower(self) -> Shape | None:
@@ -133,6 +137,7 @@ class Scan:
             "_past",
             "_data",
             "_sums",
+            "_cells",
             "_total",
         )
         forms = [head + "{}" + end for head in ("", "g_") for end in ends]
@@ -181,7 +186,7 @@ class Scan:
         for table in (p for name, p in self.ps.items() if name in tables):
             arguments |= {table: f"const Table& {table}", "t": "long long t"}
         for r in results:
-            arguments[r.name] = f"{'real' if r.row is None else 'Sums'}& {r.name}"
+            arguments[r.name] = f"{'real' if r.row is None else self.sums(r.table)}& {r.name}"
         body = Body(
             nodes,
             spelled,
@@ -201,9 +206,14 @@ class Scan:
     def _leave(self, body: Body, result: Result) -> list[str]:
         value = literal(0.0, body.real) if result.node is None else body.text(result.node)
         if result.row is not None:
-            cell = f"{self.ps[result.table]}.cell({body.text(result.row)}, t)"
-            return wrap(f"{result.name}.add({cell}, {value});")
+            row = f"{self.ps[result.table]}.nearest({body.text(result.row)})"
+            return wrap(f"{result.name}.add({row}, t, {value});")
         return wrap(f"{result.name} {'+=' if result.add else '='} {value};")
+
+    def sums(self, table: str) -> str:
+        """The type that sums the gradient of a table."""
+        rows = {name: rows for name, rows, _ in self.shape.tables}
+        return f"WarpSums<{rows[table]}>" if table in rows else "Sums"
 
     def following(self, which: Sequence[int]) -> list[Result]:
         """The next values of these states, but for those that never change."""
@@ -303,8 +313,6 @@ class Scan:
     def module(self, what: str, functions: Sequence[Function | None], kernel: list[str]) -> str:
         """The finished text."""
         text = [line for function in functions if function for line in function.text]
-        gated = any(kind == "gated" for _, kind in self.program.params)
-        summed = any(re.search(r"\bSums\b", line) for line in [*text, *kernel])
         name = re.sub(r"[^ -~]|\\", "?", self.title.neuron)
         lines = [
             f"// {name}: {what}.",
@@ -314,8 +322,7 @@ class Scan:
             "// and after the last step, v_next after this one; g_ marks a gradient.",
             "",
         ]
-        kept = any("anew(" in line for line in kernel)
-        lines += prelude(self.shape.dtype, self.shape.vec, gated, summed, kept)
+        lines += prelude(self.shape.dtype, self.shape.vec, "\n".join([*text, *kernel]))
         lines += ["", *text, *kernel]
         return "\n".join(lines) + "\n"
 

@@ -37,9 +37,10 @@ _KEYWORDS = """
     typeid typename union unix unsigned using virtual void volatile while xor
 """
 _TEMPLATE = """
-    add advance anew at backward begin bits cell checkpoints clear end forward initial k l lane load
-    memcpy mine n narrow narrow_two noted notes real recompute rows save segment segments start step
-    stored sweep sweep_begin t thread threads values widen zero
+    active add advance anew at backward begin bits cells checkpoints clear close end forward
+    initial k l lane leave left load memcpy mine n narrow narrow_two nearest noted notes real
+    recompute rows save segment segments start step stored sum_of_warp sweep sweep_begin t thread
+    threads values warps widen zero
 """
 _RESERVED = frozenset((_KEYWORDS + _TEMPLATE).split())
 

@@ -8,9 +8,9 @@ contraction and fast-math, the forward pass rounds as the eager step does.
 The backward pass goes through time in segments whose history fits in registers: from the last
 segment to the first, a segment is recomputed and swept back over. It starts from the states at the
 start of every segment, which the forward pass has noted. Where it has not, the backward pass goes
-through time once more to note them itself.
-Parameters that neurons share are summed by each thread for itself, so nothing is atomic and
-results are the same in every run.
+through time once more to note them itself. Parameters that neurons share are summed by each thread
+for itself, or by a warp where they are tables of few rows; nothing is atomic, and results are the
+same in every run.
 
 Arguments, in order. Forward: T, N; per input its rows and the stride between them; per state its
 first value, the stride of that (0 or 1) and where the last goes; per output its rows. Backward: T,
@@ -30,7 +30,16 @@ from typing import Protocol, TypeVar
 
 from spikeloom.kernel.adjoint import Adjoint, Gradients, learned
 from spikeloom.kernel.cuda_prelude import BYTES
-from spikeloom.kernel.cuda_scan import Function, Result, Scan, Shape, Title, inside, noted
+from spikeloom.kernel.cuda_scan import (
+    WARPS,
+    Function,
+    Result,
+    Scan,
+    Shape,
+    Title,
+    inside,
+    noted,
+)
 from spikeloom.kernel.trace import Program
 
 # Bytes of one access to memory, at most.
@@ -40,6 +49,10 @@ SEGMENT = 16
 HISTORY = 64
 # Steps of a segment where gradients of tables are summed: each of them is much text.
 TABLED = 4
+# Rows of a table, at most, whose gradients a warp sums, and bytes of shared memory that a block may
+# take for that.
+FEW = 8
+SHARED = 24 * 1024
 # Blocks of a backward kernel that a multiprocessor is to hold: a thread has 96 registers then.
 BLOCKS = 5
 
@@ -57,14 +70,44 @@ def backward_shape(
     dtype: str,
     vec: int,
     powers: frozenset[str] = frozenset(),
+    rows: tuple[tuple[str, int], ...] = (),
 ) -> Shape:
-    """The backward kernel for so many steps; ``vec`` falls until the history fits in registers."""
+    """The backward kernel for so many steps; ``vec`` falls until the history fits in registers.
+
+    Args:
+        program: The traced neuron.
+        gradient: Its adjoint.
+        steps: T, at least 1.
+        dtype: What sequences are stored as.
+        vec: Neurons that a thread may carry.
+        powers: Number parameters that are powers of two.
+        rows: Gated table -> how many rows it has.
+    """
     segment = segment_of(program, gradient, steps)
     registers = len(_history(program, gradient)) * (2 if dtype == "float64" else 1)
     while vec > 1 and vec * segment * registers > HISTORY:
         vec //= 2
     checkpointed = is_checkpointed(program, gradient, steps)
-    return Shape(dtype, vec, segment, checkpointed, steps % segment != 0, powers, blocks=BLOCKS)
+    ragged, tables = steps % segment != 0, _summed_by_warps(program, gradient, steps, dtype, rows)
+    return Shape(dtype, vec, segment, checkpointed, ragged, powers, tables=tables, blocks=BLOCKS)
+
+
+def _summed_by_warps(
+    program: Program,
+    gradient: Adjoint,
+    steps: int,
+    dtype: str,
+    rows: tuple[tuple[str, int], ...],
+) -> tuple[tuple[str, int, int], ...]:
+    """The tables that have few rows, and for which there is shared memory; see :class:`Shape`."""
+    found, left = [], SHARED // (WARPS * (8 if dtype == "float64" else 4))
+    for name, _ in learned(program, gradient):
+        count = dict(rows).get(name, 0)
+        cells = count * (1 << (steps - 1).bit_length())
+        if 0 < count <= FEW and cells <= left:
+            found.append((name, count, cells))
+            left -= cells
+    return tuple(found)
 
 
 def segment_of(program: Program, gradient: Adjoint, steps: int) -> int:
@@ -171,7 +214,7 @@ class Forward(Scan):
         return found + [f"stored* __restrict__ {y}_rows" for y in self.ys]
 
 
-# Where a learned parameter's gradient goes: one share a thread, except for per-neuron ones.
+# Where a learned parameter's gradient goes: a share a thread or warp, except for per-neuron ones.
 _SUMS = {
     "scalar": ("double", "{}_sums"),
     "step": ("real", "{}_sums"),
@@ -207,6 +250,7 @@ class Backward(Scan):
             functions.append(first)
             back += self._back_to_begin(first, gradient.begin)
         body = [
+            *self._active(),
             *(f"Pack g_{v} = initial(g_{v}_last, g_{v}_stride, n);" for v in self.vs),
             *(f"Pack g_{p} = {{}};" for p in self.own),
             *(f"real g_{p} = 0;" for p in self.scalars),
@@ -283,6 +327,7 @@ class Backward(Scan):
         """One call of a sweep, with what it reads and where its gradients go."""
         g_xs = [x for x, node in zip(self.xs, found.x, strict=True) if node is not None]
         steps = [self.ps[name] for name in found.p if dict(self.program.params)[name] == "step"]
+        closed = [name for name, *_ in self.shape.tables if name in found.p]
         place = {f"g_{name}": f"g_{name}[l]" for name in (*self.xs, *self.vs, *self.ys)} | place
         place |= {f"g_{v}_next": f"g_{v}[l]" for v in self.vs}
         place |= {
@@ -299,7 +344,8 @@ class Backward(Scan):
             *(f"real g_{p} = 0;" for p in steps),
             *sweep.call(self.places(**place)),
             *(f"save(g_{x}_rows + t * N + n, g_{x});" for x in g_xs),
-            *(f"{p}_total.add(t, g_{p});" for p in steps),
+            *(f"{p}_total.add(0, t, g_{p});" for p in steps),
+            *(f"{self._sum_of(name)}.close(t, active);" for name in closed),
         ]
 
     def _without_history(self, sweep: Function) -> list[str]:
@@ -373,12 +419,33 @@ class Backward(Scan):
             before += [f"constexpr int SEGMENT = {self.shape.segment};  // steps in registers"]
             before += ["const unsigned int zero = N >> 62;"]
         before += [f"double {p}_total = 0;" for p in self.scalars]
-        for p, kind in self.learned:
-            if kind in ("step", "gated"):
-                name, cells = {
-                    "step": (f"{p}_total", "T"),
-                    "gated": (f"g_{p}", f"{p}_rows * T"),
-                }[kind]
-                before += [f"Sums {name} = {{{p}_sums + thread, threads, {cells}}};"]
-                before += [f"{name}.clear();"]
-        return before, [f"{p}_sums[thread] = {p}_total;" for p in self.scalars]
+        after = [f"{p}_sums[thread] = {p}_total;" for p in self.scalars]
+        cells = {name: cells for name, _, cells in self.shape.tables}
+        for name, kind in learned(self.program, self.gradient):
+            if kind not in ("step", "gated"):
+                continue
+            p, total = self.ps[name], self._sum_of(name)
+            if name in cells:
+                before.append(f"__shared__ real {p}_cells[{WARPS} * {cells[name]}];")
+                mine = f"{p}_cells + threadIdx.x / 32 * {cells[name]}"
+                before.append(f"{self.sums(name)} {total} = {{{mine}, T}};")
+                after.append(f"{total}.leave({p}_sums + thread / 32, threads / 32);")
+            else:
+                rows = f"{p}_rows" if kind == "gated" else "1"
+                before.append(f"Sums {total} = {{{p}_sums + thread, threads, {rows}, T}};")
+            before.append(f"{total}.clear();")
+        return before, after
+
+    def _sum_of(self, name: str) -> str:
+        """What sums the gradient of a parameter that changes with time."""
+        p = self.ps[name]
+        return f"{p}_total" if dict(self.program.params)[name] == "step" else f"g_{p}"
+
+    def _active(self) -> list[str]:
+        """How many threads of a warp have a neuron, where that matters."""
+        if not self.shape.tables:
+            return []
+        return [
+            "const long long left = (N - n + VEC - 1) / VEC + threadIdx.x % 32;",
+            "const int active = left < 32 ? left : 32;",
+        ]

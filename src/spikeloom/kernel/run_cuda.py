@@ -6,11 +6,10 @@ a call like an earlier one needs is found at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ctypes import c_double, c_float
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from struct import Struct
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -18,16 +17,15 @@ from torch import Tensor
 
 from spikeloom.kernel import cuda_device, emit_cuda
 from spikeloom.kernel.adjoint import Adjoint, learned
+from spikeloom.kernel.cuda_arguments import Arguments
 from spikeloom.kernel.cuda_device import Kernel
-from spikeloom.kernel.cuda_scan import BLOCK, Shape, noted
+from spikeloom.kernel.cuda_scan import BLOCK, WARPS, Shape, noted
 from spikeloom.kernel.cuda_totals import totals
 from spikeloom.kernel.emit_cuda import (
-    ACCESS,
     backward_shape,
     fitting,
     is_checkpointed,
     segment_of,
-    widest,
 )
 from spikeloom.kernel.layout import DTYPES
 from spikeloom.kernel.trace import Program
@@ -64,19 +62,19 @@ class _Launch:
         self._numbers = tuple([number(value).value for value in numbers])
         self._plans: dict[int, Plan] = {}
 
-    def _arguments(self) -> _Arguments:
+    def _arguments(self) -> Arguments:
         """The arguments of a launch, as far as all calls share them."""
-        return _Arguments(self.steps, self.neurons)
+        return Arguments(self.steps, self.neurons)
 
-    def _plan_for(self, arguments: _Arguments, device: torch.device) -> Plan:
+    def _plan_for(self, arguments: Arguments, x: Tensor, ps: Sequence[Tensor]) -> Plan:
         """The kernel that these arguments allow."""
         vec = arguments.vec(self._dtype, self.neurons)
         plan = self._plans.get(vec)
         if plan is None:
-            plan = self._plans[vec] = self._planned(vec, device)
+            plan = self._plans[vec] = self._planned(vec, x.device, ps)
         return plan
 
-    def _planned(self, vec: int, device: torch.device) -> Plan:
+    def _planned(self, vec: int, device: torch.device, ps: Sequence[Tensor]) -> Plan:
         """The kernel for so many neurons a thread, or fewer."""
         raise NotImplementedError
 
@@ -93,7 +91,7 @@ class Forward(_Launch):
         super().__init__(*arguments)
         self._noting = noting
 
-    def _planned(self, vec: int, device: torch.device) -> Plan:
+    def _planned(self, vec: int, device: torch.device, ps: Sequence[Tensor]) -> Plan:
         shape = Shape(self._dtype, vec, powers=self._powers, noting=self._noting)
         return _forward_plan(self.program, shape, device)
 
@@ -131,7 +129,7 @@ class Forward(_Launch):
         arguments.parameters(self.program, self._numbers, ps)
         if self._noting:
             arguments.address(notes)
-        plan = self._plan_for(arguments, xs[0].device)
+        plan = self._plan_for(arguments, xs[0], ps)
         plan.launch(arguments, _blocks(self.neurons, plan.shape.vec))
 
 
@@ -150,9 +148,10 @@ class Backward(_Launch):
         self._reached = (gradient.begin or gradient.step).x
         self._learned = learned(program, gradient)
 
-    def _planned(self, vec: int, device: torch.device) -> Plan:
-        steps, dtype, powers = self.steps, self._dtype, self._powers
-        shape = backward_shape(self.program, self._gradient, steps, dtype, vec, powers)
+    def _planned(self, vec: int, device: torch.device, ps: Sequence[Tensor]) -> Plan:
+        rows = rows_of(self.program, ps)
+        fixed = self.steps, self._dtype, vec, self._powers, rows
+        shape = backward_shape(self.program, self._gradient, *fixed)
         return _backward_plan(self.program, self._gradient, shape, device)
 
     def __call__(
@@ -194,13 +193,15 @@ class Backward(_Launch):
         for gy in gys:
             arguments.rows(gy)
         arguments.parameters(self.program, self._numbers, ps)
-        plan = self._plan_for(arguments, xs[0].device)
+        plan = self._plan_for(arguments, xs[0], ps)
         checkpoints, are_noted = self._checkpoints(xs[0], plan.shape, notes)
         arguments.checkpoints(checkpoints, are_noted)
         if not self._learned:
             plan.launch(arguments, _blocks(self.neurons, plan.shape.vec))
             return {}
-        shares = _Shares(self.program, self._learned, ps, self.neurons, self.steps, plan.shape.vec)
+        values = dict(zip((name for name, _ in self.program.tensors), ps, strict=True))
+        blocks = _blocks(self.neurons, plan.shape.vec)
+        shares = _Shares(self._learned, values, self.neurons, self.steps, plan.shape, blocks)
         for tensor in shares.tensors.values():
             arguments.address(tensor)
         plan.launch(arguments, shares.blocks)
@@ -229,6 +230,17 @@ def noting(program: Program, gradient: Adjoint, steps: int) -> int:
     every = segment_of(program, gradient, steps)
     # An input that entered once is not read again, whoever computes the states.
     return every if program.begin is None and is_checkpointed(program, gradient, steps) else 0
+
+
+def rows_of(program: Program, ps: Sequence[Tensor]) -> tuple[tuple[str, int], ...]:
+    """Gated table -> how many rows it has.
+
+    Args:
+        program: The traced neuron.
+        ps: The parameters that are tensors, in order.
+    """
+    pairs = zip(program.tensors, ps, strict=True)
+    return tuple((name, p.shape[0]) for (name, kind), p in pairs if kind == "gated")
 
 
 def _notes_size(program: Program, every: int, steps: int, neurons: int) -> tuple[int, int, int]:
@@ -261,7 +273,7 @@ class Plan:
     shape: Shape
     form: str
 
-    def launch(self, arguments: _Arguments, blocks: int) -> None:
+    def launch(self, arguments: Arguments, blocks: int) -> None:
         """Launch with these arguments."""
         self.kernel.launch(blocks, BLOCK, arguments.packed(self.form))
 
@@ -291,123 +303,56 @@ def _blocks(neurons: int, vec: int) -> int:
     return -(-neurons // (vec * BLOCK))
 
 
-# --- Arguments, in the order that emit_cuda states ---
-
-
-class _Arguments:
-    """The arguments of a launch as they come together."""
-
-    def __init__(self, *words: int) -> None:
-        self._words: list[float] = list(words)
-        self._before = len(words)
-        # All addresses, and distances between rows, in one: what they are multiples of.
-        self._bits = 0
-
-    def address(self, tensor: Tensor | None) -> None:
-        """Where a tensor is; null if there is none."""
-        address = 0 if tensor is None else tensor.data_ptr()
-        self._words.append(address)
-        self._bits |= address
-
-    def rows(self, sequence: Tensor) -> None:
-        """The address of a sequence's rows, and the stride between them if there are several."""
-        self.address(sequence)
-        if self._words[0] == 1 or sequence.shape[0] == 1:
-            self._words.append(0)
-            return
-        stride = sequence.stride(0)
-        self._words.append(stride)
-        self._bits |= stride * sequence.element_size()
-
-    def row(self, v: Tensor | None) -> None:
-        """One value a neuron and stride 1; a 0-d tensor and stride 0 serve all, null is zero."""
-        if v is not None and v.dim():
-            self.address(v)
-            self._words.append(1)
-        else:
-            self._words += (0 if v is None else v.data_ptr(), 0)
-
-    def parameters(self, program: Program, numbers: Sequence[float], ps: Sequence[Tensor]) -> None:
-        """Numbers by value, tensors by address, tables with their number of rows."""
-        self._before = len(self._words)
-        remaining, tensors = iter(numbers), iter(ps)
-        for _, kind in program.params:
-            if kind == "number":
-                self._words.append(next(remaining))
-                continue
-            tensor = next(tensors)
-            self._words.append(tensor.data_ptr())
-            if kind == "neuron":
-                self._bits |= tensor.data_ptr()
-            elif kind == "gated":
-                self._words.append(tensor.shape[0])
-
-    def checkpoints(self, checkpoints: Tensor | None, are_noted: bool) -> None:
-        """Where the states at the start of every segment are, or go; whether they are there."""
-        self._words += (int(are_noted), 0 if checkpoints is None else checkpoints.data_ptr())
-
-    def shares(self, shares: Tensor, result: Tensor) -> None:
-        """What is summed, for how many values, and where the sums go."""
-        self.address(shares)
-        self._words.append(shares.shape[0])
-        self.address(result)
-
-    def vec(self, dtype: str, neurons: int) -> int:
-        """Neurons that one access takes: as many as fit if everything is aligned, else 1."""
-        wide = widest(dtype)
-        return wide if neurons % wide == 0 and self._bits % ACCESS == 0 else 1
-
-    def packed(self, form: str = "") -> bytes:
-        """As the driver takes them; ``form`` has the C types of the parameters."""
-        after = len(self._words) - self._before - len(form)
-        return _struct(self._before, form, after).pack(*self._words)
-
-
-@cache
-def _struct(before: int, form: str, after: int) -> Struct:
-    return Struct("q" * before + form + "q" * after)
-
-
 # --- Working memory of the backward pass ---
 
 
 class _Shares:
     """Where threads leave their shares of the parameters' gradients.
 
+    Args:
+        found: The learned parameters and their kinds.
+        values: Parameter -> its tensor.
+        neurons: N.
+        steps: T.
+        shape: Of the kernel.
+        blocks: How many blocks there is work for.
+
     Attributes:
-        tensors: Learned parameter -> its shares, one a thread in the last axis; those of a
-            per-neuron parameter are its gradient already.
+        tensors: Learned parameter -> its shares, one a thread or a warp in the last axis; those of
+            a per-neuron parameter are its gradient already.
         blocks: How many blocks to launch.
     """
 
     def __init__(
         self,
-        program: Program,
         found: Sequence[tuple[str, str]],
-        ps: Sequence[Tensor],
+        values: Mapping[str, Tensor],
         neurons: int,
         steps: int,
-        vec: int,
+        shape: Shape,
+        blocks: int,
     ) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self.blocks = _blocks(neurons, vec)
-        self._values = {name: p for (name, _), p in zip(program.tensors, ps, strict=True)}
+        self.blocks = blocks
+        self._values = values
         self._summed = [(name, kind) for name, kind in found if kind != "neuron"]
         cells = {
-            name: {"scalar": 1, "step": steps}.get(kind, self._values[name].numel())
+            name: {"scalar": 1, "step": steps}.get(kind, values[name].numel())
             for name, kind in self._summed
         }
+        by_warps = {name for name, *_ in shape.tables}
+        each = {name: WARPS if name in by_warps else BLOCK for name in cells}
         if cells:
-            most = SHARES // (8 * max(cells.values()))
-            self.blocks = min(self.blocks, max(1, min(SUMMING, most) // BLOCK))
+            most = SHARES // (8 * max(cells[name] * each[name] for name in cells))
+            self.blocks = min(blocks, max(1, min(SUMMING // BLOCK, most)))
         for name, kind in found:
-            p = self._values[name]
+            p = values[name]
             if kind == "neuron":
                 self.tensors[name] = p.new_empty(neurons)
             else:
                 # Scalars are summed in float64 from the start; the others at the end.
                 dtype = torch.float64 if kind == "scalar" else p.dtype
-                size = (cells[name], self.blocks * BLOCK)
+                size = (cells[name], self.blocks * each[name])
                 self.tensors[name] = p.new_empty(size, dtype=dtype)
 
     def totals(self) -> dict[str, Tensor]:
@@ -415,7 +360,7 @@ class _Shares:
         if not self._summed:
             return self.tensors
         found = dict(self.tensors)
-        arguments, blocks = _Arguments(self.blocks * BLOCK), 0
+        arguments, blocks = Arguments(), 0
         for name, _ in self._summed:
             shares, p = self.tensors[name], self._values[name]
             found[name] = torch.empty_like(p)
