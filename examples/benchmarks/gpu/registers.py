@@ -6,6 +6,8 @@ No GPU is needed. Each kernel is the one a call would take: the widest whose reg
 """
 
 import argparse
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -14,39 +16,63 @@ from cupy.cuda import nvrtc
 
 from spikeloom import Neuron, neurons
 from spikeloom.files import write_text
-from spikeloom.kernel import emit_cuda
+from spikeloom.kernel import emit_cuda, run_cuda
 from spikeloom.kernel.adjoint import adjoint
 from spikeloom.kernel.cuda_device import Binary, compile_text
 from spikeloom.kernel.cuda_scan import Shape
+from spikeloom.kernel.neuron import tensor_of
 from spikeloom.kernel.source import numbers
 from spikeloom.kernel.trace import Program
 
 CAPABILITIES = (80, 90, 100)
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float64")
 STEPS = (16, 64)
-TAU = torch.tensor(2.0, requires_grad=True)
+
+
+def learned(*shape: int) -> torch.Tensor:
+    """A tensor that is learned."""
+    return torch.ones(shape, requires_grad=True)
+
+
+def gated(steps: int, ranges: int) -> Neuron:
+    """An HG neuron whose tables are learned."""
+    tables = [neurons.FewSpike(*(learned(steps) for _ in "thd")) for _ in range(ranges)]
+    return neurons.HG([float(edge) for edge in range(1, ranges)], tables)
+
+
 NEURONS = {
     "LIF": neurons.LIF(2.0),
     "LIF, soft reset, tau 2.7": neurons.LIF(2.7, v_reset=None),
-    "LIF, learned tau": neurons.LIF(TAU),
+    "LIF, learned tau": neurons.LIF(learned()),
+    "ParametricLIF, learned": neurons.ParametricLIF(learned()),
     "IF": neurons.IF(),
     "Leaky": neurons.Leaky(0.9),
     "LIFBox": neurons.LIFBox(),
+    "Trace": neurons.Trace(0.5, 0.25),
     "ElasticBiSpike": neurons.ElasticBiSpike(0.8),
+    "SignGD": neurons.SignGD("gelu"),
     "SignGDBits": neurons.SignGDBits(0.0, 1.0, function="gelu"),
+    "OAT": neurons.OAT(16, 1.0, 8.0),
+    "OAT, learned ranges": neurons.OAT(16, learned(), 8.0 * learned()),
+    "HG of 2 ranges, learned tables": gated(16, 2),
+    "HG of 8 ranges, learned tables": gated(16, 8),
 }
 
 
 def kernels(
     neuron: Neuron, dtype: str, steps: int, capability: int
 ) -> list[tuple[str, Binary, Shape]]:
-    """Both directions, for gradients of the inputs and of the parameters that are learned."""
+    """Both directions of a training step, for gradients of the inputs and of what is learned."""
     assert neuron.program is not None, neuron.reason
     program = Program.parse(neuron.program)
     powers = program.powers(numbers(neuron))
+    values = [tensor_of(neuron.params[name]) for name, _ in program.tensors]
     leaves = [("x", i) for i in range(program.inputs)]
-    leaves += [("p", name) for name, p in neuron.params.items() if p is TAU]
+    pairs = zip(program.tensors, values, strict=True)
+    leaves += [("p", name) for (name, _), value in pairs if value.requires_grad]
     gradient, wide = adjoint(program, frozenset(leaves)), emit_cuda.widest(dtype)
+    noting = run_cuda.noting(program, gradient, steps)
+    rows = run_cuda.rows_of(program, values)
 
     def forward(shape: Shape) -> Binary:
         return compile_text(emit_cuda.forward(program, shape), capability)
@@ -54,15 +80,36 @@ def kernels(
     def backward(shape: Shape) -> Binary:
         return compile_text(emit_cuda.backward(program, gradient, shape), capability)
 
-    there = Shape(dtype, wide, powers=powers)
-    back = emit_cuda.backward_shape(program, gradient, steps, dtype, wide, powers)
+    there = Shape(dtype, wide, powers=powers, noting=noting)
+    back = emit_cuda.backward_shape(program, gradient, steps, dtype, wide, powers, rows)
     return [
         ("forward", *emit_cuda.fitting(forward, there)),
         ("backward", *emit_cuda.fitting(backward, back)),
     ]
 
 
-def page() -> str:
+def lines_of(name: str, dtype: str, steps: int) -> list[str]:
+    """The table's lines of one neuron, a direction each."""
+    cells: dict[str, list[str]] = {}
+    for capability in CAPABILITIES:
+        for direction, binary, shape in kernels(NEURONS[name], dtype, steps, capability):
+            local = f", {binary.local} B" if binary.local else ""
+            cell = f"{binary.registers} ({shape.vec}{local})"
+            cells.setdefault(direction, []).append(cell)
+    return [
+        f"| {name} | {dtype} | {steps} | {direction} | {' | '.join(found)} |"
+        for direction, found in cells.items()
+    ]
+
+
+def wanted() -> Iterator[tuple[str, str, int]]:
+    """The neurons, dtypes and lengths of the table; few-spike neurons have their own length."""
+    for (name, neuron), dtype, steps in product(NEURONS.items(), DTYPES, STEPS):
+        if neuron.steps is None or steps == STEPS[0]:
+            yield name, dtype, neuron.steps or steps
+
+
+def page(jobs: int | None) -> str:
     """The table."""
     version = ".".join(map(str, nvrtc.getVersion()))
     lines = [
@@ -72,25 +119,19 @@ def page() -> str:
         "| neuron | dtype | T | direction | " + " | ".join(f"sm_{c}" for c in CAPABILITIES) + " |",
         "|" + "---|" * (4 + len(CAPABILITIES)),
     ]
-    for (name, neuron), dtype, steps in product(NEURONS.items(), DTYPES, STEPS):
-        cells: dict[str, list[str]] = {}
-        for capability in CAPABILITIES:
-            for direction, binary, shape in kernels(neuron, dtype, steps, capability):
-                local = f", {binary.local} B" if binary.local else ""
-                cell = f"{binary.registers} ({shape.vec}{local})"
-                cells.setdefault(direction, []).append(cell)
-        for direction, found in cells.items():
-            if direction == "backward" or steps == STEPS[0]:  # forward is the same for every T
-                lines.append(f"| {name} | {dtype} | {steps} | {direction} | {' | '.join(found)} |")
-                print(lines[-1], flush=True)
+    with ProcessPoolExecutor(jobs) as pool:
+        for found in pool.map(lines_of, *zip(*wanted(), strict=True)):
+            print(*found, sep="\n", flush=True)
+            lines += found
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "registers.md")
+    parser.add_argument("--jobs", type=int, help="processes; all processors by default")
     options = parser.parse_args()
-    write_text(options.output, page())
+    write_text(options.output, page(options.jobs))
 
 
 if __name__ == "__main__":

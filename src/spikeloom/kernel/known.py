@@ -59,6 +59,15 @@ class Answer(NamedTuple):
             ys, ws = ws[self.states :], ws[: self.states]
         return self.of(ys, ws, seq)
 
+    def is_as_found(self, dtype: torch.dtype) -> bool:
+        """Whether the answer is what a kernel returns: one output of this dtype, and last states.
+
+        Args:
+            dtype: In which the kernel writes its outputs.
+        """
+        changed = self.record is not None or self.reduce is not None or self.single
+        return self.outputs == 1 and self.dtype == dtype and not changed
+
     def of(self, ys: State, ws: State, seq: Tensor | None) -> Any:
         """The answer, from outputs that are summed already, last states and a recorded sequence."""
         if self.reduce == "mean":
@@ -153,6 +162,7 @@ class Known:
         at_rest: bool,
     ) -> None:
         self._plan, self._answer, self._constant = plan, answer, constant
+        self._is_as_found = answer.is_as_found(plan.dtype)
         first = plan.inputs + answer.states
         self._rest = tensors[plan.inputs : first] if at_rest else ()
         self._sums = tensors[first : plan.given]
@@ -174,9 +184,8 @@ class Known:
             xs = tuple([x[None] for x in xs])
         ps = _held(neuron, params) if self._fits else self._fitted(neuron, xs[0], params)
         vs = self._rest if state is None else state
-        return self._answer.of_kernel(
-            follow(self._plan, self._constant, (*xs, *vs, *self._sums, *ps))
-        )
+        found = follow(self._plan, self._constant, (*xs, *vs, *self._sums, *ps))
+        return (found[0], found[1:]) if self._is_as_found else self._answer.of_kernel(found)
 
     def _fitted(self, neuron: Neuron, x: Tensor, params: Parameters) -> list[Tensor]:
         """The parameters that have to be converted or expanded."""

@@ -20,7 +20,7 @@ def _watchers() -> tuple[Callable[[], Any], ...]:
     """Functions of this torch that tell whether somebody follows a call."""
     try:
         return (
-            torch.jit.is_tracing,
+            torch._C._is_tracing,
             torch.autograd._profiler_enabled,
             torch._C._are_functorch_transforms_active,
             torch._C._len_torch_dispatch_stack,

@@ -371,21 +371,25 @@ _scratch = _Scratch()
 
 def _run(tiles: Tiles, steps: int, neurons: int, words: list[int], *, even: bool) -> None:
     """Split the neurons over threads, at whole tiles unless an even split is allowed."""
-    kernel, size, scratch, numbers = tiles
-    threads = min(torch.get_num_threads(), steps * neurons // WORTH_A_THREAD)
-
-    def part(first: int, last: int) -> None:
-        address = _scratch.address(8 * scratch + 64)
-        kernel([steps, neurons, first, last, size, address, *words], numbers)
-
-    if threads <= 1:
-        part(0, neurons)
+    most = steps * neurons // WORTH_A_THREAD
+    threads = min(torch.get_num_threads(), most) if most > 1 else 1
+    if threads == 1:
+        _run_part(tiles, (steps, neurons, 0, neurons), words)
         return
+    size = tiles.size
+
+    def part(first: int) -> None:
+        _run_part(tiles, (steps, neurons, first, min(first + share, neurons)), words)
+
     unit = 64 if even else size
     share = -(-neurons // (threads * unit)) * unit
-    share_out(
-        range(0, neurons, share), lambda first: part(first, min(first + share, neurons)), threads
-    )
+    share_out(range(0, neurons, share), part, threads)
+
+
+def _run_part(tiles: Tiles, where: tuple[int, ...], words: list[int]) -> None:
+    """Run the neurons from a first to a last one."""
+    address = _scratch.address(8 * tiles.scratch + 64)
+    tiles.kernel([*where, tiles.size, address, *words], tiles.numbers)
 
 
 HUGE_PAGE = 2 * 1024 * 1024
