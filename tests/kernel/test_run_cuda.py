@@ -140,6 +140,19 @@ def test_fewer_neurons_share_a_thread_where_registers_do_not_suffice(driver):
     assert "VEC = 1;" in driver.launches[0].text and driver.launches[0].blocks == 1
 
 
+def test_a_segment_is_halved_where_nothing_else_saves_registers(driver):
+    x = torch.randn(16, 64, requires_grad=True)
+    neuron = LIF(surrogate=surrogate.ATan())
+    driver.local = lambda text: 0 if "forward(" in text or "SEGMENT = 8;" in text else 8
+    found, expected = (
+        torch.autograd.grad(spikeloom.run(neuron, x, implementation=how)[0].sum(), x)[0]
+        for how in ("auto", "eager")
+    )
+    torch.testing.assert_close(found, expected)
+    assert re.search(r"__launch_bounds__\(128, 2\) backward", driver.launches[1].text)
+    assert "VEC = 1;" in driver.launches[1].text
+
+
 def test_a_call_like_an_earlier_one_loads_nothing(driver):
     x = torch.randn(16, 64, requires_grad=True)
     for _ in range(3):

@@ -71,7 +71,7 @@ def kernels(
     pairs = zip(program.tensors, values, strict=True)
     leaves += [("p", name) for (name, _), value in pairs if value.requires_grad]
     gradient, wide = adjoint(program, frozenset(leaves)), emit_cuda.widest(dtype)
-    noting = run_cuda.noting(program, gradient, steps)
+    noting = run_cuda.noting(program, gradient, steps, getattr(torch, dtype))
     rows = run_cuda.rows_of(program, values)
 
     def forward(shape: Shape) -> Binary:

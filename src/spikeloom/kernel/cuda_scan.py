@@ -16,6 +16,8 @@ from spikeloom.kernel.trace import Node, Program, schedule
 # Threads of a block, and warps.
 BLOCK = 128
 WARPS = BLOCK // 32
+# Steps of a segment, at least, before a backward kernel keeps values in slow memory.
+SHORTEST = 4
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,20 @@ class Shape:
     blocks: int = 0
 
     def narrower(self) -> Shape | None:
-        """What to try where registers do not suffice: half the neurons, then fewer blocks."""
+        """What to try where registers do not suffice: fewer neurons, blocks, steps of a segment.
+
+        Where the number of blocks was left to the compiler, it takes fewer first: it may have kept
+        values in memory to have room for more.
+        """
+        if not self.blocks:
+            return replace(self, blocks=2)
         if self.vec > 1:
             return replace(self, vec=self.vec // 2)
-        return replace(self, blocks=0) if self.blocks else None
+        if self.blocks > 2:
+            return replace(self, blocks=3 if self.blocks > 3 else 2)
+        if self.segment > SHORTEST:
+            return replace(self, segment=self.segment // 2, checkpointed=True, ragged=True)
+        return None
 
 
 @lru_cache(maxsize=1024)

@@ -44,9 +44,11 @@ from spikeloom.kernel.trace import Program
 
 # Bytes of one access to memory, at most.
 ACCESS = 16
-# Steps of a segment, at most, and 32-bit registers that the history of a thread may take.
+# Steps of a segment, at most, and 32-bit registers that the history of a thread, and of one of its
+# neurons, may take.
 SEGMENT = 16
 HISTORY = 64
+LANE_HISTORY = 32
 # Steps of a segment where gradients of tables are summed: each of them is much text.
 TABLED = 4
 # Rows of a table, at most, whose gradients a warp sums, and bytes of shared memory that a block may
@@ -83,11 +85,11 @@ def backward_shape(
         powers: Number parameters that are powers of two.
         rows: Gated table -> how many rows it has.
     """
-    segment = segment_of(program, gradient, steps)
-    registers = len(_history(program, gradient)) * (2 if dtype == "float64" else 1)
+    segment = segment_of(program, gradient, steps, dtype)
+    registers = _registers(program, gradient, dtype)
     while vec > 1 and vec * segment * registers > HISTORY:
         vec //= 2
-    checkpointed = is_checkpointed(program, gradient, steps)
+    checkpointed = is_checkpointed(program, gradient, steps, dtype)
     ragged, tables = steps % segment != 0, _summed_by_warps(program, gradient, steps, dtype, rows)
     return Shape(dtype, vec, segment, checkpointed, ragged, powers, tables=tables, blocks=BLOCKS)
 
@@ -110,15 +112,24 @@ def _summed_by_warps(
     return tuple(found)
 
 
-def segment_of(program: Program, gradient: Adjoint, steps: int) -> int:
+def segment_of(program: Program, gradient: Adjoint, steps: int, dtype: str) -> int:
     """Steps of a segment of the backward pass through so many steps."""
     tabled = any(kind == "gated" for _, kind in learned(program, gradient))
-    return min(TABLED if tabled else SEGMENT, 1 << (steps - 1).bit_length())
+    segment = min(TABLED if tabled else SEGMENT, 1 << (steps - 1).bit_length())
+    while segment > 1 and segment * _registers(program, gradient, dtype) > LANE_HISTORY:
+        segment //= 2
+    return segment
 
 
-def is_checkpointed(program: Program, gradient: Adjoint, steps: int) -> bool:
+def is_checkpointed(program: Program, gradient: Adjoint, steps: int, dtype: str) -> bool:
     """Whether the backward pass has to know the states at the start of its segments."""
-    return bool(_history(program, gradient)) and steps > segment_of(program, gradient, steps)
+    has_history = bool(_history(program, gradient))
+    return has_history and steps > segment_of(program, gradient, steps, dtype)
+
+
+def _registers(program: Program, gradient: Adjoint, dtype: str) -> int:
+    """32-bit registers that the history of one neuron takes at each step."""
+    return len(_history(program, gradient)) * (2 if dtype == "float64" else 1)
 
 
 class Made(Protocol):

@@ -181,7 +181,7 @@ class Plan:
         """The forward kernel that notes what the sweep needs; None if that is nothing."""
         wanted = tuple([number for number, need in enumerate(needed) if need])
         gradient = _adjoint(self.program, wanted)
-        every = self.engine.noting(self.program, gradient, self.steps)
+        every = self.engine.noting(self.program, gradient, self.steps, self.dtype)
         if not every:
             return None
         make = self.engine.forward_launch

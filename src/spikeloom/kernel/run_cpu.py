@@ -277,13 +277,14 @@ class Backward(_Launch):
 forward_launch, backward_launch = Forward, Backward
 
 
-def noting(program: Program, gradient: Adjoint, steps: int) -> int:
+def noting(program: Program, gradient: Adjoint, steps: int, dtype: torch.dtype) -> int:
     """Steps between the states that a forward pass has to note for the sweep: 0, for none.
 
     Args:
         program: The traced neuron.
         gradient: The adjoint of the gradients that may be asked for.
         steps: T, at least 1.
+        dtype: Of the inputs.
     """
     return 0  # the inputs of a tile are still in the cache when they are read again
 

@@ -219,17 +219,19 @@ class Backward(_Launch):
         return _new_notes(size, x), False
 
 
-def noting(program: Program, gradient: Adjoint, steps: int) -> int:
+def noting(program: Program, gradient: Adjoint, steps: int, dtype: torch.dtype) -> int:
     """Steps between the states that a forward pass has to note for the sweep; 0 if it need not.
 
     Args:
         program: The traced neuron.
         gradient: The adjoint of the gradients that may be asked for.
         steps: T, at least 1.
+        dtype: Of the inputs.
     """
-    every = segment_of(program, gradient, steps)
+    size = steps, DTYPES[dtype]
     # An input that entered once is not read again, whoever computes the states.
-    return every if program.begin is None and is_checkpointed(program, gradient, steps) else 0
+    needed = program.begin is None and is_checkpointed(program, gradient, *size)
+    return segment_of(program, gradient, *size) if needed else 0
 
 
 def rows_of(program: Program, ps: Sequence[Tensor]) -> tuple[tuple[str, int], ...]:
