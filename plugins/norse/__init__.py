@@ -22,6 +22,9 @@ require("norse", ">=1.1")
 from .elastic import ElasticBiSpike, ElasticBiSpikeCell
 from .export import to_nir
 from .few_spike import HG, OAT, HGCell, OATCell
+from .iaf import IAF, IAFCell
+from .li import LI, LIBox, LIBoxCell, LICell
+from .lif import LIF, LIFCell
 from .lif_box import LIFBox, LIFBoxCell, lif_box_feed_forward_step
 from .module import SpikeloomCell, SpikeloomSequence, make, make_cell
 from .native import to_host
@@ -30,12 +33,20 @@ from .signgd import SignGD, SignGDCell
 
 __all__ = [
     "HG",
+    "IAF",
+    "LI",
+    "LIF",
     "OAT",
     "ElasticBiSpike",
     "ElasticBiSpikeCell",
     "HGCell",
+    "IAFCell",
+    "LIBox",
+    "LIBoxCell",
+    "LICell",
     "LIFBox",
     "LIFBoxCell",
+    "LIFCell",
     "OATCell",
     "SignGD",
     "SignGDCell",

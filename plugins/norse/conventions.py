@@ -10,7 +10,6 @@ from norse.torch.module.snn import SNN, SNNCell, SNNRecurrent, SNNRecurrentCell
 
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.modules import Conventions, Framework, register, register_framework, undescribed
-from spikeloom.neurons.trace import Response
 
 __all__ = ["OUR_CELLS", "OUR_SEQUENCES"]
 
@@ -20,28 +19,10 @@ def _our_begins(module: Any, neuron: Neuron) -> Parameter | None:
     return module._at_rest()[0] if neuron.rest else None
 
 
-def _membrane(cell: Any) -> Response:
-    return Response.euler(cell.dt, cell.p.tau_mem_inv, getattr(cell.p, "tau_syn_inv", None))
-
-
-def _integrator(cell: Any) -> Response:
-    return Response(1.0)
-
-
 OUR_SEQUENCES = Conventions(begins=_our_begins)
 OUR_CELLS = replace(OUR_SEQUENCES, takes_steps=lambda cell: True)
 SEQUENCES = Conventions(describe=undescribed, decisive=None)
 CELLS = replace(SEQUENCES, takes_steps=lambda cell: True)
-RESPONSES: dict[Any, dict[str, Any]] = {
-    host.LIFBoxCell: {"response": _membrane},
-    host.LIBoxCell: {"response": _membrane},
-    host.LIFCell: {"response": _membrane},
-    host.LIF: {"response": _membrane},
-    host.LICell: {"response": _membrane},
-    host.LI: {"response": _membrane},
-    host.IAFCell: {"response": _integrator},
-    host.IAF: {"response": _integrator},
-}
 NEURONS = (SNN, SNNCell, SNNRecurrent, SNNRecurrentCell, host.LILinearCell)
 CONTAINERS = (host.Lift, host.RecurrentSequential, host.RegularizationCell, host.SequentialState)
 
@@ -49,8 +30,7 @@ for cls in (*NEURONS, *vars(host).values()):
     home = getattr(cls, "__module__", "")
     if isinstance(cls, type) and home.startswith("norse.torch.module.") and cls not in CONTAINERS:
         conventions = CELLS if cls.__name__.endswith("Cell") else SEQUENCES
-        stated = RESPONSES.get(cls, {"is_neuron": issubclass(cls, NEURONS)})
-        register(cls, replace(conventions, **stated))
+        register(cls, replace(conventions, is_neuron=issubclass(cls, NEURONS)))
 register_framework(
     "norse",
     Framework(
@@ -58,6 +38,6 @@ register_framework(
         homes=("norse.torch.module.",),
         followed=CONTAINERS[:3],
         export_call="norse.torch.to_nir",
-        writes=(host.LIBoxCell, host.IAFCell, host.LIFCell),
+        writes=(),
     ),
 )

@@ -14,20 +14,16 @@ from torch import Tensor, nn
 
 from spikeloom import neurons
 from spikeloom.kernel.call import COMPUTED, run_step
-from spikeloom.kernel.neuron import Neuron, short
+from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.promotion import promoted
-from spikeloom.modules import values_of
 
 from ..adapter import component, description_of
-from ..native import Differs
-from .module import SpikeloomCell, SpikeloomSequence, _SpikeloomModule, checked, expanded, fitted
-from .named import make_savable
+from .module import SpikeloomCell, SpikeloomSequence, checked, expanded, fitted
 from .native import COUNTERPARTS
-from .threshold import host_form, surrogate_of
+from .parameters import FromParameters, cut, native_of, number_of, require_tuple, tuple_of
+from .threshold import surrogate_of
 
 __all__ = ["LIFBox", "LIFBoxCell", "lif_box_feed_forward_step"]
-
-make_savable(LIFBoxFeedForwardState)
 
 _VALUES = ("tau_mem_inv", "v_leak", "v_th", "v_reset")
 _RESETS = {reset_value: "value", reset_subtract: "subtract"}
@@ -59,42 +55,14 @@ class _OwnReset(Neuron):
         return {**self._box.settings(), "reset_method": self._reset_method}
 
 
-class _LIFBox(_SpikeloomModule):
+class _LIFBox(FromParameters):
     """Norse's parameter tuple, its state and its initial potential."""
 
-    def __init__(self, p: LIFBoxParameters, dt: float, **settings: Any) -> None:
-        _require_parameters(p)
-        values = {name: _owned(name, getattr(p, name)) for name in _VALUES}
-        # Apart from the values, because Norse's tuple itself cannot be pickled.
-        self._fire = {"method": p.method, "alpha": p.alpha, "reset_method": p.reset_method}
-        super().__init__(_described(values, dt, **self._fire), **settings)
-        self.state_type = LIFBoxFeedForwardState
+    _tuple, _state, _begins_at = LIFBoxParameters, LIFBoxFeedForwardState, "v_leak"
 
-    @property
-    def p(self) -> LIFBoxParameters:
-        """Norse's parameter tuple with the values as they are now; read only."""
-        values = super().p
-        return LIFBoxParameters(**{name: getattr(values, name) for name in _VALUES}, **self._fire)
-
-    @property
-    def dt(self) -> float:
-        """The time step in seconds."""
-        return self.neuron.settings()["dt"]
-
-    def extra_repr(self) -> str:
-        """Norse's parameters and time step, and the implementation."""
-        values = {**self._now().params, **self._fire}
-        shown = ", ".join(f"{name}={short(values[name])}" for name in LIFBoxParameters._fields)
-        return f"p=LIFBoxParameters({shown}), dt={self.dt}, {self._shown_habits()}"
-
-    def _begins_at_rest(self) -> bool:
-        # A leak potential that is a tensor may have changed since.
-        fixed = not isinstance(self.neuron.params["v_leak"], Tensor)
-        return fixed and super()._begins_at_rest()
-
-    def _at_rest(self) -> tuple[float | Tensor, ...]:
-        made_with = self.neuron.params["v_leak"]
-        return (_cut(self.v_leak if isinstance(made_with, Tensor) else made_with),)
+    @classmethod
+    def _description(cls, values: dict[str, Any], dt: Any, **fire: Any) -> Neuron:
+        return _described(values, dt, **fire)
 
 
 @component("LIF", "C. Pehle and J. E. Pedersen, Norse, 2021, doi:10.5281/zenodo.4422025")
@@ -228,12 +196,12 @@ def lif_box_feed_forward_step(
         >>> spikes, state.v
         (tensor([0., 1.]), tensor([0.5000, 0.0000]))
     """
-    _require_parameters(p)
+    require_tuple(p, LIFBoxParameters)
     values = {name: getattr(p, name) for name in _VALUES}
     x = promoted(checked(input_tensor), lambda: values)
     values = {name: _placed(value, x) for name, value in values.items()}
     neuron = _shared(p.method, p.alpha, p.reset_method, *map(_rank, values.values()))
-    leak = _cut(values["v_leak"])
+    leak = cut(values["v_leak"])
     start = expanded([leak], x, x.shape) if state is None else fitted(neuron, state, x, x.shape)
     y, last = run_step(neuron, x, start, params={**values, "dt": dt})
     return y, LIFBoxFeedForwardState(*last)
@@ -242,41 +210,23 @@ def lif_box_feed_forward_step(
 @torch.compiler.disable
 def _shared(method: str, alpha: Any, reset_method: Any, *ranks: int | None) -> Neuron:
     """The description of all steps whose values have these ranks; None is a plain number."""
-    return _template(method, _number(alpha), reset_method, *ranks)
+    return _template(method, number_of(alpha), reset_method, *ranks)
 
 
 @functools.lru_cache(maxsize=64)
 def _template(method: str, alpha: Any, reset_method: Any, *ranks: int | None) -> Neuron:
     values = (1.0 if rank is None else torch.ones((1,) * rank) for rank in ranks)
-    return _described(dict(zip(_VALUES, values, strict=True)), 0.001, method, alpha, reset_method)
+    named = dict(zip(_VALUES, values, strict=True))
+    return _described(named, 0.001, method, alpha, reset_method)
 
 
 def _described(
     values: dict[str, Any], dt: Any, method: str, alpha: Any, reset_method: Any
 ) -> Neuron:
-    settings = {**values, "surrogate": surrogate_of(method, alpha), "dt": _number(dt)}
+    settings = {**values, "surrogate": surrogate_of(method, alpha), "dt": number_of(dt)}
     if reset_method in _RESETS:
         return neurons.LIFBox(reset_method=_RESETS[reset_method], **settings)
     return _OwnReset(reset_method, **settings)
-
-
-def _require_parameters(p: Any) -> None:
-    if not isinstance(p, LIFBoxParameters):
-        raise TypeError(f"p: must be Norse's LIFBoxParameters, got {type(p).__name__}")
-
-
-def _owned(name: str, value: Any) -> Any:
-    """A value as a module holds it: learned, per neuron or a plain number."""
-    if not isinstance(value, Tensor) or isinstance(value, nn.Parameter):
-        return value
-    if value.requires_grad:
-        if not value.is_leaf:
-            raise ValueError(
-                f"p.{name}: must be a leaf to be learned, got the result of a computation; detach "
-                f"it, or call lif_box_feed_forward_step, which differentiates through it"
-            )
-        return nn.Parameter(value)
-    return value if value.dim() else value.item()
 
 
 def _placed(value: Any, x: Tensor) -> Any:
@@ -288,14 +238,6 @@ def _placed(value: Any, x: Tensor) -> Any:
 
 def _rank(value: Any) -> int | None:
     return min(value.dim(), 1) if isinstance(value, Tensor) else None
-
-
-def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-
-
-def _cut(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
 
 
 @description_of(
@@ -313,19 +255,7 @@ def _lif_box(cell: Any) -> Neuron | None:
 
 @COUNTERPARTS.of(neurons.LIFBox, _OwnReset)
 def _native(module: Any, over_time: bool) -> nn.Module:
-    if over_time:
-        raise Differs(
-            "Norse has no LIFBox over time; make it with LIFBoxCell, or say cells=True for a copy "
-            "that takes one step at each call"
-        )
-    if isinstance(module, _LIFBox):
-        return host.LIFBoxCell(module.p, module.dt)
-    neuron: Any = module.neuron
-    method = host_form(neuron.surrogate)
-    if method is None:
-        raise Differs(f"Norse has no threshold method {neuron.surrogate}")
-    values = {name: torch.as_tensor(value) for name, value in values_of(module).items()}
-    del values["dt"]
-    reset = next(function for function, name in _RESETS.items() if name == neuron.reset_method)
-    p = LIFBoxParameters(**values, method=method[0], alpha=method[1], reset_method=reset)
-    return host.LIFBoxCell(p, neuron.settings()["dt"])
+    resets = {name: function for function, name in _RESETS.items()}
+    reset = resets.get(getattr(module.neuron, "reset_method", ""))
+    p = tuple_of(module, LIFBoxParameters, reset_method=reset)
+    return native_of(module, p, host.LIFBoxCell, None, over_time)

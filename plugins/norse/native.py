@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+from norse.torch.module.snn import SNN
 from torch import Tensor, nn
 
 from ..native import Counterparts, NativeNeurons, replaced
@@ -20,18 +21,20 @@ COUNTERPARTS = Counterparts("Norse")
 def to_host(net: nn.Module, sample: Tensor | None = None, *, cells: bool = False) -> nn.Module:
     """A copy of a network with Norse's own neurons, for what knows only those.
 
-    Norse has one equal to ours, ``norse.torch.LIFBoxCell``, with all parameters, reset and
-    threshold methods, and ``dt``. Weights are copied, and so are the values of the parameter
-    tuple; a learned one is a Parameter in the tuple, where Norse's modules do not list it. Each
-    neuron is run beside ours on random input and on input that meets the threshold, and must fire
-    the same spikes. Hooks on replaced neurons stay with the original.
+    Norse has those equal to ours whose names they bear: ``LIF``, ``LI`` and ``IAF``, their cells,
+    ``LIBoxCell`` and ``LIFBoxCell``, with all parameters, reset and threshold methods, and ``dt``.
+    Weights are copied, and so are the values of the parameter tuple; a learned one is a Parameter
+    in the tuple, where Norse's modules do not list it. Each neuron is run beside ours on random
+    input and on input that meets the threshold, and must fire the same spikes. Hooks on replaced
+    neurons stay with the original.
 
     Args:
         net: The network; it is not changed.
         sample: An input on which the whole networks are compared, as for :func:`to_nir`; None
             compares the neurons only.
-        cells: Replace :class:`LIFBox`, of which Norse has no module over time, by Norse's cell:
-            the copy then takes one step at each call, ``norse.torch.Lift`` of it sequences.
+        cells: Replace modules over time by Norse's cells, as :class:`LIFBox` and :class:`LIBox`
+            need it, of which Norse has no other: the copy then takes one step at each call,
+            ``norse.torch.Lift`` of it sequences.
 
     Raises:
         NoCounterpart: If Norse has no neuron equal to one of ours; all are listed.
@@ -52,7 +55,7 @@ def to_host(net: nn.Module, sample: Tensor | None = None, *, cells: bool = False
 
 def _run(module: Any, x: Tensor) -> Tensor:
     module = copy.deepcopy(module)
-    if isinstance(module, SpikeloomSequence):
+    if isinstance(module, (SpikeloomSequence, SNN)):
         return module(x)[0]
     state, spikes = None, []
     for now in x:

@@ -10,10 +10,13 @@ from importlib import metadata
 from typing import Any
 
 from spikeloom.neurons import surrogate
+from spikeloom.neurons.cuba_lif import CubaLIF
 from spikeloom.neurons.elastic import ElasticBiSpike
 from spikeloom.neurons.few_spike import OAT, FewSpike
 from spikeloom.neurons.gated import HG, LinearHG
+from spikeloom.neurons.iaf import IAF
 from spikeloom.neurons.leaky import Leaky
+from spikeloom.neurons.li import LI, CubaLI
 from spikeloom.neurons.lif import IF, LIF
 from spikeloom.neurons.lif_box import LIFBox
 from spikeloom.neurons.parametric_lif import ParametricLIF
@@ -25,11 +28,15 @@ from spikeloom.neurons.trace import Trace
 
 __all__ = [
     "HG",
+    "IAF",
     "IF",
+    "LI",
     "LIF",
     "OAT",
     "AnalogEncoder",
     "Constant",
+    "CubaLI",
+    "CubaLIF",
     "ElasticBiSpike",
     "Exponential",
     "FewSpike",

@@ -11,9 +11,10 @@ from torch import Tensor
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.values import POSITIVE
 from spikeloom.kernel.vocabulary import Surrogate, fire
-from spikeloom.neurons.arguments import checked_choice, checked_surrogate, checked_value
+from spikeloom.neurons.arguments import checked_choice, checked_surrogate
 from spikeloom.neurons.described import Described, Variant
 from spikeloom.neurons.forms import Constants, Membrane
+from spikeloom.neurons.li import potential_at_rest
 from spikeloom.neurons.surrogate import SuperSpike
 from spikeloom.neurons.trace import Response
 
@@ -76,16 +77,13 @@ class LIFBox(Described):
         self.surrogate = checked_surrogate("LIFBox", surrogate, SuperSpike())
         params = {
             "tau_mem_inv": tau_mem_inv,
-            "v_leak": checked_value("LIFBox: v_leak", v_leak),
+            "v_leak": v_leak,
             "v_th": v_th,
             "v_reset": v_reset,
             "dt": dt,
         }
-        if isinstance(v_leak, Tensor):
-            rest = 0.0 if v_leak.dim() else v_leak.item()
-        else:
-            rest = float(v_leak)
-        super().__init__(self._step, state={"v": rest}, params=params, name="LIFBox")
+        rest = {"v": potential_at_rest("LIFBox: v_leak", v_leak)}
+        super().__init__(self._step, state=rest, params=params, name="LIFBox")
 
     def charge_and_fire(self, x: Any, state: Any, p: Any) -> tuple[Any, Any]:
         """The part of the step before the reset: ``h`` and the spike."""
