@@ -87,7 +87,7 @@ class LIF(_LIF, SpikeloomSequence):
         >>> from spikeloom.plugins.norse import LIF
         >>> spikes, state = LIF()(torch.ones(8, 1))
         >>> spikes.flatten()
-        tensor([0., 0., 0., 0., 1., 0., 0., 1.])
+        tensor([0., 0., 0., 0., 0., 1., 0., 0.])
 
     Source: Norse 1.1, ``norse.torch.module.lif.LIF``.
     """

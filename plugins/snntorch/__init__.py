@@ -8,22 +8,28 @@ from ..adapter import require
 
 require("snntorch", ">=1.0")
 
+from .alpha import Alpha  # noqa: E402
 from .elastic import ElasticBiSpike  # noqa: E402
 from .export import export_to_nir  # noqa: E402
 from .few_spike import HG, OAT  # noqa: E402
+from .lapicque import Lapicque  # noqa: E402
 from .leaky import Leaky  # noqa: E402  # after the check, so that its error is the one seen
 from .module import SpikingModule, make  # noqa: E402
 from .native import to_host  # noqa: E402
 from .network import reset  # noqa: E402
 from .signgd import SignGD  # noqa: E402
+from .synaptic import Synaptic  # noqa: E402
 
 __all__ = [
     "HG",
     "OAT",
+    "Alpha",
     "ElasticBiSpike",
+    "Lapicque",
     "Leaky",
     "SignGD",
     "SpikingModule",
+    "Synaptic",
     "export_to_nir",
     "make",
     "reset",

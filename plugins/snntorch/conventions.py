@@ -10,7 +10,6 @@ import snntorch
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.modules import Conventions, Framework, register, register_framework, undescribed
 from spikeloom.modules.conventions import carried
-from spikeloom.neurons.trace import Response
 
 __all__ = ["OURS"]
 
@@ -39,10 +38,6 @@ OURS = Conventions(
     keeps_state=_keeps_state,
     decisive=frozenset({"forward", "sequence"}),
 )
-RESPONSES: dict[Any, dict[str, Any]] = {
-    snntorch.Leaky: {"response": lambda module: Response.clamped(module.beta)},
-    snntorch.Synaptic: {"response": lambda module: Response.clamped(module.beta, module.alpha)},
-}
 SEQUENCES = (
     snntorch.AssociativeLeaky,
     snntorch.LeakyParallel,
@@ -55,7 +50,7 @@ for cls in vars(snntorch).values():
         conventions = SEQUENCE if cls in SEQUENCES else STEPPED
         # Those over time carry no state between calls.
         reset = "reset_mem" if hasattr(cls, "reset_mem") else ""
-        register(cls, replace(conventions, reset=reset, **RESPONSES.get(cls, {})))
+        register(cls, replace(conventions, reset=reset))
 register_framework(
     "snntorch",
     Framework(
@@ -63,6 +58,6 @@ register_framework(
         homes=("snntorch._neurons.",),
         followed=(),
         export_call="snntorch.export_nir.export_to_nir",
-        writes=(snntorch.Synaptic, snntorch.RLeaky, snntorch.RSynaptic),
+        writes=(snntorch.RLeaky, snntorch.RSynaptic),
     ),
 )

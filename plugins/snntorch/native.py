@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from inspect import signature
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from ..native import Counterparts, Differs, NativeNeurons, replaced
 from .module import SpikingModule
 from .surrogate import NoGradient, host_form
 
-__all__ = ["COUNTERPARTS", "settings_of", "to_host", "with_learned"]
+__all__ = ["COUNTERPARTS", "native_of", "to_host"]
 
 COUNTERPARTS = Counterparts("snnTorch")
 
@@ -24,9 +25,10 @@ def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
 
     ``snntorch.utils.reset``, ``snntorch.backprop``, snnTorch's NIR exporter and others ask for its
     own classes. So does NeuroBench, which finds no neurons in our modules and says 0 of them; its
-    metrics of the copy are those of snnTorch's own. snnTorch has one equal to ours,
-    ``snntorch.Leaky``, with all reset mechanisms, surrogates, hidden states and learned parameters;
-    it takes one step at each call. Weights are copied; the neurons are at rest and learn what they
+    metrics of the copy are those of snnTorch's own. snnTorch has those equal to ours whose names
+    they bear, ``Leaky``, ``Synaptic``, ``Alpha`` and ``Lapicque``, with all reset mechanisms,
+    surrogates and hidden states, and the parameters that snnTorch can learn; they take one step at
+    each call. Weights are copied; the neurons are at rest and learn what they
     learned. Each is run beside ours on random input and on input that meets the threshold, and must
     fire the same spikes. Hooks on replaced neurons stay with the original.
 
@@ -57,47 +59,46 @@ def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
     return replaced(net, sample, NATIVE)
 
 
-def settings_of(module: SpikingModule) -> dict[str, Any]:
-    """The arguments of a neuron of snnTorch's that is called, fires and learns as one of ours.
+def native_of(module: SpikingModule, cls: type, **settings: Any) -> nn.Module:
+    """A neuron of snnTorch's that is called, fires and learns as one of ours.
+
+    It has the learned tensors of ours, which may be tied to others.
 
     Args:
         module: Ours.
+        cls: SnnTorch's class.
+        settings: The arguments that are no parameters of the neuron.
 
     Raises:
         Differs: If snnTorch's cannot.
     """
     if module.time_first:
         raise Differs(
-            f"it takes sequences (time_first=True), snnTorch's {module.neuron.name} one step at "
-            f"each call"
+            f"it takes sequences (time_first=True), snnTorch's {cls.__name__} one step at each call"
         )
-    return {
-        **_values(module),
-        **_gradient(module.neuron),
-        "init_hidden": module.init_hidden,
-        "output": module.output,
+    taken, values = signature(cls).parameters, values_of(module)
+    learned = {name: value for name, value in values.items() if isinstance(value, nn.Parameter)}
+    if unknown := [name for name in learned if f"learn_{name}" not in taken]:
+        raise Differs(f"its {unknown[0]} is learned, that of snnTorch's {cls.__name__} is not")
+    numbers = {
+        name: value.detach() if isinstance(value, Tensor) else value
+        for name, value in values.items()
     }
-
-
-def with_learned(native: nn.Module, module: SpikingModule) -> nn.Module:
-    """A neuron of snnTorch's with the learned tensors of one of ours, which may be tied to others.
-
-    Args:
-        native: SnnTorch's.
-        module: Ours.
-    """
-    for name, value in values_of(module).items():
-        if isinstance(value, nn.Parameter):
-            setattr(native, name, value)
+    given = {name: value for name, value in numbers.items() if name in taken}
+    native: Any = cls(
+        **{**given, **settings},
+        **_gradient(module.neuron),
+        **{f"learn_{name}": True for name in learned},
+        init_hidden=module.init_hidden,
+        output=module.output,
+        state_quant=getattr(module.neuron, "state_quant", None) or False,
+        reset_mechanism=module.neuron.reset_mechanism,
+    )
+    if "graded_spikes_factor" not in taken:  # all have it, not all as an argument
+        native.graded_spikes_factor = torch.as_tensor(numbers["graded_spikes_factor"])
+    for name, value in learned.items():
+        setattr(native, name, value)
     return native
-
-
-def _values(module: SpikingModule) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for name, value in values_of(module).items():
-        settings[name] = value.detach() if isinstance(value, Tensor) else value
-        settings[f"learn_{name}"] = isinstance(value, nn.Parameter)
-    return settings
 
 
 def _gradient(neuron: Any) -> dict[str, Any]:

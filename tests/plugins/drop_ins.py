@@ -72,9 +72,10 @@ def compare(case: DropIn, run: Run, seed: int) -> float:
         results.append((y.detach(), [state.detach() for state in states], gradients))
     (y, states, gradients), (expected, their_states, their_gradients) = results
     shown = f"seed {seed}: {args}, {named}"
-    assert y.dtype == expected.dtype == dtype, shown
+    assert y.dtype == dtype, shown
     for found_one, expected_one in zip((y, *states), (expected, *their_states), strict=True):
-        expected_one = expected_one.expand(found_one.shape)
+        # Some frameworks give spikes of another precision.
+        expected_one = expected_one.to(found_one.dtype).expand(found_one.shape)
         if case.margin:
             torch.testing.assert_close(found_one, expected_one, rtol=case.margin, atol=case.margin)
         else:

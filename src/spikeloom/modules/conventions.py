@@ -53,6 +53,7 @@ class Conventions:
         decisive: The methods that decide what a module computes: a subclass with one of its own is
             another neuron. None: every method, since the class computes its step itself.
         settings: In words, the settings that ``describe`` asks for.
+        written: Whether files can state the neurons that ``describe`` describes.
     """
 
     is_neuron: bool = True
@@ -67,6 +68,7 @@ class Conventions:
     begins: Callable[[Any, Neuron], Parameter | None] = first_at_rest
     decisive: frozenset[str] | None = frozenset({"forward"})
     settings: str = ""
+    written: bool = True
 
 
 @dataclass(frozen=True)

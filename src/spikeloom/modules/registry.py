@@ -135,12 +135,14 @@ def framework_of(cls: type) -> tuple[Framework, type] | None:
 
 
 def described_classes(framework: Framework) -> dict[str, str]:
-    """The classes of a framework that have a description, and with which settings; '' for all."""
+    """The classes of a framework that can be written, and with which settings; '' for all."""
     package = next(name for name, known in _frameworks.items() if known is framework)
     return {
         cls.__name__: conventions.settings
         for cls, conventions in _conventions.items()
-        if _package(cls) == package and conventions.describe is not undescribed
+        if _package(cls) == package
+        and conventions.describe is not undescribed
+        and conventions.written
     }
 
 

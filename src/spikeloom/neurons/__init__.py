@@ -10,11 +10,13 @@ from importlib import metadata
 from typing import Any
 
 from spikeloom.neurons import surrogate
+from spikeloom.neurons.alpha import Alpha
 from spikeloom.neurons.cuba_lif import CubaLIF
 from spikeloom.neurons.elastic import ElasticBiSpike
 from spikeloom.neurons.few_spike import OAT, FewSpike
 from spikeloom.neurons.gated import HG, LinearHG
 from spikeloom.neurons.iaf import IAF
+from spikeloom.neurons.lapicque import Lapicque
 from spikeloom.neurons.leaky import Leaky
 from spikeloom.neurons.li import LI, CubaLI
 from spikeloom.neurons.lif import IF, LIF
@@ -23,6 +25,7 @@ from spikeloom.neurons.parametric_lif import ParametricLIF
 from spikeloom.neurons.range_reduction import Reduced, fit_reduced
 from spikeloom.neurons.schedules import Constant, Exponential, Inverse
 from spikeloom.neurons.signgd import AnalogEncoder, SignGD, SignGDBits, SignTracker
+from spikeloom.neurons.synaptic import Synaptic
 from spikeloom.neurons.tables import draw_hg, fit_hg
 from spikeloom.neurons.trace import Trace
 
@@ -33,6 +36,7 @@ __all__ = [
     "LI",
     "LIF",
     "OAT",
+    "Alpha",
     "AnalogEncoder",
     "Constant",
     "CubaLI",
@@ -42,6 +46,7 @@ __all__ = [
     "FewSpike",
     "Inverse",
     "LIFBox",
+    "Lapicque",
     "Leaky",
     "LinearHG",
     "ParametricLIF",
@@ -49,6 +54,7 @@ __all__ = [
     "SignGD",
     "SignGDBits",
     "SignTracker",
+    "Synaptic",
     "Trace",
     "draw_hg",
     "fit_hg",

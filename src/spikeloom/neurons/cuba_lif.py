@@ -53,7 +53,7 @@ class CubaLIF(Described):
         >>> neuron = spikeloom.neurons.CubaLIF()
         >>> spikes, (v, i) = spikeloom.run(neuron, torch.ones(8, 1))
         >>> spikes.flatten()
-        tensor([0., 0., 0., 0., 1., 0., 0., 1.])
+        tensor([0., 0., 0., 0., 0., 1., 0., 0.])
 
     Source: Norse 1.1, ``norse.torch.functional.lif.lif_feed_forward_step``.
     """

@@ -128,6 +128,10 @@ def _zero() -> np.ndarray:
     return np.zeros(())
 
 
+def _one() -> np.ndarray:
+    return np.ones(())
+
+
 class Form:
     """What a neuron computes."""
 
@@ -145,6 +149,7 @@ class Filter(Form):
     Attributes:
         k: The membrane's time constant in steps; None for no leak.
         divided: Whether the input is divided by k.
+        scale: What the input is multiplied by besides.
         synapse: The synapse's time constant in steps; None for none, i = x.
         v_leak: Where the leak leads.
     """
@@ -153,6 +158,12 @@ class Filter(Form):
     divided: bool
     synapse: np.ndarray | None = None
     v_leak: np.ndarray = field(default_factory=_zero)
+    scale: np.ndarray = field(default_factory=_one)
+
+    @property
+    def resistance(self) -> np.ndarray:
+        """What the input is multiplied by, where it is divided by k like the leak."""
+        return self.scale if self.divided or self.k is None else self.scale * self.k
 
 
 @dataclass(frozen=True, kw_only=True)

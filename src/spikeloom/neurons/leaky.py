@@ -8,19 +8,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from spikeloom.kernel.fixed import Fixed
-from spikeloom.kernel.values import POSITIVE
-from spikeloom.kernel.vocabulary import Surrogate, clamp, fire
-from spikeloom.neurons.arguments import checked_choice, checked_surrogate
-from spikeloom.neurons.described import Described, Variant
-from spikeloom.neurons.forms import Constants, Membrane, NoForm, steps_of
+from spikeloom.kernel.vocabulary import Surrogate, clamp
+from spikeloom.neurons.delayed_reset import DelayedReset
+from spikeloom.neurons.described import Variant
+from spikeloom.neurons.forms import Constants, Membrane, steps_of
 from spikeloom.neurons.surrogate import ATan
 from spikeloom.neurons.trace import Response
 
 __all__ = ["Leaky"]
 
 
-class Leaky(Described):
+class Leaky(DelayedReset):
     r"""Leaky integrate-and-fire, as snnTorch computes it.
 
     The reset that a spike causes is applied at the next step, and its gradient is cut:
@@ -57,9 +55,6 @@ class Leaky(Described):
     Source: snnTorch 1.0, ``snntorch.Leaky``.
     """
 
-    rules = Fixed({"threshold": POSITIVE})
-    unit = "threshold"
-
     def __init__(
         self,
         beta: float | Tensor,
@@ -69,42 +64,21 @@ class Leaky(Described):
         surrogate: Surrogate | None = ATan(),
         graded_spikes_factor: float | Tensor = 1.0,
     ) -> None:
-        mechanisms = ("subtract", "zero", "none")
-        self.reset_mechanism = checked_choice("Leaky: reset_mechanism", reset_mechanism, mechanisms)
-        self.reset_delay = bool(reset_delay)
-        self.surrogate = checked_surrogate("Leaky", surrogate, ATan())
-        params = {
-            "beta": beta,
-            "threshold": threshold,
-            "graded_spikes_factor": graded_spikes_factor,
-        }
-        super().__init__(self._step, state=("mem",), params=params, name="Leaky")
+        super().__init__(
+            {"beta": beta},
+            ("mem",),
+            threshold,
+            reset_mechanism,
+            reset_delay,
+            surrogate,
+            graded_spikes_factor,
+        )
 
-    def _reset(self, mem: Any, p: Any) -> Any:
-        return fire(mem - p.threshold, strict=True)
-
-    def _fire(self, mem: Any, p: Any) -> Any:
-        return fire(mem - p.threshold, self.surrogate, strict=True)
-
-    def _charge(self, x: Any, mem: Any, reset: Any, p: Any) -> Any:
-        if self.reset_mechanism == "zero":
-            mem = (1.0 - reset) * mem
-        mem = clamp(p.beta, 0.0, 1.0) * mem + x
-        return mem - reset * p.threshold if self.reset_mechanism == "subtract" else mem
-
-    def _step(self, x: Any, state: Any, p: Any) -> Any:
+    def _charge(self, x: Any, state: tuple[Any, ...], reset: Any, p: Any) -> tuple[Any, ...]:
         (mem,) = state
-        reset = self._reset(mem, p)
-        mem = self._charge(x, mem, reset, p)
-        s = self._fire(mem, p)
-        if not self.reset_delay:
-            # The next step resets again what is still above the threshold: not twice here.
-            due = s - reset
-            if self.reset_mechanism == "subtract":
-                mem = mem - due * p.threshold
-            elif self.reset_mechanism == "zero":
-                mem = mem - due * mem
-        return s * p.graded_spikes_factor, (mem,)
+        if self.reset_mechanism == "zero":  # unlike others, it keeps this step's input
+            return (clamp(p.beta, 0.0, 1.0) * ((1.0 - reset) * mem) + x,)
+        return (self._due(clamp(p.beta, 0.0, 1.0) * mem + x, reset, p),)
 
     def response(self, values: Mapping[str, Any]) -> Response:
         """The filter below the threshold."""
@@ -112,24 +86,8 @@ class Leaky(Described):
 
     def form(self, values: Constants) -> Membrane:
         """A membrane that fires and resets."""
-        height = np.unique(values["graded_spikes_factor"])
-        if height.size != 1:
-            raise NoForm("its spikes have different heights", "use one graded_spikes_factor")
-        reset = {"zero": "hard", "subtract": "soft", "none": "none"}[self.reset_mechanism]
-        if reset == "soft" and not self.reset_delay:
-            raise NoForm(
-                "its subtraction is decided twice, before and after the reset (reset_delay=False)",
-                "use reset_delay=True",
-            )
-        return Membrane(
-            k=steps_of("beta", np.clip(values["beta"], 0.0, 1.0)),
-            divided=False,
-            threshold=values["threshold"],
-            at_threshold=False,
-            reset=reset,
-            reset_leaks=False,  # snnTorch subtracts at the next step, after the leak
-            height=float(height[0]),
-        )
+        k = steps_of("beta", np.clip(values["beta"], 0.0, 1.0))
+        return self._membrane(values, k=k, divided=False)
 
     @classmethod
     def variants(cls) -> Iterator[Variant]:
@@ -137,14 +95,3 @@ class Leaky(Described):
         yield Variant("zero reset", cls(0.5, reset_mechanism="zero"))
         yield Variant("subtract", cls(0.5))
         yield Variant("no reset", cls(0.5, reset_mechanism="none"))
-
-    def settings(self) -> dict[str, Any]:
-        """The arguments that make this neuron."""
-        return {
-            "beta": self.params["beta"],
-            "threshold": self.params["threshold"],
-            "reset_mechanism": self.reset_mechanism,
-            "reset_delay": self.reset_delay,
-            "surrogate": self.surrogate,
-            "graded_spikes_factor": self.params["graded_spikes_factor"],
-        }

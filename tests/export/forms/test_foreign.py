@@ -11,7 +11,7 @@ from torch import nn
 
 from spikeloom import plugins
 from spikeloom.export import NotExpressible, from_nir, to_nir
-from spikeloom.modules import framework_of, frameworks
+from spikeloom.modules import described_classes, framework_of, frameworks
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -30,21 +30,12 @@ CALLS = {
 }
 # Made for 4 features; whether the framework's own call writes them.
 UNTAKEN = {
-    "norse LICell": (norse.LICell, False),
-    "norse LI": (norse.LI, False),
-    "norse LIBoxCell": (norse.LIBoxCell, True),
-    "norse IAFCell": (norse.IAFCell, True),
-    "norse LIFCell": (norse.LIFCell, True),
-    "norse LIF": (norse.LIF, False),
     "norse LIFRecurrentCell": (lambda: norse.LIFRecurrentCell(4, 4), False),
     "norse LSNNCell": (norse.LSNNCell, False),
     "norse LILinearCell": (lambda: norse.LILinearCell(4, 4), False),
     "norse IzhikevichCell": (lambda: norse.IzhikevichCell(tonic_spiking), False),
-    "snntorch Synaptic": (lambda: snn.Synaptic(alpha=torch.full((4,), 0.5), **EACH), True),
     "snntorch RLeaky": (lambda: snn.RLeaky(linear_features=4, **HIDDEN), True),
     "snntorch RSynaptic": (lambda: snn.RSynaptic(alpha=0.5, linear_features=4, **HIDDEN), True),
-    "snntorch Lapicque": (lambda: snn.Lapicque(**HIDDEN), False),
-    "snntorch Alpha": (lambda: snn.Alpha(alpha=0.75, **HIDDEN), False),
     "snntorch SLSTM": (lambda: snn.SLSTM(4, 4, init_hidden=True), False),
     "spikingjelly QIFNode": (neuron.QIFNode, False),
     "spikingjelly KLIFNode": (neuron.KLIFNode, False),
@@ -91,13 +82,13 @@ def test_a_module_of_a_framework_without_a_form_is_named_once(name, last):
     assert (CALLS[host] in offence.remedy) == UNTAKEN[name][1]
 
 
-@pytest.mark.parametrize("name", [name for name in UNTAKEN if name.split()[1] not in ("PSN", "LI")])
+@pytest.mark.parametrize("name", [name for name in UNTAKEN if "PSN" not in name])
 def test_the_call_under_the_hosts_name_says_the_same(name):
     torch.manual_seed(0)
     host = name.split()[0]
     module = getattr(plugins, host)
     export = module.to_nir if host == "norse" else module.export_to_nir
-    given = torch.rand(20, 5, 3) if name in ("norse LIF",) else torch.rand(5, 3)
+    given = torch.rand(5, 3)
     with pytest.raises(NotExpressible) as caught:
         export(network(name, last=True), 8 * given)
     assert [offence.module for offence in caught.value.offences] == ["1"]
@@ -122,6 +113,16 @@ def test_no_other_class_is_said_to_be_written_by_its_framework():
     written = [cls for host in frameworks() for cls in host.writes]
     said = {f"{cls.__module__.partition('.')[0]} {cls.__name__}" for cls in written}
     assert said == {name for name, (_, written) in UNTAKEN.items() if written}
+
+
+@pytest.mark.parametrize("make", [lambda: snn.Alpha(alpha=0.75, **HIDDEN)], ids=["Alpha"])
+def test_a_known_neuron_without_a_form_is_refused_as_such(make):
+    net = nn.Sequential(nn.Linear(3, 4), make())
+    with pytest.raises(NotExpressible, match="is no step that NIR can state") as caught:
+        to_nir(net, 4 * torch.rand(20, 5, 3))
+    assert [offence.module for offence in caught.value.offences] == ["1"]
+    taken = described_classes(framework_of(type(net[1]))[0])
+    assert type(net[1]).__name__ not in taken
 
 
 def never(z, v, *others):

@@ -11,7 +11,7 @@ import nir
 import torch
 from torch import Tensor
 
-from spikeloom.export.graph.dynamics import neuron_of
+from spikeloom.export.graph.dynamics import NEURONS, neuron_of
 from spikeloom.export.graph.interpreter import Network
 from spikeloom.export.targets.compatibility import findings, readers
 from spikeloom.files import whole_file
@@ -70,10 +70,16 @@ def differing_readers(
         target: For whom the graph was written.
         dt: Time step in seconds.
     """
+    # Of other neurons no reader's order of operations is known.
+    known = not any(type(node) in set(NEURONS) - {nir.LIF, nir.IF} for node in graph.nodes.values())
     shares = {}
     for reader in readers(target):
         arithmetic = reader.arithmetic
-        if arithmetic is None or any(findings(reader.name, graph.nodes, graph.edges, dt)):
+        if (
+            not known
+            or arithmetic is None
+            or any(findings(reader.name, graph.nodes, graph.edges, dt))
+        ):
             continue
         y = output_of(graph, sample, dt, lambda node, dt, surrogate, of=arithmetic: of(node, dt))
         shares[reader.name] = differing(y, expected)

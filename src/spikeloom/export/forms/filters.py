@@ -7,8 +7,6 @@ front it is a current-based one.
 
 from __future__ import annotations
 
-from typing import Any
-
 import nir
 import numpy as np
 
@@ -42,7 +40,7 @@ def leaky_integrator(form: Filter, layer: Layer) -> list[Piece]:
     node = nir.CubaLI(
         tau_syn=layer.filled(seconds(form.synapse, layer.dt)),
         tau_mem=layer.filled(seconds(form.k, layer.dt)),
-        r=layer.filled(_resistance(form)),
+        r=layer.filled(form.resistance),
         v_leak=layer.filled(form.v_leak),
         w_in=layer.filled(form.synapse),
     )
@@ -57,10 +55,10 @@ def integrator_of(form: Filter, layer: Layer) -> nir.NIRNode:
         layer: The layer.
     """
     if form.k is None:
-        return layer.integrator()
+        return layer.integrator(form.resistance)
     return nir.LI(
         tau=layer.filled(seconds(form.k, layer.dt)),
-        r=layer.filled(_resistance(form)),
+        r=layer.filled(form.resistance),
         v_leak=layer.filled(layer.above_rest(form.v_leak)),
     )
 
@@ -87,7 +85,3 @@ def require_whole_steps(form: Filter) -> None:
                 f"its {name} is {k.min():.3g} steps, shorter than one",
                 "use a time constant of at least one step",
             )
-
-
-def _resistance(form: Filter) -> Any:
-    return 1.0 if form.divided else form.k

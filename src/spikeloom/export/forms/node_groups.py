@@ -44,9 +44,9 @@ class Layer:
         """A potential in the file, where every state begins at 0."""
         return potential - self.rest
 
-    def integrator(self) -> nir.I:
+    def integrator(self, gain: Any = 1.0) -> nir.I:
         """A node that adds up its input."""
-        return nir.I(r=self.filled(1.0 / self.dt))
+        return nir.I(r=self.filled(gain / self.dt))
 
     def scale(self, value: Any) -> nir.Scale:
         """A node that multiplies."""

@@ -6,11 +6,12 @@ An integrate-and-fire neuron of any framework is brought to one form first,
     h = v + (g x + v_\mathrm{leak} - v) / k,\qquad s = \Theta(h - \theta),\qquad
     v = v_\mathrm{reset} \text{ where } s
 
-and then to the form that every reader computes alike: r = 1, v_leak = 0, v_reset = 0, a strict
-threshold. A potential that rests elsewhere is shifted to 0. An input gain g is a threshold divided
-by g. Firing at the threshold is firing above the next smaller float32. Where a reader fires at
-the threshold (SpikingJelly), firing above it is written as the next larger float32, so that a
-potential on the threshold, common with quantised weights, is decided alike by all readers.
+and then to the form that every reader computes alike: r = 1 (behind a synapse r = k, w_in = k_syn),
+v_leak = 0, v_reset = 0, a strict threshold. A potential that rests elsewhere is shifted to 0. An
+input gain g is a threshold divided by g. Firing at the threshold is firing above the next smaller
+float32. Where a reader fires at the threshold (SpikingJelly), firing above it is written as the
+next larger float32, so that a potential on the threshold, common with quantised weights, is decided
+alike by all readers.
 """
 
 from __future__ import annotations
@@ -78,11 +79,12 @@ def plain_threshold(written: np.ndarray, at_threshold: bool, for_both: bool) -> 
 def _hard(m: Membrane, layer: Layer) -> Piece:
     """One LIF or IF node."""
     threshold, v_reset, v_leak = map(layer.above_rest, (m.threshold, m.v_reset, m.v_leak))
-    if m.k is not None and not m.divided:
-        k = m.k.astype(np.float32).astype(np.float64)
-        threshold, v_reset, v_leak = threshold / k, v_reset / k, v_leak / k
+    # Readers agree on one resistance: the unit of potentials is another instead.
+    r = m.k if m.synapse is not None and m.k is not None else np.ones(())
+    unit = _rounded(m.resistance) / _rounded(r)
+    threshold, v_reset, v_leak = threshold / unit, v_reset / unit, v_leak / unit
     parameters = {
-        "r": layer.filled(1.0),
+        "r": layer.filled(r),
         "v_threshold": layer.filled(strict_threshold(threshold, m.at_threshold, layer.for_both)),
         "v_reset": layer.filled(v_reset),
     }
@@ -97,6 +99,10 @@ def _hard(m: Membrane, layer: Layer) -> Piece:
         w_in = layer.filled(m.synapse)
         node = nir.CubaLIF(tau_syn=tau_syn, tau_mem=tau, w_in=w_in, **parameters)
     return Piece(Verdict.EXACT, {"": node}, height=m.height)
+
+
+def _rounded(value: np.ndarray) -> np.ndarray:
+    return value.astype(np.float32).astype(np.float64)
 
 
 def _behind_synapse(m: Membrane, layer: Layer, node: nir.NIRNode) -> Piece:
@@ -133,7 +139,7 @@ def _soft(m: Membrane, layer: Layer) -> Piece:
     """Reset by subtraction: each spike is fed back to the integrator with a negative weight."""
     free = _free(m, layer)
     # What one unit of input adds to the potential, and what a spike must take from it.
-    gain = 1.0 / m.k if m.k is not None and m.divided else 1.0
+    gain = m.resistance if m.k is None else m.resistance / m.k
     left = 1.0 - 1.0 / m.k if m.k is not None and m.reset_leaks else 1.0
     return replace(
         free,

@@ -103,7 +103,23 @@ UNIT_R = Rule(
     silent=True,
 )
 NO_GROUPS = Rule(CONVS, _grouped, "it has groups", "use groups=1")
-REST_AT_ZERO = Rule((nir.LIF,), _not_all("v_leak", 0.0), "its v_leak is not 0", "use v_leak = 0")
+LEAKY = (nir.LIF, nir.CubaLIF)
+REST_AT_ZERO = Rule(LEAKY, _not_all("v_leak", 0.0), "its v_leak is not 0", "use v_leak = 0")
+
+
+def _cuba_unit(node: nir.CubaLIF, dt: float) -> bool:
+    """Its resistances are not those that make plain sums of decays."""
+    return not (
+        np.allclose(node.r, node.tau_mem / dt) and np.allclose(node.w_in, node.tau_syn / dt)
+    )
+
+
+CUBA_UNIT = Rule(
+    (nir.CubaLIF,),
+    _cuba_unit,
+    "its r is not tau_mem / dt, or its w_in not tau_syn / dt",
+    "use these, and thresholds in their unit",
+)
 
 SNNTORCH = Profile(
     "snntorch",
@@ -119,7 +135,8 @@ SNNTORCH = Profile(
             "use one time constant for the layer",
             silent=True,
         ),
-        Rule((nir.LIF,), _other_dt, "the reader's time step is always 1e-4 s", "use dt=1e-4"),
+        CUBA_UNIT,
+        Rule(LEAKY, _other_dt, "the reader's time step is always 1e-4 s", "use dt=1e-4"),
         Rule(
             (nir.IF,),
             lambda node, dt: bool((np.asarray(node.r) == 1.0).all()),
@@ -139,6 +156,13 @@ NORSE = Profile(
         ZERO_RESET,
         UNIT_R,
         Rule(
+            (nir.CubaLIF,),
+            _not_all("v_leak", 0.0),
+            "its v_leak is not 0, to which the reader lets the current decay too",
+            "use v_leak = 0",
+            silent=True,
+        ),
+        Rule(
             (nir.IF,),
             lambda node, dt: not np.allclose(np.asarray(node.r) * dt, 1.0),
             "its r dt is not 1, which the reader ignores",
@@ -157,6 +181,14 @@ SPIKINGJELLY = Profile(
         ONE_THRESHOLD,
         NO_GROUPS,
         Rule((nir.LIF,), _not_uniform("tau"), "its time constants differ", "use one for the layer"),
+        Rule(
+            (nir.CubaLIF,),
+            lambda node, dt: max(np.unique(node.tau_mem).size, np.unique(node.tau_syn).size) > 1,
+            "its time constants differ",
+            "use one for the layer",
+        ),
+        CUBA_UNIT,
+        Rule((nir.CubaLIF,), _not_all("v_leak", 0.0), "its v_leak is not 0", "use v_leak = 0"),
         Rule((nir.LIF,), _one_step, "its tau is one step", "use tau > dt"),
         Rule((nir.LIF,), _r_is_not, "its r is neither 1 nor tau / dt", "use r = 1"),
         Rule(
