@@ -120,7 +120,7 @@ def classes_of(host):
 def test_no_class_of_a_host_is_known_by_its_name():
     ours = {name for name in vars(neurons) if not name.startswith("_")}
     known = set().union(*map(classes_of, HOSTS)) - ours
-    assert {"LIFNode", "Synaptic", "LIFBoxCell"} <= known
+    assert {"LIFNode", "RSynaptic", "LIFBoxCell"} <= known
     for path in FILES:
         assert not known & set(words(path)), f"{path.name} spells a host's class"
 

@@ -24,24 +24,34 @@ from .counting import signed_rules
 from .elastic import ElasticBiSpikeNode
 from .export import export_to_nir
 from .few_spike import HGNode, OATNode, few_spike_tables
+from .izhikevich import IzhikevichNode
+from .klif import KLIFNode
 from .las import LASRecipe
-from .lif import IFNode, LIFNode
+from .liaf import LIAFNode
+from .lif import IFNode, LIFNode, SimpleLIFNode
 from .native import to_host
 from .node import SpikeloomNode, make
+from .nonlinear import EIFNode, QIFNode
 from .parametric_lif import ParametricLIFNode
 from .signgd import SignGDNode, SignGDRecipe, SteppedSignGD
 
 __all__ = [
+    "EIFNode",
     "ElasticBiSpikeNode",
     "HGNode",
     "IFNode",
+    "IzhikevichNode",
+    "KLIFNode",
     "LASRecipe",
+    "LIAFNode",
     "LIFNode",
     "OATNode",
     "ParametricLIFNode",
+    "QIFNode",
     "SignGDNode",
     "SignGDRecipe",
     "SignedSpikeCompressor",
+    "SimpleLIFNode",
     "SpikeloomNode",
     "SteppedSignGD",
     "export_to_nir",

@@ -60,7 +60,6 @@ def _no_leak(node: Any) -> Response:
 
 
 RESPONSES: dict[Any, dict[str, Any]] = {
-    neuron.SimpleLIFNode: {"response": _leak},
     neuron.NonSpikingLIFNode: {"response": _leak},
     neuron.SimpleIFNode: {"response": _no_leak},
     neuron.NonSpikingIFNode: {"response": _no_leak},

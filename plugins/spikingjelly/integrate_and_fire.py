@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from spikingjelly.activation_based import surrogate
-from torch import Tensor
+from torch import Tensor, nn
 
 from spikeloom.kernel.neuron import Neuron, kind
 from spikeloom.kernel.vocabulary import with_nan
@@ -16,7 +16,7 @@ from .native import Differs, function_of, habits_of, number_of
 from .node import SpikeloomNode
 from .surrogate import kernel_form, no_kernel_form, translated
 
-__all__ = ["HostFires", "IntegrateAndFireNode", "firing_of"]
+__all__ = ["HostFires", "IntegrateAndFireNode", "firing_of", "native_node"]
 
 
 class HostFires(Neuron):
@@ -45,8 +45,7 @@ class IntegrateAndFireNode(SpikeloomNode):
     """The host's arguments as attributes, which may be changed between two calls.
 
     Args:
-        leak: ``tau`` or ``rate``, and ``decay_input``; empty without leak.
-        fire: The other arguments of the description, under the host's names.
+        settings: The arguments of the description, under the host's names.
         habits: The arguments of every node.
     """
 
@@ -55,10 +54,9 @@ class IntegrateAndFireNode(SpikeloomNode):
     _host_fired: ClassVar[Callable[..., Neuron]]
     _names: tuple[str, ...] = ()
 
-    def __init__(self, leak: dict[str, Any], fire: dict[str, Any], **habits: Any) -> None:
-        function = fire["surrogate_function"]
-        fire["surrogate_function"] = surrogate.Sigmoid() if function is None else function
-        settings = {**leak, **fire}
+    def __init__(self, settings: dict[str, Any], **habits: Any) -> None:
+        if settings["surrogate_function"] is None:
+            settings = {**settings, "surrogate_function": surrogate.Sigmoid()}
         super().__init__(self._description(settings), **habits)
         for name, value in settings.items():
             if not hasattr(self, name):  # tensors are registered already
@@ -115,6 +113,29 @@ def _key(settings: dict[str, Any]) -> tuple[Any, ...]:
 def _form(function: Any) -> Any:
     """What a surrogate function computes: a form of ours, or itself."""
     return kernel_form(function) or function
+
+
+def native_node(module: SpikeloomNode, cls: type[nn.Module], *names: str, **others: Any) -> Any:
+    """A node of SpikingJelly's that fires and resets as one of ours.
+
+    Args:
+        module: Ours.
+        cls: SpikingJelly's class.
+        names: The parameters that it takes as numbers.
+        others: Further arguments.
+
+    Raises:
+        Differs: If SpikingJelly's cannot.
+    """
+    numbers = {name: number_of(module, name) for name in names}
+    fire = firing_of(module)
+    try:
+        return cls(**numbers, **others, **fire)
+    except AssertionError:
+        raise Differs(
+            f"SpikingJelly's {cls.__name__} refuses its settings: tau must be above 1, v_threshold "
+            f"above v_reset, and v_rest not below it"
+        ) from None
 
 
 def firing_of(module: SpikeloomNode) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from .integrate_and_fire import HostFires, IntegrateAndFireNode, firing_of
 from .native import COUNTERPARTS, number_of
 from .node import SpikeloomNode
 
-__all__ = ["IFNode", "LIFNode"]
+__all__ = ["IFNode", "LIFNode", "SimpleLIFNode"]
 
 
 class HostFiredLIF(HostFires, neurons.LIF):
@@ -88,8 +88,9 @@ class LIFNode(IntegrateAndFireNode, host.LIFNode):
         implementation: str = "auto",
     ) -> None:
         super().__init__(
-            {"tau": tau, "decay_input": decay_input},
             {
+                "tau": tau,
+                "decay_input": decay_input,
                 "v_threshold": v_threshold,
                 "v_reset": v_reset,
                 "surrogate_function": surrogate_function,
@@ -144,7 +145,6 @@ class IFNode(IntegrateAndFireNode, host.IFNode):
         implementation: str = "auto",
     ) -> None:
         super().__init__(
-            {},
             {
                 "v_threshold": v_threshold,
                 "v_reset": v_reset,
@@ -155,6 +155,75 @@ class IFNode(IntegrateAndFireNode, host.IFNode):
             store_v_seq=store_v_seq,
             implementation=implementation,
         )
+
+
+@component("LIF", "W. Gerstner and W. M. Kistler, Spiking Neuron Models, 2002")
+class SimpleLIFNode(IntegrateAndFireNode):
+    """:class:`LIFNode` that begins at 0, a drop-in for ``spikingjelly...neuron.SimpleLIFNode``.
+
+    The host's has no ``store_v_seq`` and no reset by subtraction; this one has both. It is no
+    subclass of the host's.
+
+    Args:
+        tau: As for :class:`LIFNode`, and so below.
+        decay_input: Divide the input by tau too.
+        v_threshold: Threshold, positive; a number or a tensor.
+        v_reset: Potential after a hard reset; None resets by subtraction.
+        surrogate_function: As for :class:`LIFNode`.
+        detach_reset: Cut the gradient through the reset.
+        step_mode: ``"s"`` or ``"m"``.
+        store_v_seq: Keep the potential after every step as ``v_seq``.
+        implementation: ``"auto"``, ``"cupy"``, ``"llvm"`` or ``"eager"``.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If tau < 1, a threshold is not positive, or a value is not finite.
+
+    Example:
+        >>> import torch
+        >>> from spikeloom.plugins.spikingjelly import SimpleLIFNode
+        >>> SimpleLIFNode(2.0, True, step_mode="m")(torch.full((4, 1), 1.5)).flatten()
+        tensor([0., 1., 0., 1.])
+
+    Source: SpikingJelly 2.0, ``activation_based.neuron.SimpleLIFNode``.
+    """
+
+    _own, _host_fired = neurons.LIF, HostFiredLIF
+
+    def __init__(
+        self,
+        tau: float | Tensor,
+        decay_input: bool,
+        v_threshold: float | Tensor = 1.0,
+        v_reset: float | None = 0.0,
+        surrogate_function: Any = None,
+        detach_reset: bool = False,
+        step_mode: str = "s",
+        store_v_seq: bool = False,
+        implementation: str = "auto",
+    ) -> None:
+        super().__init__(
+            {
+                "tau": tau,
+                "decay_input": decay_input,
+                "v_threshold": v_threshold,
+                "v_reset": v_reset,
+                "surrogate_function": surrogate_function,
+                "detach_reset": detach_reset,
+            },
+            step_mode=step_mode,
+            store_v_seq=store_v_seq,
+            implementation=implementation,
+        )
+        self.set_reset_value("v", 0.0)
+        self.reset()
+
+
+@description_of(host.SimpleLIFNode, begins=lambda node, neuron: 0.0)
+def _simple_lif(node: Any) -> neurons.LIF:
+    return neurons.LIF(
+        float(node.tau), node.v_threshold, node.v_reset, decay_input=node.decay_input
+    )
 
 
 @description_of(host.LIFNode)
@@ -172,12 +241,23 @@ def _if(node: Any) -> neurons.IF:
 @COUNTERPARTS.of(neurons.LIF, HostFiredLIF)
 def _native_lif(module: SpikeloomNode) -> nn.Module:
     neuron: Any = module.neuron
+    if isinstance(module, SimpleLIFNode):
+        return _native_simple(module)
     if "tau" not in neuron.params:
         return _native_if(module)
     tau = number_of(module, "tau")
     if tau <= 1.0:
         raise Differs(f"its tau is {tau}, SpikingJelly's is above 1")
     return host.LIFNode(tau, decay_input=neuron.decay_input, **firing_of(module))
+
+
+def _native_simple(module: SimpleLIFNode) -> nn.Module:
+    if module.store_v_seq or module.v_reset is None:
+        raise Differs("SpikingJelly's SimpleLIFNode has no store_v_seq and no reset by subtraction")
+    fire = firing_of(module)
+    del fire["store_v_seq"]
+    tau, decay_input = number_of(module, "tau"), module.decay_input
+    return host.SimpleLIFNode(tau=tau, decay_input=decay_input, **fire)
 
 
 @COUNTERPARTS.of(neurons.IF, HostFiredIF)

@@ -93,8 +93,9 @@ class ParametricLIFNode(IntegrateAndFireNode, host.ParametricLIFNode):
             )
         w = torch.as_tensor(-math.log(init_tau - 1.0))
         super().__init__(
-            {"rate": _described_rate(w.sigmoid()), "decay_input": decay_input},
             {
+                "rate": _described_rate(w.sigmoid()),
+                "decay_input": decay_input,
                 "v_threshold": v_threshold,
                 "v_reset": v_reset,
                 "surrogate_function": surrogate_function,

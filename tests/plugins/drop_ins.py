@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class DropIn:
         draw: From a random number generator and a dtype to positional and named arguments.
         learned: The names of parameters whose gradients are compared.
         margin: By how much results may differ, relative to their size; 0: not at all.
+        limit: Inputs lie within it; potentials that charge themselves diverge beyond.
     """
 
     ours: Callable[..., Any]
@@ -32,6 +34,7 @@ class DropIn:
     draw: Callable[[random.Random, torch.dtype], tuple[tuple[Any, ...], dict[str, Any]]]
     learned: tuple[str, ...] = ()
     margin: float = 0.0
+    limit: float = math.inf
 
 
 Run = Callable[[Any, Tensor], tuple[Tensor, Sequence[Tensor]]]
@@ -59,7 +62,7 @@ def compare(case: DropIn, run: Run, seed: int) -> float:
     draw = random.Random(seed)
     dtype = DTYPES[seed % 2]
     args, named = case.draw(draw, dtype)
-    x = drive(draw, dtype)
+    x = drive(draw, dtype).clamp(-case.limit, case.limit)
     results = []
     for make in (case.ours, case.theirs):
         module = make(*args, **named)

@@ -16,11 +16,15 @@ from spikeloom.neurons.elastic import ElasticBiSpike
 from spikeloom.neurons.few_spike import OAT, FewSpike
 from spikeloom.neurons.gated import HG, LinearHG
 from spikeloom.neurons.iaf import IAF
+from spikeloom.neurons.izhikevich import Izhikevich
+from spikeloom.neurons.klif import KLIF
 from spikeloom.neurons.lapicque import Lapicque
 from spikeloom.neurons.leaky import Leaky
 from spikeloom.neurons.li import LI, CubaLI
+from spikeloom.neurons.liaf import LIAF
 from spikeloom.neurons.lif import IF, LIF
 from spikeloom.neurons.lif_box import LIFBox
+from spikeloom.neurons.nonlinear import EIF, QIF
 from spikeloom.neurons.parametric_lif import ParametricLIF
 from spikeloom.neurons.range_reduction import Reduced, fit_reduced
 from spikeloom.neurons.schedules import Constant, Exponential, Inverse
@@ -30,12 +34,16 @@ from spikeloom.neurons.tables import draw_hg, fit_hg
 from spikeloom.neurons.trace import Trace
 
 __all__ = [
+    "EIF",
     "HG",
     "IAF",
     "IF",
+    "KLIF",
     "LI",
+    "LIAF",
     "LIF",
     "OAT",
+    "QIF",
     "Alpha",
     "AnalogEncoder",
     "Constant",
@@ -45,6 +53,7 @@ __all__ = [
     "Exponential",
     "FewSpike",
     "Inverse",
+    "Izhikevich",
     "LIFBox",
     "Lapicque",
     "Leaky",

@@ -15,24 +15,89 @@ from spikeloom.neurons.described import Described
 from spikeloom.neurons.forms import Constants, Membrane, number
 from spikeloom.neurons.surrogate import Sigmoid
 
-__all__ = ["IntegrateAndFire"]
+__all__ = ["IntegrateAndFire", "LeakyIntegrateAndFire"]
 
 
 class IntegrateAndFire(Described):
-    """How SpikingJelly's neurons fire and reset; a subclass says how they charge.
+    """A neuron that fires and resets as SpikingJelly's do; a subclass says how it charges.
 
     Args:
-        leak: The parameters of the charge.
+        charge: The parameters of the charge.
         v_threshold: Threshold.
         v_reset: Potential after a hard reset and at rest; None resets by subtraction.
+        detach_reset: Cut the gradient through the reset.
+        surrogate: The derivative of a spike.
+        fires_at_threshold: Fire at the threshold, not only above it.
+        further: States beside the potential, and where they begin.
+    """
+
+    rules = Fixed({"v_threshold": POSITIVE})
+    unit = "v_threshold"
+
+    def __init__(
+        self,
+        charge: dict[str, Any],
+        v_threshold: float | Tensor,
+        v_reset: float | None,
+        detach_reset: bool,
+        surrogate: Surrogate | None,
+        fires_at_threshold: bool,
+        further: dict[str, float] | None = None,
+    ) -> None:
+        name = type(self).__name__
+        self.v_reset = None if v_reset is None else _reset_potential(name, v_reset)
+        self.detach_reset = bool(detach_reset)
+        self.surrogate = checked_surrogate(name, surrogate, Sigmoid())
+        self.fires_at_threshold = bool(fires_at_threshold)
+        super().__init__(
+            self._step,
+            state={"v": self.v_reset or 0.0, **(further or {})},
+            params={**charge, "v_threshold": v_threshold},
+            name=name,
+        )
+
+    def _charge(self, x: Any, v: Any, p: Any) -> Any:
+        """The potential before the spike."""
+        raise NotImplementedError
+
+    def _fire(self, u: Any) -> Any:
+        return fire(u, self.surrogate, strict=not self.fires_at_threshold)
+
+    def _after(self, h: Any, s: Any, threshold: Any) -> Any:
+        """The potential after the spike."""
+        reset = detach(s) if self.detach_reset else s
+        if self.v_reset is None:
+            return h - reset * threshold
+        return (1.0 - reset) * h + reset * self.v_reset
+
+    def _step(self, x: Any, state: Any, p: Any) -> Any:
+        h = self._charge(x, state[0], p)
+        s = self._fire(h - p.v_threshold)
+        return s, (self._after(h, s, p.v_threshold),)
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that make this neuron."""
+        return {
+            **self.params,
+            "v_reset": self.v_reset,
+            "detach_reset": self.detach_reset,
+            "surrogate": self.surrogate,
+            "fires_at_threshold": self.fires_at_threshold,
+        }
+
+
+class LeakyIntegrateAndFire(IntegrateAndFire):
+    """One whose potential leaks towards where it is reset to; a subclass says how fast.
+
+    Args:
+        leak: The parameters of the leak.
+        v_threshold: As for :class:`IntegrateAndFire`, and so below.
+        v_reset: Where the leak leads too; 0 for a reset by subtraction.
         decay_input: Whether the input leaks too.
         detach_reset: Cut the gradient through the reset.
         surrogate: The derivative of a spike.
         fires_at_threshold: Fire at the threshold, not only above it.
     """
-
-    rules = Fixed({"v_threshold": POSITIVE})
-    unit = "v_threshold"
 
     def __init__(
         self,
@@ -44,21 +109,10 @@ class IntegrateAndFire(Described):
         surrogate: Surrogate | None,
         fires_at_threshold: bool,
     ) -> None:
-        name = type(self).__name__
-        self.v_reset = None if v_reset is None else _reset_potential(name, v_reset)
         self.decay_input = bool(decay_input)
-        self.detach_reset = bool(detach_reset)
-        self.surrogate = checked_surrogate(name, surrogate, Sigmoid())
-        self.fires_at_threshold = bool(fires_at_threshold)
-        super().__init__(
-            self._step,
-            state={"v": self.v_reset or 0.0},
-            params={**leak, "v_threshold": v_threshold},
-            name=name,
-        )
+        super().__init__(leak, v_threshold, v_reset, detach_reset, surrogate, fires_at_threshold)
 
     def _charge(self, x: Any, v: Any, p: Any) -> Any:
-        """The potential before the spike."""
         above = v - self.v_reset if self.v_reset else v
         if self.decay_input:
             return v + self._share(x - above, p)
@@ -67,18 +121,6 @@ class IntegrateAndFire(Described):
     def _share(self, difference: Any, p: Any) -> Any:
         """What a step closes of the distance between two potentials."""
         raise NotImplementedError
-
-    def _fire(self, u: Any) -> Any:
-        return fire(u, self.surrogate, strict=not self.fires_at_threshold)
-
-    def _step(self, x: Any, state: Any, p: Any) -> Any:
-        (v,) = state
-        h = self._charge(x, v, p)
-        s = self._fire(h - p.v_threshold)
-        reset = detach(s) if self.detach_reset else s
-        if self.v_reset is None:
-            return s, (h - reset * p.v_threshold,)
-        return s, ((1.0 - reset) * h + reset * self.v_reset,)
 
     def _membrane(self, values: Constants, k: np.ndarray | None) -> Membrane:
         """The form, for a time constant in steps; None for no leak."""
@@ -95,14 +137,8 @@ class IntegrateAndFire(Described):
 
     def settings(self) -> dict[str, Any]:
         """The arguments that make this neuron."""
-        return {
-            "v_threshold": self.params["v_threshold"],
-            "v_reset": self.v_reset,
-            "decay_input": self.decay_input,
-            "detach_reset": self.detach_reset,
-            "surrogate": self.surrogate,
-            "fires_at_threshold": self.fires_at_threshold,
-        }
+        leak = {**self.params, "v_reset": self.v_reset, "decay_input": self.decay_input}
+        return {**leak, **super().settings()}
 
 
 def _reset_potential(neuron: str, value: Any) -> float:

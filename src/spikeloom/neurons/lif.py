@@ -19,14 +19,14 @@ from spikeloom.kernel.values import Rule
 from spikeloom.kernel.vocabulary import Surrogate
 from spikeloom.neurons.described import Variant
 from spikeloom.neurons.forms import Constants, Membrane
-from spikeloom.neurons.integrate_and_fire import IntegrateAndFire
+from spikeloom.neurons.integrate_and_fire import LeakyIntegrateAndFire
 from spikeloom.neurons.surrogate import Sigmoid
 from spikeloom.neurons.trace import Response
 
 __all__ = ["IF", "LIF"]
 
 
-class LIF(IntegrateAndFire):
+class LIF(LeakyIntegrateAndFire):
     r"""Leaky integrate-and-fire, as SpikingJelly computes it.
 
     .. math::
@@ -71,7 +71,7 @@ class LIF(IntegrateAndFire):
 
     rules = Fixed(
         {
-            **IntegrateAndFire.rules,
+            **LeakyIntegrateAndFire.rules,
             "tau": Rule("is in steps and must be at least 1", lambda tau: tau >= 1.0),
         }
     )
@@ -109,7 +109,7 @@ class LIF(IntegrateAndFire):
         share = 1 / values["tau"]
         return Response(1 - share, gain=share if self.decay_input else 1.0)
 
-    def form(self, values: Constants) -> Membrane:
+    def form(self, values: Constants) -> Membrane | None:
         """A membrane that fires and resets."""
         return self._membrane(values, values.get("tau"))
 

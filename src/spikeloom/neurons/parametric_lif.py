@@ -12,14 +12,14 @@ from spikeloom.kernel.values import Rule
 from spikeloom.kernel.vocabulary import Surrogate
 from spikeloom.neurons.described import Variant
 from spikeloom.neurons.forms import Constants, Membrane
-from spikeloom.neurons.integrate_and_fire import IntegrateAndFire
+from spikeloom.neurons.integrate_and_fire import LeakyIntegrateAndFire
 from spikeloom.neurons.surrogate import Sigmoid
 from spikeloom.neurons.trace import Response
 
 __all__ = ["ParametricLIF"]
 
 
-class ParametricLIF(IntegrateAndFire):
+class ParametricLIF(LeakyIntegrateAndFire):
     r"""Leaky integrate-and-fire with a leak that is a factor, as SpikingJelly's PLIF computes it.
 
     .. math::
@@ -69,7 +69,7 @@ class ParametricLIF(IntegrateAndFire):
 
     rules = Fixed(
         {
-            **IntegrateAndFire.rules,
+            **LeakyIntegrateAndFire.rules,
             "rate": Rule("must lie in (0, 1]", lambda rate: (rate > 0.0) & (rate <= 1.0)),
         }
     )
@@ -110,7 +110,3 @@ class ParametricLIF(IntegrateAndFire):
     def variants(cls) -> Iterator[Variant]:
         """One rate."""
         yield Variant("", cls(0.25))
-
-    def settings(self) -> dict[str, Any]:
-        """The arguments that make this neuron."""
-        return {"rate": self.params["rate"], **super().settings()}

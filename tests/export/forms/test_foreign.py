@@ -37,8 +37,6 @@ UNTAKEN = {
     "snntorch RLeaky": (lambda: snn.RLeaky(linear_features=4, **HIDDEN), True),
     "snntorch RSynaptic": (lambda: snn.RSynaptic(alpha=0.5, linear_features=4, **HIDDEN), True),
     "snntorch SLSTM": (lambda: snn.SLSTM(4, 4, init_hidden=True), False),
-    "spikingjelly QIFNode": (neuron.QIFNode, False),
-    "spikingjelly KLIFNode": (neuron.KLIFNode, False),
     "spikingjelly CUBALIFNode": (neuron.CUBALIFNode, True),
     "spikingjelly PSN": (lambda: neuron.PSN(T=20), False),
     "spikingjelly SynapseFilter": (layer.SynapseFilter, False),
@@ -115,7 +113,11 @@ def test_no_other_class_is_said_to_be_written_by_its_framework():
     assert said == {name for name, (_, written) in UNTAKEN.items() if written}
 
 
-@pytest.mark.parametrize("make", [lambda: snn.Alpha(alpha=0.75, **HIDDEN)], ids=["Alpha"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: snn.Alpha(alpha=0.75, **HIDDEN), neuron.QIFNode, neuron.KLIFNode],
+    ids=["Alpha", "QIFNode", "KLIFNode"],
+)
 def test_a_known_neuron_without_a_form_is_refused_as_such(make):
     net = nn.Sequential(nn.Linear(3, 4), make())
     with pytest.raises(NotExpressible, match="is no step that NIR can state") as caught:
