@@ -19,12 +19,14 @@ from ..adapter import require
 require("norse", ">=1.1")
 
 # ruff: noqa: E402 -- a missing host must be named before anything imports it
+from .alif import ALIF, ALIFCell
 from .elastic import ElasticBiSpike, ElasticBiSpikeCell
 from .export import to_nir
 from .few_spike import HG, OAT, HGCell, OATCell
 from .iaf import IAF, IAFCell
 from .li import LI, LIBox, LIBoxCell, LICell
 from .lif import LIF, LIFCell
+from .lif_adex import LIFAdEx, LIFAdExCell
 from .lif_box import LIFBox, LIFBoxCell, lif_box_feed_forward_step
 from .module import SpikeloomCell, SpikeloomSequence, make, make_cell
 from .native import to_host
@@ -32,11 +34,13 @@ from .regularization import magnitude_accumulator
 from .signgd import SignGD, SignGDCell
 
 __all__ = [
+    "ALIF",
     "HG",
     "IAF",
     "LI",
     "LIF",
     "OAT",
+    "ALIFCell",
     "ElasticBiSpike",
     "ElasticBiSpikeCell",
     "HGCell",
@@ -44,6 +48,8 @@ __all__ = [
     "LIBox",
     "LIBoxCell",
     "LICell",
+    "LIFAdEx",
+    "LIFAdExCell",
     "LIFBox",
     "LIFBoxCell",
     "LIFCell",

@@ -21,12 +21,12 @@ COUNTERPARTS = Counterparts("Norse")
 def to_host(net: nn.Module, sample: Tensor | None = None, *, cells: bool = False) -> nn.Module:
     """A copy of a network with Norse's own neurons, for what knows only those.
 
-    Norse has those equal to ours whose names they bear: ``LIF``, ``LI`` and ``IAF``, their cells,
-    ``LIBoxCell`` and ``LIFBoxCell``, with all parameters, reset and threshold methods, and ``dt``.
-    Weights are copied, and so are the values of the parameter tuple; a learned one is a Parameter
-    in the tuple, where Norse's modules do not list it. Each neuron is run beside ours on random
-    input and on input that meets the threshold, and must fire the same spikes. Hooks on replaced
-    neurons stay with the original.
+    Norse has those equal to ours whose names they bear: ``LIF``, ``LIFAdEx``, ``LI`` and ``IAF``,
+    their cells, ``LIBoxCell`` and ``LIFBoxCell``, with all parameters, reset and threshold methods,
+    and ``dt``. Weights are copied, and so are the values of the parameter tuple; a learned one is a
+    Parameter in the tuple, where Norse's modules do not list it. Each neuron is run beside ours on
+    random input and on input that meets the threshold, and must fire the same spikes. Hooks on
+    replaced neurons stay with the original.
 
     Args:
         net: The network; it is not changed.

@@ -8,6 +8,7 @@ from ..adapter import require
 
 require("snntorch", ">=1.0")
 
+from .alif import ALIF  # noqa: E402
 from .alpha import Alpha  # noqa: E402
 from .elastic import ElasticBiSpike  # noqa: E402
 from .export import export_to_nir  # noqa: E402
@@ -21,6 +22,7 @@ from .signgd import SignGD  # noqa: E402
 from .synaptic import Synaptic  # noqa: E402
 
 __all__ = [
+    "ALIF",
     "HG",
     "OAT",
     "Alpha",

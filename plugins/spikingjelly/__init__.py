@@ -19,6 +19,7 @@ from .host import require_host
 require_host()
 
 # ruff: noqa: E402 -- a missing host must be named before anything imports it
+from .alif import ALIFNode
 from .compressor import SignedSpikeCompressor
 from .counting import signed_rules
 from .elastic import ElasticBiSpikeNode
@@ -36,6 +37,7 @@ from .parametric_lif import ParametricLIFNode
 from .signgd import SignGDNode, SignGDRecipe, SteppedSignGD
 
 __all__ = [
+    "ALIFNode",
     "EIFNode",
     "ElasticBiSpikeNode",
     "HGNode",

@@ -37,6 +37,9 @@ def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
     ``IF``, firing at the threshold         ``IFNode``
     ``ParametricLIF``, at the threshold     ``ParametricLIFNode``; the same ``w`` if ours has one,
                                             else that of the rate
+    ``QIF``, ``EIF``, ``Izhikevich``        ``QIFNode``, ``EIFNode``, ``IzhikevichNode``
+    ``KLIF``                                ``KLIFNode``; the same ``k``
+    ``SimpleLIFNode``                       ``SimpleLIFNode``
     ``ElasticBiSpike``, alpha 1, symmetric  ``TernaryLIFNode`` for a decay of 1/2, 3/4, 7/8 and so
                                             on, ``TernaryIFNode`` for 1
     ``OAT``, ``HG`` with ``tie="ge"``       ``OutlierAwareThresholdNode``, ``HGNode``: equal spikes,

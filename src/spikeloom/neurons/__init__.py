@@ -10,6 +10,8 @@ from importlib import metadata
 from typing import Any
 
 from spikeloom.neurons import surrogate
+from spikeloom.neurons.adex import AdEx
+from spikeloom.neurons.alif import ALIF
 from spikeloom.neurons.alpha import Alpha
 from spikeloom.neurons.cuba_lif import CubaLIF
 from spikeloom.neurons.elastic import ElasticBiSpike
@@ -34,6 +36,7 @@ from spikeloom.neurons.tables import draw_hg, fit_hg
 from spikeloom.neurons.trace import Trace
 
 __all__ = [
+    "ALIF",
     "EIF",
     "HG",
     "IAF",
@@ -44,6 +47,7 @@ __all__ = [
     "LIF",
     "OAT",
     "QIF",
+    "AdEx",
     "Alpha",
     "AnalogEncoder",
     "Constant",

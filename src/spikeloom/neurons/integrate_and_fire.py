@@ -97,6 +97,7 @@ class LeakyIntegrateAndFire(IntegrateAndFire):
         detach_reset: Cut the gradient through the reset.
         surrogate: The derivative of a spike.
         fires_at_threshold: Fire at the threshold, not only above it.
+        further: States beside the potential, and where they begin.
     """
 
     def __init__(
@@ -108,9 +109,11 @@ class LeakyIntegrateAndFire(IntegrateAndFire):
         detach_reset: bool,
         surrogate: Surrogate | None,
         fires_at_threshold: bool,
+        further: dict[str, float] | None = None,
     ) -> None:
         self.decay_input = bool(decay_input)
-        super().__init__(leak, v_threshold, v_reset, detach_reset, surrogate, fires_at_threshold)
+        fires = (v_threshold, v_reset, detach_reset, surrogate, fires_at_threshold)
+        super().__init__(leak, *fires, further)
 
     def _charge(self, x: Any, v: Any, p: Any) -> Any:
         above = v - self.v_reset if self.v_reset else v
