@@ -116,7 +116,9 @@ def _word(act: Any) -> Any:
 
 
 @description_of(host.LIAFNode, written=False)
-def _described(node: Any) -> neurons.LIAF:
+def _described(node: Any) -> neurons.LIAF | None:
+    if node.step_mode == "m":  # it sends spikes then
+        return None
     own = (_word(node.act), node.threshold_related, float(node.tau))
     return neurons.LIAF(*own, node.v_threshold, node.v_reset, node.decay_input)
 

@@ -111,7 +111,7 @@ def test_a_replaced_forward_is_noticed_and_a_watched_one_is_not():
 
 
 def test_a_class_that_the_framework_derives_from_a_described_one_is_another_neuron():
-    for module in (neuron.LIAFNode(nn.ReLU(), False), neuron.OTTTLIFNode(tau=2.0)):
+    for module in (neuron.ILIFNode(), neuron.OTTTLIFNode(tau=2.0)):
         assert isinstance(module, neuron.LIFNode) and neuron_of(module) is None
 
 

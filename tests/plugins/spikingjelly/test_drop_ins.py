@@ -121,6 +121,10 @@ def test_spikingjellys_own_has_a_description(name):
     assert type(neuron) is KINDS[name]
 
 
+def test_a_liaf_node_of_spikingjellys_that_sends_spikes_is_not_described_as_liaf():
+    assert neuron_of(host.LIAFNode(torch.relu, False, step_mode="m")) is None
+
+
 def test_calibration_knows_the_decays_of_those_that_are_linear():
     assert response_of(loom.LIAFNode(torch.relu, False, tau=4.0)).decay == 0.75
     assert response_of(host.SimpleLIFNode(4.0, True)).decay == 0.75
