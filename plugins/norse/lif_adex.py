@@ -81,7 +81,7 @@ class LIFAdEx(_LIFAdEx, SpikeloomSequence):
         >>> import torch
         >>> from spikeloom.plugins.norse import LIFAdEx
         >>> LIFAdEx()(torch.full((6, 1), 2.0))[0].flatten()
-        tensor([0., 0., 0., 1., 0., 1.])
+        tensor([0., 0., 1., 0., 1., 0.])
 
     Source: Norse 1.1, ``norse.torch.module.lif_adex.LIFAdEx``.
     """

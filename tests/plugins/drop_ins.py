@@ -57,7 +57,7 @@ def compare(case: DropIn, run: Run, seed: int) -> float:
         seed: Of the draw.
 
     Returns:
-        The share of outputs that are not 0.
+        The share of outputs that are not 0; NaN if spikes of a case with a margin differ.
     """
     draw = random.Random(seed)
     dtype = DTYPES[seed % 2]
@@ -76,6 +76,12 @@ def compare(case: DropIn, run: Run, seed: int) -> float:
     (y, states, gradients), (expected, their_states, their_gradients) = results
     shown = f"seed {seed}: {args}, {named}"
     assert y.dtype == dtype, shown
+    if (
+        case.margin
+        and not torch.equal(y, expected.to(dtype))
+        and set(y.unique().tolist()) <= {0, 1}
+    ):
+        return math.nan  # a rounding has decided about a spike, after which the two go apart
     for found_one, expected_one in zip((y, *states), (expected, *their_states), strict=True):
         # Some frameworks give spikes of another precision.
         expected_one = expected_one.to(found_one.dtype).expand(found_one.shape)
@@ -93,8 +99,10 @@ def compare(case: DropIn, run: Run, seed: int) -> float:
 
 def check(case: DropIn, run: Run, seeds: Sequence[int]) -> None:
     """:func:`compare` over draws, of which some must fire and some be silent."""
-    active = [compare(case, run, seed) for seed in seeds]
+    found = [compare(case, run, seed) for seed in seeds]
+    active = [share for share in found if not math.isnan(share)]
     assert 0.02 < sum(active) / len(active) <= 1.0
+    assert len(active) >= 0.95 * len(found)
 
 
 def cases_over(cases: dict[str, DropIn]) -> Any:

@@ -58,7 +58,7 @@ class AdEx(Described):
         >>> neuron = spikeloom.neurons.AdEx()
         >>> spikes, _ = spikeloom.run(neuron, torch.full((6, 1), 2.0))
         >>> spikes.flatten()
-        tensor([0., 0., 0., 1., 0., 1.])
+        tensor([0., 0., 1., 0., 1., 0.])
 
     Source: Norse 1.1, ``norse.torch.functional.lif_adex.lif_adex_feed_forward_step``.
     """
