@@ -91,9 +91,10 @@ def compare(case: DropIn, run: Run, seed: int) -> float:
             assert torch.equal(found_one, expected_one), shown
     near = {torch.float32: 2e-3, torch.float64: 1e-6}[dtype]
     for found_one, expected_one in zip(gradients, their_gradients, strict=True):
-        torch.testing.assert_close(
-            found_one, expected_one.reshape(found_one.shape), rtol=near, atol=near, msg=shown
-        )
+        expected_one = expected_one.reshape(found_one.shape)
+        # What is small beside the largest is what rounding leaves of it.
+        least = near * max(1.0, float(expected_one.abs().max()))
+        torch.testing.assert_close(found_one, expected_one, rtol=near, atol=least, msg=shown)
     return float((y != 0).float().mean())
 
 

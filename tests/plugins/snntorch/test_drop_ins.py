@@ -15,10 +15,10 @@ from spikeloom.plugins import NoCounterpart
 from spikeloom.plugins import snntorch as loom
 from tests.plugins.drop_ins import WIDTH, DropIn, cases_over, check
 
+# Without sigmoid, whose gradient is NaN in snnTorch far below the threshold.
 GRADIENTS = [
     lambda: surrogate.atan(alpha=3.0),
     lambda: surrogate.fast_sigmoid(slope=5),
-    lambda: surrogate.sigmoid(slope=4),
     lambda: surrogate.straight_through_estimator(),
     None,
 ]
