@@ -74,3 +74,15 @@ def test_importing_spikeloom_brings_neither_a_compiler_of_torch_nor_a_framework(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["compress", "convert", "models", "observe", "plugins", "verify"])
+def test_a_package_within_is_there_once_spikeloom_is_imported(name):
+    code = f"import spikeloom; assert spikeloom.{name}.__name__ == 'spikeloom.{name}'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="'convart'"):
+        spikeloom.convart  # noqa: B018
