@@ -26,8 +26,8 @@ def converted(model, *batches, **settings):
 
 ROOTS = {
     "linear": (lambda: nn.Linear(8, 8), Linear, ["site"]),
-    "layer norm": (lambda: nn.LayerNorm(8), LayerNorm, ["before", "after"]),
-    "rms norm": (lambda: nn.RMSNorm(8), RMSNorm, ["before", "after"]),
+    "layer norm": (lambda: nn.LayerNorm(8), LayerNorm, ["before"]),
+    "rms norm": (lambda: nn.RMSNorm(8), RMSNorm, ["before"]),
     "gelu": (nn.GELU, Activation, []),
 }
 

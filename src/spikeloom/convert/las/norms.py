@@ -14,7 +14,10 @@ __all__ = ["LayerNorm", "Norm", "RMSNorm"]
 
 
 class Norm(Spiking):
-    """What LayerNorm and RMSNorm share: x / sqrt(mean x^2 + eps), encoded before and after."""
+    """What LayerNorm and RMSNorm share: x / sqrt(mean x^2 + eps), of an encoded x.
+
+    The result is a product of spike trains. Whatever multiplies it encodes it.
+    """
 
     def __init__(self, weight: Tensor | None, bias: Tensor | None, eps: float | None) -> None:
         super().__init__()
@@ -24,7 +27,7 @@ class Norm(Spiking):
         self.weight = None if weight is None else owned(weight)
         self.bias = None if bias is None else owned(bias)
         self.eps = eps
-        self.before, self.after = Site(), Site()
+        self.before = Site()
         self.install(8, 32)
 
     def install(self, steps: int, segments: int) -> None:
@@ -43,22 +46,22 @@ class Norm(Spiking):
         return super().forward(wide(x)).to(x.dtype).contiguous()
 
     def exact(self, x: Tensor) -> Tensor:
-        """The norm itself; its sites observe."""
+        """The norm itself; its site observes."""
         x = self.before(self._centred(x))
         scale = torch.rsqrt(self._variance(x.square()))
-        return self._scaled(self.after(x * scale))
+        return self._scaled(x * scale)
 
     def decoded(self, x: Tensor) -> Tensor:
         """The norm of decoded spikes."""
         x = self.before(self._centred(x))
         scale = self.rsqrt(self._variance(self.square(x)))
-        return self._scaled(self.after(x * scale))
+        return self._scaled(x * scale)
 
     def spikes(self, x: Tensor) -> Tensor:
         """The norm, step by step."""
         s = self.before.spikes(self._centred(x))
         scale = self.rsqrt.spikes(self._variance(self.square.spikes(s.sum(0)).sum(0)))
-        y = self.after.spikes(product(*same_steps(s, scale)).sum(0))
+        y = product(*same_steps(s, scale))
         y = y if self.weight is None else y * self.weight
         return y if self.bias is None else add_once(y, self.bias)
 

@@ -1,39 +1,62 @@
-"""Ranges of a site: a sample of what it saw, and those that lose least of it."""
+"""Ranges of a site: how often it saw which magnitudes, and the ranges that lose least of them."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["Observation", "choose_ranges", "short"]
 
-ROWS = 1024  # of activations kept from each site
-SHORT = 8  # significant bits of a range: sums of spikes are then exact in float32
 LARGEST = 2.0**120  # a range may be that large, and have room beyond in float32
-CANDIDATES = 2.0 ** (-torch.arange(0, 26) / 4)  # ranges tried, as shares of the largest value
+SHORT = 3  # significant bits of a range: sums of spikes are then exact in float32
+BIN = 24 - SHORT  # bits of a float32 that do not matter for its bin
+OCTAVE = 2 ** (SHORT - 1)  # bins
+BINS = 32 * OCTAVE  # below the largest magnitude; what is smaller is in the last of them
+LEAST = 12 * OCTAVE  # bins from the largest channel's outermost range to any other channel's
+# Ranges tried for a channel, in bins from its largest magnitude: up to an octave beyond.
+TRIED = torch.arange(-11 * OCTAVE, OCTAVE + 1, OCTAVE // 2)
+DRAWN = 4  # magnitudes of a bin that stand for all in it
+CHUNK = 2**20  # values that are counted at once
 
 
 class Observation:
-    """What a site saw during calibration: a sample of rows, and the largest magnitude.
+    """What a site saw during calibration: how often which magnitudes, channel by channel.
+
+    A bin is a quarter of an octave. Counts are whole numbers, so neither the order of the batches
+    nor what they are split into changes the result.
 
     Args:
         bound: The least that the largest magnitude is taken for.
+
+    Attributes:
+        peaks: The largest magnitude of each channel; None before any value was seen.
+        counts: ``[bins, channels]``, from the smallest magnitudes to the largest.
+        top: The bin in which the next larger magnitude would be, counted from zero.
     """
 
     def __init__(self, bound: float = 0.0) -> None:
-        self.rows: list[Tensor] = []
-        self._keys: list[Tensor] = []  # of random order, a number for each row
-        self.largest = bound
-        self._draw = torch.Generator().manual_seed(0)
+        self.bound = bound
+        self.peaks: Tensor | None = None
+        self.counts = torch.zeros(BINS, 1, dtype=torch.int64)
+        self.top = BINS
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude, or the bound; 1 if there is neither."""
+        seen = 0.0 if self.peaks is None else float(self.peaks.max())
+        return max(self.bound, seen) or 1.0
 
     def see(self, name: str, rows: Tensor) -> None:
-        """Keep a sample of rows ``[n, channels]``."""
+        """Count the values of rows ``[n, channels]``."""
         if not rows.numel():
             return
-        rows = rows.detach()
-        largest = float(rows.abs().amax())
+        magnitudes = rows.detach().abs()
+        peaks = magnitudes.amax(0).double().cpu()
+        largest = float(peaks.max())
         if not math.isfinite(largest):
             raise ValueError(f"calibration: the input of {name} holds NaN or infinity")
         if largest > LARGEST:
@@ -41,88 +64,145 @@ class Observation:
                 f"calibration: the input of {name} reaches {largest:g}, and ranges are float32; "
                 f"scale the model's values down"
             )
-        self.largest = max(self.largest, largest)
-        chosen = torch.randperm(len(rows), generator=self._draw)[: ROWS // 4].to(rows.device)
-        self.rows.append(rows[chosen].float().cpu())
-        self._keys.append(torch.rand(len(chosen), generator=self._draw))
-        if sum(map(len, self.rows)) > 2 * ROWS:
-            self._thin()
+        if self.peaks is None:
+            self.peaks = torch.zeros_like(peaks)
+            # Of one channel there may be more values than 32 bits count.
+            dtype = torch.int64 if len(peaks) == 1 else torch.int32
+            self.counts = torch.zeros(BINS, len(peaks), dtype=dtype)
+        self.peaks = torch.maximum(self.peaks, peaks)
+        self.reach(max(largest, self.bound))
+        length = max(CHUNK // len(peaks), BINS)
+        for some in magnitudes.split(length):
+            self.counts += self._counted(some.float())
+
+    def _counted(self, magnitudes: Tensor) -> Tensor:
+        channels = magnitudes.shape[1]
+        place = (bin_of(magnitudes).long() - self.top + BINS).clamp_(0, BINS - 1)
+        place = place * channels + torch.arange(channels, device=place.device)
+        return place.flatten().bincount(minlength=self.counts.numel()).cpu().view(BINS, channels)
+
+    def reach(self, largest: float) -> None:
+        """Let the bins reach to this magnitude; those that leave are counted in the last."""
+        self._rise(int(bin_of(short(torch.tensor(largest)))))
+
+    def _rise(self, top: int) -> None:
+        if (new := min(top - self.top, BINS - 1)) > 0:
+            lost = self.counts[:new].sum(0)
+            self.counts = torch.cat([self.counts[new:], torch.zeros_like(self.counts[:new])])
+            self.counts[0] += lost
+        self.top = max(top, self.top)
+
+    def add(self, other: Observation) -> None:
+        """Count what another observation of the same channels saw."""
+        if other.peaks is None:
+            return
+        if self.peaks is None:
+            self.peaks, self.counts = torch.zeros_like(other.peaks), other.counts.clone().zero_()
+        self.peaks = torch.maximum(self.peaks, other.peaks)
+        top = max(self.top, other.top)
+        self._rise(top)
+        other._rise(top)
+        self.counts += other.counts
 
     def forget_channels(self) -> None:
         """Take all values for those of one channel."""
-        rows = torch.cat(self.rows).reshape(-1, 1)
-        self.rows, self._keys = [rows], [torch.rand(len(rows), generator=self._draw)]
-        self._thin()
+        if self.peaks is None:
+            return
+        self.peaks, self.counts = self.peaks.amax(0, keepdim=True), self.counts.sum(1, keepdim=True)
 
-    def _thin(self) -> None:
-        """Keep ``ROWS`` of the rows, by chance: those with the smallest keys."""
-        rows, keys = torch.cat(self.rows), torch.cat(self._keys)
-        kept = keys.argsort()[:ROWS]
-        self.rows, self._keys = [rows[kept]], [keys[kept]]
+    def typical(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Magnitudes ``[n, channels]`` of each bin, and how often each of them was seen."""
+        channels = self.counts.shape[1]
+        drawn = torch.Generator().manual_seed(0)
+        edges = edge_of(torch.arange(self.top - BINS, self.top + 1)).tolist()
+        for number, (low, high) in enumerate(pairwise(edges)):
+            count = self.counts[number]
+            if bool(count.any()):
+                share = torch.rand(DRAWN, channels, generator=drawn)
+                # Those of the last bin are too small to be told from zero.
+                values = low + share * (high - low) if number else torch.zeros_like(share)
+                yield values, (count / DRAWN).expand(DRAWN, channels)
 
-    def sample(self) -> Tensor:
-        """At most ``ROWS`` rows."""
-        self._thin()
-        return self.rows[0]
 
-
-def choose_ranges(sample: Tensor, largest: float, steps: int, between: int) -> list[Tensor]:
+def choose_ranges(observation: Observation, steps: int, between: int) -> list[Tensor]:
     r"""The ranges with the least expected squared error for K steps.
 
     A value in a range V is rounded to multiples of ``LSB = V * 2**-K``: its squared error is that
     of a uniform rounding, ``LSB**2 / 12``, or the value's own square if it is below half an LSB
-    and lost. The innermost range is chosen for each channel, those between for the tensor.
+    and lost. All ranges but the outermost are chosen for each channel, by dynamic programming.
 
     Args:
-        sample: ``[n, channels]``.
-        largest: The outermost range.
+        observation: What the site saw.
         steps: K.
-        between: How many ranges to put between, 0 or 1.
+        between: How many ranges to put between the innermost and the outermost.
 
     Returns:
-        ``[channels]``, then 0-d tensors; each of at most 8 significant bits.
+        Tensors ``[channels]``, then a 0-d one; each of at most 3 significant bits.
     """
-    if not largest > 0:
-        largest = 1.0
-    outlier = short(torch.tensor(largest))
-    a = sample.abs().T.contiguous().sort(1).values
-    own = a[:, -1:].clamp(min=largest * 2.0**-12)
-    inner = torch.minimum(short(own * CANDIDATES), short(outlier * 0.75))
-    best: tuple[float, list[Tensor]] | None = None
-    for middle in short(outlier * CANDIDATES[2:-4:2]) if between else [None]:
-        outer = outlier if middle is None else middle
-        tried = torch.minimum(inner, short(outer * 0.75))
-        errors = _expected(a, tried, outer, outlier, steps)
-        least, place = errors.min(1)
-        if best is None or float(least.sum()) < best[0]:
-            normal = tried.gather(1, place[:, None])[:, 0]
-            best = float(least.sum()), [normal, *([] if middle is None else [middle]), outlier]
-    assert best is not None
-    return best[1]
+    observation.reach(observation.largest)
+    top = observation.top
+    counts = observation.counts.double()
+    peaks = torch.zeros(1) if observation.peaks is None else observation.peaks.float()
+    own = bin_of(short(peaks)).long().clamp(top - LEAST, top)
+    tried = own[:, None] + TRIED
+    # What calibration has not seen: once each, values up to an octave beyond the largest.
+    for beyond in (OCTAVE // 2, OCTAVE):
+        place = (own - top + BINS + beyond - 1).clamp(max=BINS - 1)
+        counts[place, torch.arange(len(own))] += 1
+    # The last range is the tensor's, and beyond all others.
+    ends = torch.cat([tried, torch.full_like(own, top)[:, None]], 1)
+    costs = _costs(counts, ends, top, steps)
+    costs[:, :, :-1].masked_fill_((tried >= top)[:, None], math.inf)
+    best, chosen = costs[:, 0], []
+    for _ in range(between + 1):
+        best, place = (best[:, :, None] + costs[:, 1:]).min(1)
+        chosen.append(place)
+    at = torch.full_like(own, tried.shape[1])
+    ranges = []
+    for place in reversed(chosen):
+        at = place.gather(1, at[:, None])[:, 0]
+        ranges.append(edge_of(tried.gather(1, at[:, None])[:, 0]))
+    return [*reversed(ranges), edge_of(torch.tensor(top))]
 
 
-def _expected(a: Tensor, normal: Tensor, middle: Tensor, outlier: Tensor, steps: int) -> Tensor:
-    """Sum of squared errors ``[channels, candidates]`` of sorted magnitudes ``[channels, n]``."""
-    squares = nn.functional.pad(a.double().square().cumsum(1), (1, 0))
+def _costs(counts: Tensor, ends: Tensor, top: int, steps: int) -> Tensor:
+    """Expected squared errors of the values between two ends, in the range up to the second.
 
-    def up_to(bound: Tensor) -> tuple[Tensor, Tensor]:
-        count = torch.searchsorted(a, bound.expand(len(a), -1).contiguous())
-        return count.double(), squares.gather(1, count)
+    Args:
+        counts: ``[bins, channels]``.
+        ends: Bins at which a range may end, ``[channels, ends]``.
+        top: As for :class:`Observation`.
+        steps: K.
 
-    def lost_or_rounded(low: Tensor, high: Tensor) -> Tensor:
-        unit = high * 2.0**-steps
-        gone = torch.maximum(torch.minimum(unit / 2, high), low)
-        (_, s_low), (n_gone, s_gone), (n_high, _) = up_to(low), up_to(gone), up_to(high)
-        return (s_gone - s_low) + (n_high - n_gone) * unit.double().square() / 12
-
-    zero = torch.zeros_like(normal)
-    total = lost_or_rounded(zero, normal) + lost_or_rounded(normal, middle.expand_as(normal))
-    if middle is not outlier:
-        total = total + lost_or_rounded(middle.expand_as(normal), outlier.expand_as(normal))
-    return total
+    Returns:
+        ``[channels, ends + 1, ends]``: from zero and from each end, to each end.
+    """
+    edges = edge_of(torch.arange(top - BINS, top + 1)).double()
+    low, high = edges[:-1, None], edges[1:, None]
+    squares = counts * (low * low + low * high + high * high) / 3
+    until = [nn.functional.pad(x.cumsum(0), (0, 0, 1, 0)).T for x in (counts, squares)]
+    place = (ends - top + BINS).clamp(max=BINS)
+    lost = (place - OCTAVE * (steps + 1)).clamp(min=0)  # half an LSB
+    (n_high, s_high), (n_lost, s_lost) = ([x.gather(1, i) for x in until] for i in (place, lost))
+    n_low, s_low = (nn.functional.pad(x, (1, 0))[:, :, None] for x in (n_high, s_high))
+    rounded = (edge_of(ends).double() * 2.0**-steps).square() / 12
+    costs = (s_lost[:, None] - s_low).clamp(min=0)
+    costs += (n_high[:, None] - torch.maximum(n_lost[:, None], n_low)) * rounded[:, None]
+    first = nn.functional.pad(place, (1, 0))[:, :, None]
+    return costs.masked_fill_(first >= place[:, None], math.inf)
 
 
 def short(values: Tensor) -> Tensor:
     """The next larger number of few significant bits."""
     mantissa, exponent = torch.frexp(values)
     return torch.ldexp(torch.ceil(mantissa * 2.0**SHORT) * 2.0**-SHORT, exponent)
+
+
+def bin_of(magnitudes: Tensor) -> Tensor:
+    """The bin of float32 magnitudes, counted from zero: their exponent and leading bits."""
+    return magnitudes.contiguous().view(torch.int32) >> BIN
+
+
+def edge_of(bins: Tensor) -> Tensor:
+    """The magnitude at which a bin begins."""
+    return (bins.int() << BIN).view(torch.float32)

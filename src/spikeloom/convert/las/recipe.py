@@ -46,6 +46,7 @@ from spikeloom.neurons.tables import checked_segments
 
 __all__ = ["LAS"]
 
+RANGES = range(2, 9)
 # What the codes of 24 steps hold, 6.02 dB a step.
 MOST_SQNR = 144.0
 FEED_FORWARD = re.compile(r"intermediate|\.output\.dense$|mlp|\.fc\d|ffn|\.lin\d|linear\d")
@@ -57,9 +58,9 @@ WITH_TABLES = (Activation, Norm, Softmax, Magnitude)
 class LAS:
     """Convert a transformer: calibrate, choose ranges, generate tables.
 
-    Every input of a linear layer, every query, key, value and probability and both sides of every
-    norm become K weighted spikes of an outlier-aware neuron (:class:`~spikeloom.neurons.OAT`);
-    activations, exponentials, reciprocals, squares and roots are gated few-spike neurons
+    Every input of a linear layer and of a norm, every query, key, value and probability become K
+    weighted spikes of an outlier-aware neuron (:class:`~spikeloom.neurons.OAT`); activations,
+    exponentials, reciprocals, squares and roots are gated few-spike neurons
     (:class:`~spikeloom.neurons.HG`). Embeddings and their norm, residual additions, means, weights
     and biases stay as they are.
 
@@ -68,7 +69,8 @@ class LAS:
         extra_steps: More steps for norms, and for feed-forward layers as their names tell (``mlp``,
             ``intermediate``, ``fc1``, ...), where errors weigh most.
         site_steps: Pattern, searched in the name of a site or of a layer with a table -> its K.
-        ranges: Ranges of an outlier-aware neuron up to the largest calibrated value, 2 or 3.
+        ranges: Ranges of an outlier-aware neuron up to the largest calibrated value, 2 to 8; all
+            but the outermost are chosen for each channel.
         rounding: ``"nearest"`` or ``"truncate"``.
         segments: Pieces of each generated table; None: 32, and 64 from 11 steps on.
         headroom: A further range reaches to so many times that value; 1 for none.
@@ -95,7 +97,7 @@ class LAS:
         >>> bool((snn(x) - ann(x)).abs().max() < 0.02)
         True
         >>> snn.report.column("site")
-        ['0.site', '2.before', '2.after']
+        ['0.site', '2.before']
 
     Source: LAS, arXiv:2505.09659 (AAAI 2026); ranges are calibrated and tables generated here.
     """
@@ -103,7 +105,7 @@ class LAS:
     steps: int = 8
     extra_steps: int = 0
     site_steps: Mapping[str, int] = field(default_factory=dict)
-    ranges: int = 3
+    ranges: int = 4
     rounding: str = "nearest"
     segments: int | None = None
     headroom: float = 2.0
@@ -116,8 +118,8 @@ class LAS:
         checked_steps("LAS", self.steps)
         checked_steps("LAS: steps + extra_steps", self.steps + self.extra_steps)
         checked_choice("LAS: rounding", self.rounding, ("truncate", "nearest"))
-        if self.ranges not in (2, 3):
-            raise ValueError(f"LAS: ranges must be 2 or 3, got {self.ranges!r}")
+        if self.ranges not in RANGES:
+            raise ValueError(f"LAS: ranges must be 2 to {RANGES[-1]}, got {self.ranges!r}")
         if self.segments is not None:
             checked_segments("LAS: segments", self.segments)
         checked_number("LAS: headroom", self.headroom, "must be at least 1", lambda n: n >= 1)
@@ -260,12 +262,12 @@ class LAS:
     def _fit_site(self, name: str, site: Site, steps: int) -> Encoding:
         observation = site.observation
         assert observation is not None
-        sample = observation.sample() if observation.rows else None
-        fixed = self.target_sqnr is None or sample is None or self._pattern(name) is not None
+        seen = observation.peaks is not None
+        fixed = self.target_sqnr is None or not seen or self._pattern(name) is not None
         for count in [steps] if fixed else range(1, MOST_STEPS + 1):
             site.observation = observation
             site.fit(count, self.ranges - 2, self.rounding, self.headroom)
-            encoding = measured(name, site, sample)
+            encoding = measured(name, site, observation)
             if self.target_sqnr is not None and encoding.reaches(self.target_sqnr):
                 break
         return encoding

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from spikeloom.calibrate import Batch
 from spikeloom.convert.las.calls.kinds import Product
 from spikeloom.convert.las.layers import Activation, WeightLayer, wide
+from spikeloom.convert.las.ranges import Observation
 from spikeloom.convert.las.sites import Site
 from spikeloom.kernel.call import run
 from spikeloom.report import Report
@@ -182,29 +183,34 @@ class Encoding(NamedTuple):
         return self.sqnr is None or self.sqnr >= target
 
 
-def measured(name: str, site: Site, sample: Tensor | None) -> Encoding:
-    """What the neuron of a site does to a sample ``[n, channels]``; None if it saw nothing."""
+def measured(name: str, site: Site, observation: Observation) -> Encoding:
+    """What the neuron of a site does to magnitudes that are spread as those that it saw."""
     assert site.neuron is not None
-    ranges = [getattr(site, key).flatten() for key in site.neuron.ranges]
-    steps, normal, outlier = site.neuron.steps, float(ranges[0].median()), float(ranges[-1])
-    if sample is None:
+    ranges = {key: getattr(site, key) for key in site.neuron.ranges}
+    steps, normal, outlier = site.neuron.steps, float(site.normal.median()), float(site.outlier)  # type: ignore[operator, arg-type]  # buffers
+    if observation.peaks is None:
         return Encoding(name, steps, normal, outlier, None, None, 0.0, [], seen=False)
-    values = dict(zip(site.neuron.ranges, [ranges[0], *(r[0] for r in ranges[1:])], strict=True))
-    spikes, _ = run(site.neuron, sample[None], params=values)
-    noise = float((spikes.sum(0) - sample).square().sum())
-    sqnr = 10 * math.log10(float(sample.square().sum()) / noise) if noise else None
-    fired = float((spikes != 0).sum() / sample.numel())
-    clipped = float((sample.abs() > outlier).float().mean())
-    far = outlier_channels(sample) if site.channels else []
-    return Encoding(name, steps, normal, outlier, clipped, sqnr, fired, far, seen=True)
+    of_channels = {key: r.flatten() if r.dim() else r for key, r in ranges.items()}
+    total = signal = noise = fired = clipped = 0.0
+    for values, often in observation.typical():
+        spikes, _ = run(site.neuron, values[None], params=of_channels)
+        total += float(often.sum())
+        signal += float((often * values.square()).sum())
+        noise += float((often * (spikes.sum(0) - values).square()).sum())
+        fired += float((often * (spikes != 0).sum(0)).sum())
+        clipped += float((often * (values > outlier)).sum())
+    sqnr = 10 * math.log10(signal / noise) if noise else None
+    far = outlier_channels(observation.peaks) if site.channels else []
+    return Encoding(
+        name, steps, normal, outlier, clipped / total, sqnr, fired / total, far, seen=True
+    )
 
 
-def outlier_channels(sample: Tensor) -> list[tuple[int, float, float]]:
-    """The channels of ``[n, channels]`` far beyond the median one: number, largest, ratio."""
-    largest = sample.abs().amax(0)
-    median = float(largest.median())
-    far = (largest > FAR * median).nonzero().flatten().tolist() if median else []
-    return [(channel, float(largest[channel]), float(largest[channel]) / median) for channel in far]
+def outlier_channels(peaks: Tensor) -> list[tuple[int, float, float]]:
+    """The channels whose peak is far beyond the median one: number, peak, ratio."""
+    median = float(peaks.median())
+    far = (peaks > FAR * median).nonzero().flatten().tolist() if median else []
+    return [(channel, float(peaks[channel]), float(peaks[channel]) / median) for channel in far]
 
 
 def fan_out(network: nn.Module) -> dict[str, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from spikeloom.convert.las.nodes import fired, node_for
@@ -55,29 +54,28 @@ class Site(nn.Module):
     def fit(self, steps: int, between: int, rounding: str, headroom: float) -> None:
         """Choose the ranges for K steps from what was observed."""
         assert self.observation is not None
-        sample = self.observation.sample() if self.observation.rows else torch.zeros(1, 1)
-        ranges = choose_ranges(sample, self.observation.largest, steps, between)
-        if headroom > 1:
-            # A range of its own, so that room for the unseen costs no resolution.
-            ranges.append(short(ranges[-1] * headroom))
-        shape = self._shape(ranges[0].numel())
-        self.install(steps, [ranges[0].reshape(shape), *ranges[1:]], rounding)
+        *inner, largest = choose_ranges(self.observation, steps, between)
+        ranges = [value.reshape(self._shape(value.numel())) for value in inner]
+        # A range of its own, so that room for the unseen costs no resolution.
+        room = [short(largest * headroom)] if headroom > 1 else []
+        self.install(steps, [*ranges, largest, *room], rounding)
 
     def install(self, steps: int, ranges: list[Tensor], rounding: str) -> None:
-        """Take these ranges, from the innermost (a value a channel) to the outermost."""
-        # Storage of their own: the one chosen is a view of all that were tried.
-        ranges = [value.clone() for value in ranges]
+        """Take these ranges, from the innermost to the outermost.
+
+        Those up to the largest calibrated value have a value a channel, those beyond are 0-d.
+        """
         names = ["normal", *(f"between_{i}" for i in range(len(ranges) - 2)), "outlier"]
         for name, value in zip(names, ranges, strict=True):
             self.register_buffer(name, value)
-        inner = self._inner(ranges[0])
-        self.neuron = OAT(steps, inner, ranges[-1], ranges[1:-1], rounding=rounding)
+        inner, *between, outlier = map(self._taken, ranges)
+        self.neuron = OAT(steps, inner, outlier, between, rounding=rounding)
         self._decoder = self.neuron.decoder()
         self.observation = None
 
-    def _inner(self, normal: Tensor) -> Tensor:
-        """The innermost range as the neuron takes it: one number if it is the same for all."""
-        return normal if self.channels else normal.reshape(())
+    def _taken(self, value: Any) -> Any:
+        """A range as the neuron takes it: one number if it is the same for all."""
+        return value if self.channels else value.reshape(())
 
     def _shape(self, channels: int) -> tuple[int, ...]:
         if self.channels == (-3, -1):
@@ -86,7 +84,7 @@ class Site(nn.Module):
 
     def _observe(self, observation: Observation, x: Tensor) -> None:
         rows = self._rows(x)
-        if observation.rows and rows.shape[1] != observation.rows[0].shape[1]:
+        if observation.peaks is not None and rows.shape[1] != len(observation.peaks):
             # Not features, whose number does not change, but places.
             self.channels = ()
             observation.forget_channels()
@@ -169,10 +167,9 @@ class Site(nn.Module):
         """The ranges; one for all features if values have others than calibration saw."""
         assert self.neuron is not None
         buffers = self._buffers
-        ranges: dict[str, Any] = {name: buffers[name] for name in self.neuron.ranges}
-        normal = ranges["normal"] = self._inner(ranges["normal"])
-        if x is not None and self.channels == (-1,) and x.shape[-1] != normal.numel():
-            ranges["normal"] = normal.max().expand(x.shape[-1])
+        ranges: dict[str, Any] = {n: self._taken(buffers[n]) for n in self.neuron.ranges}
+        if x is not None and self.channels == (-1,) and x.shape[-1] != ranges["normal"].numel():
+            return {n: v.max().expand(x.shape[-1]) if v.dim() else v for n, v in ranges.items()}
         return ranges
 
     def _watched(self, x: Tensor) -> Tensor:

@@ -223,7 +223,7 @@ class NormCall(nn.Module):
         else:
             self.norm = RMSNorm(None, None, eps)
         if not channels:
-            self.norm.before, self.norm.after = Site(()), Site(())
+            self.norm.before = Site(())
 
     def spec(self) -> dict[str, Any]:
         """The arguments that make it again."""
