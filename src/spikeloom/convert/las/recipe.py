@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from spikeloom.calibrate import Batch, batches
+from spikeloom.calibrate import Batch
 from spikeloom.convert.las.attention import OBSERVING, Softmax
 from spikeloom.convert.las.calls.kinds import Magnitude
 from spikeloom.convert.las.calls.session import calibrating
@@ -22,6 +22,7 @@ from spikeloom.convert.las.layers import Activation, WeightLayer
 from spikeloom.convert.las.nodes import node_for
 from spikeloom.convert.las.norms import Norm
 from spikeloom.convert.las.pretrained import attend, guard
+from spikeloom.convert.las.ranks import add_up, calls_of_rank, forget_all, new_forget
 from spikeloom.convert.las.report import (
     Encoding,
     conversion_report,
@@ -148,7 +149,8 @@ class LAS:
 
         Args:
             model: A model of transformers, or a plain module of layers that have a rule.
-            calibration: Batches: tensors, tuples, or dicts of keyword arguments.
+            calibration: Batches: tensors, tuples, or dicts of keyword arguments. With
+                ``torch.distributed`` initialised, those of this process; the ranges are of all.
 
         Returns:
             The same class of model, in eval mode, with a ``report``; a model that is itself one
@@ -169,7 +171,7 @@ class LAS:
         if self.make is not None:
             # Refused before the work rather than after it.
             node_for(self.make, OAT(self.steps, 1.0, 2.0))
-        calls = list(batches(model, calibration, progress=self.progress))
+        calls, is_first_own = calls_of_rank(model, calibration, self.progress)
         with torch.inference_mode(False), torch.no_grad(), _as_written(model):
             network = _copied(model).eval()
             # As the model attends now: its own ways of attending may differ.
@@ -179,7 +181,7 @@ class LAS:
             attend(network, self.exclude, OBSERVING)
             _name_sites(network)
             with unchanged(network):
-                deciding, layers = self._calibrate(network, calls, expected)
+                deciding, layers = self._calibrate(network, calls, expected, is_first_own)
             encodings = self._fit(network)
             attend(network, self.exclude)
             with unchanged(network):
@@ -201,7 +203,11 @@ class LAS:
         return network
 
     def _calibrate(
-        self, network: nn.Module, calls: list[Batch], expected: dict[str, list[Tensor]]
+        self,
+        network: nn.Module,
+        calls: list[Batch],
+        expected: dict[str, list[Tensor]],
+        is_first_own: bool,
     ) -> tuple[list[str], list[str]]:
         """Let the sites of a network see every batch, and layers share what they all read.
 
@@ -226,12 +232,16 @@ class LAS:
                     check_same(expected, found, _dtype(network))
                 names, plain = session.decide_in_float(network)
                 deciding, layers = [*deciding, *names], [*layers, *plain]
+                if not (number or is_first_own):
+                    forget_all(network)
                 # Attention and calls get their sites when they are first reached.
                 _name_sites(network)
-            names, plain = session.explore(network, calls[0])
+            with new_forget(network, not is_first_own):
+                names, plain = session.explore(network, calls[0])
             deciding, layers = [*deciding, *names], [*layers, *plain]
             _name_sites(network)
         readers.stop()
+        add_up(network)
         kept = {module for module in network.modules() if isinstance(module, WeightLayer)}
         for group in readers.groups():
             readers_left = [layer for layer in group if layer in kept]
