@@ -23,18 +23,19 @@ __all__ = ["Make", "copied", "made", "output_of", "spikes_from_rest", "to_rest"]
 Make = Callable[[Neuron], nn.Module]
 
 
-def copied(name: str, net: nn.Module) -> nn.Module:
+def copied(name: str, net: nn.Module, shared: dict[int, Any] | None = None) -> nn.Module:
     """A deep copy of a network.
 
     Args:
         name: The argument, for errors.
         net: The network.
+        shared: Identity of what is not copied -> what it is.
 
     Raises:
         ValueError: If torch cannot copy it, because a tensor in it has a graph.
     """
     try:
-        return copy.deepcopy(net)
+        return copy.deepcopy(net, dict(shared or {}))
     except RuntimeError as error:
         raise ValueError(
             f"{name}: cannot be copied; reset its neurons' states first, and make torch's pruning "

@@ -1,6 +1,6 @@
 """ANN to SNN: a folder per recipe."""
 
-from spikeloom.convert.las import LAS, load_las, set_form
+from spikeloom.convert.las import LAS, las_folder, load_las, set_form
 from spikeloom.convert.signgd import SignGD
 from spikeloom.convert.spikelm import BiSpikes, SpikeLM, measure_amplitude, merge_amplitude
 
@@ -9,6 +9,7 @@ __all__ = [
     "BiSpikes",
     "SignGD",
     "SpikeLM",
+    "las_folder",
     "load_las",
     "measure_amplitude",
     "merge_amplitude",

@@ -25,12 +25,16 @@ def load_weights(network: nn.Module, folder: str | os.PathLike[str]) -> None:
     parts = sorted(Path(folder).glob("model*.safetensors"))
     if not parts:
         raise ValueError(f"folder: {os.fspath(folder)} holds no model.safetensors")
-    weights = {name: value for part in parts for name, value in load_file(part).items()}
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    # Of tied weights one is saved.
     own = network.state_dict()
-    filled = {own[name].data_ptr() for name in weights if name in own}
-    lost = sorted({*unexpected, *(name for name in missing if own[name].data_ptr() not in filled)})
+    unexpected: set[str] = set()
+    filled: set[int] = set()
+    for part in parts:
+        weights = load_file(part)
+        unexpected.update(network.load_state_dict(weights, strict=False).unexpected_keys)
+        # Of tied weights one is saved.
+        filled.update(own[name].data_ptr() for name in weights if name in own)
+    missing = {name for name, value in own.items() if value.data_ptr() not in filled}
+    lost = sorted(unexpected | missing)
     if lost:
         raise ValueError(
             f"folder: the weights do not fit the layers at {', '.join(lost[:3])}; if transformers "

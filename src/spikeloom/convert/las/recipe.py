@@ -35,6 +35,7 @@ from spikeloom.convert.las.report import (
 from spikeloom.convert.las.rules import left_in_float, replace_layers
 from spikeloom.convert.las.sharing import Readers
 from spikeloom.convert.las.sites import Site
+from spikeloom.convert.las.stored import let_load, without_place
 from spikeloom.hosted import Make, copied
 from spikeloom.neurons import OAT
 from spikeloom.neurons.arguments import (
@@ -78,7 +79,9 @@ class LAS:
         target_sqnr: In dB, up to 144. Every site that has no K in ``site_steps`` takes the fewest
             steps that reach it instead of ``steps``; tables keep theirs.
         exclude: Names of modules to leave as they are; ``""`` is the model's own forward.
-        progress: Show bars.
+        low_memory: The converted network shares the model's weights instead of having a copy:
+            training one changes the other. :func:`las_folder` converts what memory does not hold.
+        progress: Show bars, with the time left.
         make: Builds a host's module for every outlier-aware and every activation's neuron, such as
             ``spikeloom.plugins.norse.make``; the network then computes spike by spike, as after
             :func:`set_form`. None runs the fast path.
@@ -112,6 +115,7 @@ class LAS:
     headroom: float = 2.0
     target_sqnr: float | None = None
     exclude: Sequence[str] = ()
+    low_memory: bool = False
     progress: bool = True
     make: Make | None = None
 
@@ -161,23 +165,30 @@ class LAS:
         Raises:
             TypeError: If the model is no module, modules are neurons or compiled by TorchScript, or
                 a forward computes of activations what no rule does; all of them are listed.
-            ValueError: If the model is converted already, has quantised weights or cannot be
-                copied, a block only looks like one that has a rule, an excluded name is a part of
-                what is converted as a whole, the calibration is empty, an activation is NaN or
+            ValueError: If the model is converted already, has quantised weights or none, or cannot
+                be copied, a block only looks like one that has a rule, an excluded name is a part
+                of what is converted as a whole, the calibration is empty, an activation is NaN or
                 infinite, or a pattern in ``site_steps`` fits no name.
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
+        if names := without_place(model):
+            raise ValueError(
+                f"model: has no values for {shortened(names)} (device meta); load them, or convert "
+                f"the model's folder with convert.las_folder"
+            )
         if self.make is not None:
             # Refused before the work rather than after it.
             node_for(self.make, OAT(self.steps, 1.0, 2.0))
         calls, is_first_own = calls_of_rank(model, calibration, self.progress)
         with torch.inference_mode(False), torch.no_grad(), _as_written(model):
-            network = _copied(model).eval()
+            network = _copied(model, self.low_memory).eval()
+            let_load(network)
             # As the model attends now: its own ways of attending may differ.
             with unchanged(network):
                 expected = layer_outputs(network, calls[0])
             network = replace_layers(network, self.exclude)
+            let_load(network)
             attend(network, self.exclude, OBSERVING)
             _name_sites(network)
             with unchanged(network):
@@ -313,9 +324,10 @@ class LAS:
         return [f"target_sqnr: {target:g} dB not reached, {least:.1f} at the least: {names}"]
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def _copied(model: nn.Module, shares_weights: bool) -> nn.Module:
     """A copy that computes what the model does."""
-    network = copied("model", model)
+    shared = model.parameters() if shares_weights else ()
+    network = copied("model", model, {id(value): value for value in shared})
     for own, layer in zip(model.modules(), network.modules(), strict=True):
         # torch's copy of a decoder layer takes relu for an activation that is a module.
         if isinstance(own, nn.TransformerDecoderLayer) and "activation" not in vars(own):
@@ -335,7 +347,8 @@ def _as_written(network: nn.Module) -> Iterator[None]:
 
     Neither autocast, nor the fused path of torch's encoder, which leaves out masked places.
     """
-    device = next((value.device.type for value in network.parameters()), "cpu")
+    devices = (value.device.type for value in network.parameters() if not value.is_meta)
+    device = next(devices, "cpu")
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

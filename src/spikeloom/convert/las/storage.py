@@ -44,7 +44,9 @@ def load_las(folder: str | os.PathLike[str], model_class: type | None = None) ->
     network = model_class(config)
     _rebuild(network, plan)
     if config.dtype is not None:
-        network.to(config.dtype)
+        # Not buffers: positions of rotary embeddings need float32, as transformers knows.
+        for value in network.parameters():
+            value.data = value.data.to(config.dtype)
     load_weights(network, folder)
     guard(network)
     return network.eval()

@@ -1,0 +1,119 @@
+"""A checkpoint that is converted file by file: its weights are never in memory all at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from spikeloom.convert.las.recipe import LAS
+from spikeloom.convert.las.report import LASReport
+from spikeloom.convert.las.stored import INDEX, Place, places_in, store
+
+__all__ = ["las_folder"]
+
+RANGES = "model-las.safetensors"
+
+
+def las_folder(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    calibration: Any,
+    recipe: LAS | None = None,
+    model_class: type | None = None,
+) -> LASReport:
+    """Convert a checkpoint of transformers into another, within the memory of one layer.
+
+    A layer's matrix is read from its file when the layer computes, for every batch anew, and is let
+    go then. In memory are the matrix of one layer, the activations, and what the sites count: 512
+    bytes a channel. The weights themselves do not change; their files are copied.
+
+    Args:
+        source: A folder that ``save_pretrained`` wrote, in one file or in several.
+        target: A folder for the converted model; :func:`~spikeloom.convert.load_las` reads it.
+        calibration: As for :meth:`LAS.apply`.
+        recipe: The settings; None: those of ``LAS()``.
+        model_class: The model's class; by default the architecture that its configuration names.
+
+    Returns:
+        The report of the conversion.
+
+    Raises:
+        TypeError: As :meth:`LAS.apply`.
+        ValueError: Likewise; if the source holds no weights, or not all of the model's, or is the
+            target as well.
+    """
+    import transformers
+
+    source, target = Path(source), Path(target)
+    if target.exists() and source.samefile(target):
+        raise ValueError(f"target: must be another folder than source, got {target}")
+    places = places_in(source)
+    config = transformers.AutoConfig.from_pretrained(source)
+    built: Any = model_class or getattr(transformers, config.architectures[0])
+    with _on_meta():
+        model = built._from_config(config, dtype=config.dtype)
+    store(model, places)
+    recipe = replace(recipe or LAS(), low_memory=True)
+    network = recipe.apply(model.eval(), calibration)
+    _save(network, places, target)
+    return network.report  # type: ignore[return-value]  # not a tensor
+
+
+def _save(network: Any, places: dict[str, Place], target: Path) -> None:
+    from safetensors.torch import save_file
+
+    target.mkdir(parents=True, exist_ok=True)
+    for path in {place.path for place in places.values()}:
+        shutil.copyfile(path, target / path.name)
+    new = {
+        name: value.contiguous()
+        for name, value in network.state_dict().items()
+        if name not in places and not value.is_meta
+    }
+    save_file(new, target / RANGES, metadata={"format": "pt"})
+    files = {name: place.path.name for name, place in places.items()} | dict.fromkeys(new, RANGES)
+    size = sum(path.stat().st_size for path in target.glob("model*.safetensors"))
+    index = {"metadata": {"total_size": size}, "weight_map": files}
+    (target / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    network.config.save_pretrained(target)
+    if network.can_generate():
+        network.generation_config.save_pretrained(target)
+
+
+class _Empty(TorchFunctionMode):
+    """Lets what is made to be filled have no memory, as the weights of torch's layers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """The function itself."""
+        where = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **where})
+
+
+@contextmanager
+def _on_meta() -> Iterator[None]:
+    """Build modules whose parameters have no values; buffers, which are small, are computed."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, value: nn.Parameter | None) -> None:
+        if value is not None and not value.is_meta:
+            value = nn.Parameter(value.to("meta"), value.requires_grad)
+        register(module, name, value)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[assignment, method-assign]
+    try:
+        with _Empty():
+            yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]

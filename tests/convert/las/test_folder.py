@@ -1,0 +1,133 @@
+"""A checkpoint is converted file by file: what LAS makes of the whole, in less memory."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from spikeloom import convert
+from spikeloom.convert import LAS
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+t = pytest.importorskip("transformers")
+
+IDS = torch.arange(48).view(2, 24)
+BATCHES = [{"input_ids": IDS + n, "attention_mask": torch.ones_like(IDS)} for n in range(3)]
+QUIET = LAS(progress=False)
+
+
+def decoder(layers=2, width=64, **config):
+    torch.manual_seed(0)
+    return t.LlamaForCausalLM(
+        t.LlamaConfig(
+            vocab_size=64, hidden_size=width, intermediate_size=2 * width, num_attention_heads=4,
+            num_key_value_heads=2, num_hidden_layers=layers, pad_token_id=0, **config)
+    ).eval()  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("shard", ["60KB", "1GB"])
+def test_a_folder_becomes_what_the_whole_model_becomes(shard, tied, tmp_path):
+    model = decoder(tie_word_embeddings=tied)
+    model.save_pretrained(tmp_path / "float", max_shard_size=shard)
+    report = convert.las_folder(tmp_path / "float", tmp_path / "spiking", BATCHES, QUIET)
+    found, expected = convert.load_las(tmp_path / "spiking"), QUIET.apply(model, BATCHES)
+    assert torch.equal(found(**BATCHES[0]).logits, expected(**BATCHES[0]).logits)
+    assert report.rows == expected.report.rows
+    weights = found.state_dict()
+    assert all(torch.equal(weights[n], value) for n, value in expected.state_dict().items())
+    made = found.generate(**BATCHES[0], max_new_tokens=3, do_sample=False)
+    assert torch.equal(made, expected.generate(**BATCHES[0], max_new_tokens=3, do_sample=False))
+
+
+@torch.no_grad()
+def test_a_folder_in_bfloat16_stays_in_it(tmp_path):
+    decoder().bfloat16().save_pretrained(tmp_path / "float")
+    model = t.LlamaForCausalLM.from_pretrained(tmp_path / "float").eval()
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32  # read as it is computed
+    convert.las_folder(tmp_path / "float", tmp_path / "spiking", BATCHES, QUIET)
+    found = convert.load_las(tmp_path / "spiking")
+    assert found.dtype == torch.bfloat16
+    expected = QUIET.apply(model, BATCHES)(**BATCHES[0]).logits
+    assert torch.equal(found(**BATCHES[0]).logits, expected)
+
+
+def test_low_memory_shares_the_weights_and_leaves_the_model_as_it_is():
+    model = decoder()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = QUIET.apply(model, BATCHES).state_dict()
+    network = LAS(low_memory=True, progress=False).apply(model, BATCHES)
+    assert all(torch.equal(v, expected[name]) for name, v in network.state_dict().items())
+    own = {value.data_ptr() for value in model.parameters()}
+    assert {value.data_ptr() for value in network.parameters()} == own
+    assert all(torch.equal(v, before[name]) for name, v in model.state_dict().items())
+    assert type(model.lm_head) is nn.Linear
+
+
+def test_what_cannot_be_converted_file_by_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"source: .* holds neither model.safetensors nor"):
+        convert.las_folder(tmp_path, tmp_path / "spiking", BATCHES)
+    model = decoder(tie_word_embeddings=False)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="target: must be another folder than source"):
+        convert.las_folder(tmp_path, tmp_path, BATCHES)
+    kept = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    model.save_pretrained(tmp_path, state_dict=kept)
+    with pytest.raises(ValueError, match=r"source: holds no lm_head\.weight, which the model has"):
+        convert.las_folder(tmp_path, tmp_path / "spiking", BATCHES)
+    assert not (tmp_path / "spiking").exists()
+
+
+def test_weights_without_values_are_named():
+    with pytest.raises(ValueError, match=r"no values for 'weight', 'bias' .*; load them, or"):
+        QUIET.apply(nn.Linear(2, 2, device="meta"), torch.zeros(4, 2))
+
+
+# --- Within an address space ---------------------------------------------------------------------
+
+LAYERS, WIDTH = 12, 1024
+CONVERTING = """
+import resource, sys, torch
+from pathlib import Path
+from transformers import AutoModelForCausalLM
+from spikeloom import convert
+from tests.convert.las.test_folder import BATCHES, QUIET
+
+source, small, how, room = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+# What a first conversion imports and compiles is not the second one's memory.
+convert.las_folder(small, small / "spiking", BATCHES, QUIET)
+QUIET.apply(AutoModelForCausalLM.from_pretrained(small), BATCHES)
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + room,) * 2)
+if how == "whole":
+    QUIET.apply(AutoModelForCausalLM.from_pretrained(source), BATCHES)
+else:
+    convert.las_folder(source, source / "spiking", BATCHES, QUIET)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+def test_a_checkpoint_larger_than_the_address_space_is_converted(tmp_path):
+    model = decoder(LAYERS, WIDTH)
+    size = sum(value.nbytes for value in model.parameters())
+    model.save_pretrained(tmp_path / "large", max_shard_size="20MB")
+    decoder().save_pretrained(tmp_path / "small")
+    room = size * 6 // 10
+    outcomes = {}
+    for how in ("whole", "folder"):
+        command = [sys.executable, "-c", CONVERTING, tmp_path / "large", tmp_path / "small", how]
+        outcomes[how] = subprocess.run(
+            [*map(str, command), str(room)], capture_output=True, text=True, check=False,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+        )  # fmt: skip
+    assert outcomes["folder"].returncode == 0, outcomes["folder"].stderr[-2000:]
+    assert "memory" in outcomes["whole"].stderr.lower() and outcomes["whole"].returncode
+    with torch.no_grad():
+        found = convert.load_las(tmp_path / "large" / "spiking")(**BATCHES[0]).logits
+        expected = QUIET.apply(model, BATCHES)(**BATCHES[0]).logits
+    assert torch.equal(found, expected)
