@@ -76,6 +76,19 @@ def test_a_trained_decoder_loses_nothing_at_16_steps(decoders):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("steps, distance", [(6, 1.1e-4), (8, 8e-6)])
+def test_a_trained_decoder_keeps_its_probabilities_at_few_steps(steps, distance):
+    model = trained("llama")
+    ids = passages(1)
+    wanted, found = (
+        of(input_ids=ids).logits.log_softmax(-1) for of in (model, converted(model, steps))
+    )
+    # How much the next characters' distributions differ: Kullback and Leibler's divergence.
+    assert 0 < float((wanted.exp() * (wanted - found)).sum(-1).mean()) < distance
+    assert (wanted.argmax(-1) == found.argmax(-1)).float().mean() > 0.99
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("form", ["decoded", "spikes"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_rows_of_a_model_with_calls_of_its_own_equal_single_ones(side, form, with_calls):

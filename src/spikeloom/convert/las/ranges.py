@@ -21,6 +21,7 @@ LEAST = 12 * OCTAVE  # bins from the largest channel's outermost range to any ot
 TRIED = torch.arange(-11 * OCTAVE, OCTAVE + 1, OCTAVE // 2)
 DRAWN = 4  # magnitudes of a bin that stand for all in it
 CHUNK = 2**20  # values that are counted at once
+TOGETHER = 512  # channels whose ranges are chosen at once
 
 
 class Observation:
@@ -129,7 +130,7 @@ def choose_ranges(observation: Observation, steps: int, between: int) -> list[Te
 
     A value in a range V is rounded to multiples of ``LSB = V * 2**-K``: its squared error is that
     of a uniform rounding, ``LSB**2 / 12``, or the value's own square if it is below half an LSB
-    and lost. All ranges but the outermost are chosen for each channel, by dynamic programming.
+    and lost. All ranges but the outermost are chosen for each channel.
 
     Args:
         observation: What the site saw.
@@ -140,21 +141,35 @@ def choose_ranges(observation: Observation, steps: int, between: int) -> list[Te
         Tensors ``[channels]``, then a 0-d one; each of at most 3 significant bits.
     """
     observation.reach(observation.largest)
-    top = observation.top
-    counts = observation.counts.double()
+    top, counts = observation.top, observation.counts.double()
     peaks = torch.zeros(1) if observation.peaks is None else observation.peaks.float()
     own = bin_of(short(peaks)).long().clamp(top - LEAST, top)
-    tried = own[:, None] + TRIED
     # What calibration has not seen: once each, values up to an octave beyond the largest.
     for beyond in (OCTAVE // 2, OCTAVE):
         place = (own - top + BINS + beyond - 1).clamp(max=BINS - 1)
         counts[place, torch.arange(len(own))] += 1
+    parts = zip(counts.split(TOGETHER, 1), own.split(TOGETHER), strict=True)
+    chosen = [_inner_ranges(*part, top, steps, between + 1) for part in parts]
+    return [*(torch.cat(some) for some in zip(*chosen, strict=True)), edge_of(torch.tensor(top))]
+
+
+def _inner_ranges(counts: Tensor, own: Tensor, top: int, steps: int, number: int) -> list[Tensor]:
+    """So many ranges below the tensor's for some channels, by dynamic programming.
+
+    Args:
+        counts: ``[bins, channels]``.
+        own: The bin above each channel's largest magnitude.
+        top: As for :class:`Observation`.
+        steps: K.
+        number: How many.
+    """
+    tried = own[:, None] + TRIED
     # The last range is the tensor's, and beyond all others.
     ends = torch.cat([tried, torch.full_like(own, top)[:, None]], 1)
     costs = _costs(counts, ends, top, steps)
     costs[:, :, :-1].masked_fill_((tried >= top)[:, None], math.inf)
     best, chosen = costs[:, 0], []
-    for _ in range(between + 1):
+    for _ in range(number):
         best, place = (best[:, :, None] + costs[:, 1:]).min(1)
         chosen.append(place)
     at = torch.full_like(own, tried.shape[1])
@@ -162,7 +177,7 @@ def choose_ranges(observation: Observation, steps: int, between: int) -> list[Te
     for place in reversed(chosen):
         at = place.gather(1, at[:, None])[:, 0]
         ranges.append(edge_of(tried.gather(1, at[:, None])[:, 0]))
-    return [*reversed(ranges), edge_of(torch.tensor(top))]
+    return ranges[::-1]
 
 
 def _costs(counts: Tensor, ends: Tensor, top: int, steps: int) -> Tensor:
