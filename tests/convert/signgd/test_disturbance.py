@@ -1,6 +1,7 @@
 """How much a node's inputs are disturbed by the steps of the nodes before it."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,11 +12,11 @@ from spikeloom.convert.signgd.fit import settled_later
 from spikeloom.convert.signgd.search import Setting
 
 
-def holds(model, x, caution, monkeypatch):
+def holds(model, x, caution, monkeypatch, steps=64):
     """For how many steps each node keeps its first step."""
     setting = Setting(2.0, 0.8, caution)
     monkeypatch.setattr("spikeloom.convert.signgd.fit.Fit._setting", lambda fit: setting)
-    snn = SignGD(64).apply(model, x)
+    snn = SignGD(steps).apply(model, x)
     return [schedule.hold for schedule in snn.schedules.values()]
 
 
@@ -86,3 +87,15 @@ def test_a_factor_is_that_many_steps_of_decay_and_no_more_than_there_are(factor,
     schedule = settled_later(factor, Setting(3.0, 0.5, 2.0), steps=16)
     assert schedule.hold == hold
     assert schedule.steps(1) == [1.5]
+
+
+def test_factors_beyond_all_disturbances_that_fit_keep_growing_at_one_rate(monkeypatch):
+    # Cut as this function is, large disturbances would not grow like small ones.
+    torch.manual_seed(0)
+    layers = [layer for _ in range(24) for layer in (nn.Linear(64, 64), nn.Hardtanh())]
+    for layer in layers[::2]:
+        nn.init.normal_(layer.weight, std=0.14)
+    found = holds(nn.Sequential(*layers), torch.randn(64, 64), 3.0, monkeypatch, 200)
+    growth = [after - before for before, after in pairwise(found[4:])]
+    assert found[-1] > math.log(1e7) / -math.log(0.8)
+    assert max(growth) <= min(growth) + 2

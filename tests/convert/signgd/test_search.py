@@ -2,11 +2,11 @@
 
 import math
 
-from spikeloom.convert.signgd.search import GRID, NEGLIGIBLE, Setting, best_setting, usual_settings
+from spikeloom.convert.signgd.search import GRID, NEGLIGIBLE, Setting, best_setting
 
 
 def searched(error, *, starts=(Setting(1.0, 0.7, 1.0),), fixed=()):
-    return best_setting(starts, fixed, error, progress=False)
+    return best_setting(starts, fixed, lambda setting, limit: error(setting), progress=False)
 
 
 def bowl(margin, decay, caution):
@@ -51,12 +51,6 @@ def test_nan_is_worse_than_any_number():
     assert searched(error).margin == 1.5
 
 
-def test_every_start_is_on_the_grid():
-    for steps in (1, 8, 9, 24, 32, 64, 1000):
-        for start in usual_settings(steps):
-            assert all(getattr(start, name) in values for name, values in GRID.items())
-
-
 def test_no_setting_is_tried_twice():
     tried = []
 
@@ -66,3 +60,26 @@ def test_no_setting_is_tried_twice():
 
     searched(error)
     assert len(tried) == len(set(tried)) < 25
+
+
+def test_an_error_that_is_given_up_at_its_limit_leads_to_the_same_setting():
+    starts = (Setting(1.0, 0.7, 1.0), Setting(2.5, 0.6, 1.4), Setting(0.6, 0.9, 16.0))
+    for best in ((0.6, 0.9, 0.0), (4.0, 0.5, 11.0), (1.5, 0.8, 0.5)):
+        error = bowl(*best)
+
+        def given_up(setting, limit, error=error):
+            return min(error(setting), limit)
+
+        found = best_setting(starts, (), given_up, progress=False)
+        assert found == searched(error, starts=starts) == Setting(*best)
+
+
+def test_a_trial_is_told_the_least_error_so_far():
+    limits = []
+
+    def error(setting, limit):
+        limits.append(limit)
+        return bowl(1.5, 0.8, 0.5)(setting)
+
+    best_setting((Setting(1.0, 0.7, 1.0), Setting(2.5, 0.6, 1.4)), (), error, progress=False)
+    assert limits[0] == math.inf and all(limit < math.inf for limit in limits[1:])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Data", "are_alike", "relative_error"]
+__all__ = ["Data", "are_alike", "relative_error", "spread_of", "squared_error"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,27 @@ class Data:
 
 def relative_error(y: Tensor, exact: Tensor) -> float:
     """Squared error relative to the mean square."""
-    power = exact.square().mean().clamp_min(torch.finfo(exact.dtype).tiny)
-    return float((y - exact).square().mean() / power)
+    return squared_error(y, exact, exact)
+
+
+def squared_error(y: Tensor, exact: Tensor, whole: Tensor) -> float:
+    """What some samples add to the relative squared error of all.
+
+    Args:
+        y: The values of these samples.
+        exact: What they should be.
+        whole: What those of all samples should be.
+    """
+    power = whole.square().mean().clamp_min(torch.finfo(whole.dtype).tiny)
+    return float((y - exact).square().sum() / whole.numel() / power)
+
+
+def spread_of(exact: Tensor) -> float:
+    """How far samples lie from their mean, root mean square; at least a tenth of their size."""
+    values = exact.double()
+    spread = (values - values.mean(0)).square().mean().sqrt()
+    size = values.square().mean().sqrt().clamp_min(torch.finfo(exact.dtype).tiny)
+    return max(float(spread), 0.1 * float(size))
 
 
 def are_alike(calls: Sequence[Sequence[Any]]) -> bool:

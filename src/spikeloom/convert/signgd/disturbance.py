@@ -13,32 +13,53 @@ that is certain, say, hardly feels a disturbance now, but moves while its inputs
 All nodes' steps shrink at one rate, so a node with a larger A
 keeps its first step longer, and its inputs settle first. In a chain, A grows from node to node by
 a factor.
+
+What arrives at the outputs tells how far they are off while all steps are still of one size, and
+so how many steps the network needs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spikeloom.convert.signgd.data import Data
+from spikeloom.convert.signgd.data import Data, spread_of
 from spikeloom.convert.signgd.operators import Site
 from spikeloom.convert.signgd.time import Machine
 
-__all__ = ["amplifications"]
+__all__ = ["Disturbance", "disturbance"]
 
-# Of a disturbance, relative to a node's reach: above rounding, and small after many nodes.
+# Of a first node's disturbance, relative to its reach: above rounding, and small after many nodes.
 SMALL = 1e-5
+# A disturbance beyond this share of a reach does not show what a small one does. The nodes whose
+# own is larger are disturbed once more, with all disturbances this much smaller.
+LINEAR, SMALLER = 1e-2, 1e-3
 # A node with such steps keeps them to the end of any run; more would not fit into single precision.
 LARGEST = 1e15
 
 
-def amplifications(
-    ann: Machine, data: Data, reach: dict[str, Tensor], caution: float
-) -> dict[str, float]:
-    """A of every node, by name.
+@dataclass(frozen=True)
+class Disturbance:
+    """What the steps of a network's nodes do to the nodes behind them, and to the outputs.
+
+    Attributes:
+        factors: A of every node, by name.
+        output: How far the outputs move, relative to their spread, when a node whose inputs are
+            constant takes steps as large as its reach, and every other node A times as large ones;
+            infinite if that is beyond what single precision tells.
+    """
+
+    factors: dict[str, float]
+    output: float
+
+
+def disturbance(ann: Machine, data: Data, reach: dict[str, Tensor], caution: float) -> Disturbance:
+    """Disturb every node of the plain network by a random number within one step.
 
     Args:
         ann: The plain network.
@@ -46,19 +67,60 @@ def amplifications(
         reach: The largest magnitude of each node.
         caution: How many times the disturbance of its inputs a node's steps are.
     """
-    found: dict[str, float] = {}
+    factors: dict[str, float] = {}
+    scale = SMALL
+    moved = _disturbed(ann, data, reach, caution, scale, factors)
+    while len(factors) < len(reach):
+        scale *= SMALLER
+        moved = _disturbed(ann, data, reach, caution, scale, factors)
+    return Disturbance(factors, moved if max(factors.values()) < LARGEST else math.inf)
+
+
+def _disturbed(
+    ann: Machine,
+    data: Data,
+    reach: dict[str, Tensor],
+    caution: float,
+    scale: float,
+    factors: dict[str, float],
+) -> float:
+    """How far the outputs move; adds the factors of the nodes whose disturbance is small.
+
+    Args:
+        ann: The plain network.
+        data: Samples.
+        reach: The largest magnitude of each node.
+        caution: How many times the disturbance of its inputs a node's steps are.
+        scale: The disturbance of a node whose factor is 1, relative to its reach.
+        factors: Those that are known.
+    """
     draw = torch.Generator().manual_seed(0)
 
     def disturb(site: Site, operands: Any, compute: Callable[[], Tensor]) -> Tensor:
-        exact, own = data.exact[site.name], reach[site.name]
+        name, exact, own = site.name, data.exact[site.name], reach[site.name]
+        if any(source not in factors for source in ann.feeding[name]):
+            return exact  # what it feels is not known yet
         value = compute()
         # A disturbed operand may be beyond where the operator is defined.
         value = torch.where(value.isfinite(), value, exact)
-        disturbance = float(((value - exact) / own).double().square().mean().sqrt()) / SMALL
-        before = (found[name] for name in ann.feeding[site.name])
-        found[site.name] = min(max(1.0, caution * disturbance, *before), LARGEST)
+        if name not in factors:
+            felt = _rms((value - exact) / own) / scale
+            before = (factors[source] for source in ann.feeding[name])
+            found = min(max(1.0, caution * felt, *before), LARGEST)
+            if scale * found > LINEAR:
+                return exact
+            factors[name] = found
         noise = 2.0 * torch.rand(value.shape, generator=draw) - 1.0
-        return value + SMALL * found[site.name] * own * noise.to(value)
+        return value + scale * factors[name] * own * noise.to(value)
 
-    ann(data.inputs, disturb)
-    return found
+    outputs = ann(data.inputs, disturb)
+    moved = [
+        _rms(torch.where(y.isfinite(), y, exact) - exact) / spread_of(exact)
+        for y, exact in zip(outputs, data.outputs, strict=True)
+        if isinstance(exact, Tensor) and exact.is_floating_point() and exact.isfinite().all()
+    ]
+    return max(moved, default=0.0) / scale
+
+
+def _rms(value: Tensor) -> float:
+    return float(value.double().square().mean().sqrt())

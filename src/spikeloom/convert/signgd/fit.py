@@ -1,23 +1,25 @@
 """Fitting a conversion to calibration data: what each node reaches, and the steps it takes there.
 
-One pass over the plain network tells each node's reach, and another one how much the steps of the
+One pass over the plain network tells each node's reach, and a few others how much the steps of the
 nodes before a node disturb it, and so how much later its own have to shrink. Three numbers are left
-open for the whole network. Where there are two samples or more, half of them are fitted to and the
-others, unseen, decide.
+open for the whole network. What is expected of them is known beforehand; where there are two
+samples or more, half of them are fitted to and the others, unseen, decide.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
+from itertools import product, starmap
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from spikeloom.convert.signgd.data import Data, relative_error
-from spikeloom.convert.signgd.disturbance import amplifications
+from spikeloom.convert.signgd.data import Data, squared_error
+from spikeloom.convert.signgd.disturbance import Disturbance, disturbance
 from spikeloom.convert.signgd.entry import Entry
 from spikeloom.convert.signgd.graph import Captured
 from spikeloom.convert.signgd.network import SignGDNetwork
@@ -32,7 +34,8 @@ from spikeloom.convert.signgd.portions import (
 )
 from spikeloom.convert.signgd.reach import parts, reaches
 from spikeloom.convert.signgd.sampling import halves, spread
-from spikeloom.convert.signgd.search import Setting, best_setting, usual_settings
+from spikeloom.convert.signgd.search import Setting, best_setting
+from spikeloom.convert.signgd.settling import steps_needed, usual_settings
 from spikeloom.convert.signgd.time import Machine
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Parameter, PerStep
@@ -50,6 +53,12 @@ TRIED = 8
 FEWEST = 4
 # Samples of which either half is tried on; of more, only one.
 MANY = 32
+
+# The settings that a search begins at, of those of which little error is expected.
+STARTS = 4
+# Up to as many steps little can be repaired, and errors have many local minima: more are tried.
+SHORT = 8
+SHORT_STARTS = list(starmap(Setting, product((0.8, 1.0, 1.5, 2.5), (0.6, 0.7, 0.8), (0.0, 1.0))))
 
 # The step sizes of a node, and its scale.
 Steps = tuple[Schedule, float | Tensor]
@@ -73,11 +82,12 @@ class Fit:
         self.timed = Machine(captured.module, plan, over_time=True)
         self.data, self.portion = self._samples()
         self.reaches = self._reaches(calls)
+        self.basis = Basis(self.ann, self._few(self.data), self.reaches)
         self.trackers = {site.name: self._tracker(site) for site in plan.sites}
 
     def network(self) -> SignGDNetwork:
         """The converted network."""
-        steps = self._schedules(self._few(self.data), self.reaches, self._setting())
+        steps = self._schedules(self.basis, self._setting())
         nodes = self.captured.module.graph.nodes
         names = [str(node.target) for node in nodes if node.op == "placeholder"]
         return SignGDNetwork(
@@ -91,22 +101,17 @@ class Fit:
             Entry(names, self.calls),
         )
 
-    def error(self, steps: dict[str, Steps], data: Data) -> float:
-        """The relative squared error of the last outputs."""
-
-        def track(site: Site, target: Tensor) -> Tensor:
-            return self._track(site, target, steps[site.name])
-
-        parts = [self._last(part, track) for part in portions(data.inputs, self.portion)]
-        return self._compared([torch.cat(leaf) for leaf in zip(*parts, strict=True)], data)
+    def steps_needed(self) -> int | None:
+        """The steps that fitted schedules are expected to need; None if that cannot be told."""
+        return None if self.recipe.schedule else steps_needed(self.basis.moved)
 
     def _setting(self) -> Setting:
-        """The open numbers: as given, as searched, or as the number of steps suggests."""
+        """The open numbers: as given, as searched, or those of which least error is expected."""
         recipe = self.recipe
-        starts = usual_settings(recipe.steps)
+        starts = self._starts()
         fixed = {"decay", "caution"} if recipe.schedule is not None else set[str]()
         if recipe.margin is not None:
-            starts = tuple(replace(start, margin=recipe.margin) for start in starts)
+            starts = list(dict.fromkeys(replace(start, margin=recipe.margin) for start in starts))
             fixed.add("margin")
         if recipe.schedule is not None and recipe.scale is not None:
             fixed.add("margin")
@@ -119,18 +124,28 @@ class Fit:
         # Each half is unseen once; of many samples, one half tells enough.
         folds = [(one, other), (other, one)][: 2 if count <= MANY else 1]
         trials = [
-            (self._few(shown), self._reaches([shown.inputs]), self._few(unseen))
+            (Basis(self.ann, self._few(shown), self._reaches([shown.inputs])), self._few(unseen))
             for shown, unseen in folds
         ]
 
-        def error(setting: Setting) -> float:
-            errors = [
-                self.error(self._schedules(shown, reach, setting), unseen)
-                for shown, reach, unseen in trials
-            ]
-            return sum(errors) / len(errors)
+        def error(setting: Setting, limit: float) -> float:
+            found = 0.0
+            for basis, unseen in trials:
+                for part in self._errors(self._schedules(basis, setting), unseen):
+                    found += part / len(trials)
+                    if found >= limit:
+                        return found
+            return found
 
         return best_setting(starts, fixed, error, progress=recipe.progress)
+
+    def _starts(self) -> list[Setting]:
+        """Where a search begins; the first is what is expected to be best."""
+        steps = self.recipe.steps
+        if self.recipe.schedule is not None:
+            return [Setting(1.0 if steps <= SHORT else 1.5 if steps <= 24 else 2.5, 1.0, 0.0)]
+        usual = usual_settings(self.basis.moved, steps)[:STARTS]
+        return usual + SHORT_STARTS if steps <= SHORT else usual
 
     def _few(self, data: Data) -> Data:
         """As many samples as a trial takes."""
@@ -139,18 +154,16 @@ class Fit:
         count = max(FEWEST, TRIED * self.portion)
         return data if length(data.inputs) <= count else self._data(spread([data.inputs], count))
 
-    def _schedules(
-        self, data: Data, reach: dict[str, Tensor], setting: Setting
-    ) -> dict[str, Steps]:
+    def _schedules(self, basis: Basis, setting: Setting) -> dict[str, Steps]:
         """The steps of every node, and its scale."""
         recipe = self.recipe
-        scales = {site.name: self._scale(site, reach[site.name]) for site in self.plan.sites}
+        scales = {site.name: self._scale(site, basis.reach[site.name]) for site in self.plan.sites}
         if recipe.schedule is not None:
             whole = recipe.schedule.reach(recipe.steps)
             if recipe.scale is None:
                 scales = {name: setting.margin * scale / whole for name, scale in scales.items()}
             return {name: (recipe.schedule, scale) for name, scale in scales.items()}
-        factors = amplifications(self.ann, data, reach, setting.caution)
+        factors = basis.disturbance(setting.caution).factors
         return {
             name: (settled_later(factors[name], setting, recipe.steps), scale)
             for name, scale in scales.items()
@@ -190,10 +203,19 @@ class Fit:
         moving = self.timed.timed_outputs()
         return [y[-1] if moves else y for y, moves in zip(outputs, moving, strict=True)]
 
-    def _compared(self, outputs: list[Any], data: Data) -> float:
-        triples = zip(outputs, data.outputs, self.timed.timed_outputs(), strict=True)
-        errors = [relative_error(y, exact) for y, exact, moves in triples if moves]
-        return sum(errors) / max(1, len(errors))
+    def _errors(self, steps: dict[str, Steps], data: Data) -> Iterator[float]:
+        """What each portion adds to the relative squared error of the last outputs."""
+
+        def track(site: Site, target: Tensor) -> Tensor:
+            return self._track(site, target, steps[site.name])
+
+        parts = portions(data.inputs, self.portion)
+        wanted = portions(data.outputs, self.portion)
+        moving = self.timed.timed_outputs()
+        for inputs, exact in zip(parts, wanted, strict=True):
+            leaves = zip(self._last(inputs, track), exact, data.outputs, moving, strict=True)
+            errors = [squared_error(y, own, whole) for y, own, whole, moves in leaves if moves]
+            yield sum(errors) / max(1, len(errors))
 
     def _data(self, inputs: list[Any]) -> Data:
         exact: dict[str, Tensor] = {}
@@ -225,6 +247,28 @@ class Fit:
     def _reaches(self, calls: list[list[Any]]) -> dict[str, Tensor]:
         per = parts(self.recipe.per, _count(self.calls))
         return reaches(self.ann, calls, self.recipe.quantile, per)
+
+
+class Basis:
+    """What schedules follow from.
+
+    Args:
+        ann: The plain network.
+        data: Samples.
+        reach: The largest magnitude of each node.
+    """
+
+    def __init__(self, ann: Machine, data: Data, reach: dict[str, Tensor]) -> None:
+        self.reach = reach
+        self._found = cache(lambda caution: disturbance(ann, data, reach, caution))
+
+    def disturbance(self, caution: float) -> Disturbance:
+        """What the steps of nodes do to those behind them; each caution takes one pass."""
+        return self._found(caution)
+
+    def moved(self, caution: float) -> float:
+        """How far the outputs move."""
+        return self._found(caution).output
 
 
 def settled_later(factor: float, setting: Setting, steps: int) -> Exponential:

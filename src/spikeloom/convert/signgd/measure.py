@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from spikeloom.convert.signgd.data import Data, relative_error
+from spikeloom.convert.signgd.data import Data, relative_error, spread_of
 from spikeloom.convert.signgd.network import SignGDNetwork
 from spikeloom.convert.signgd.operators import Site
 from spikeloom.convert.signgd.portions import joined, length, portions
@@ -15,6 +15,9 @@ from spikeloom.convert.signgd.watch import TOLERATED
 from spikeloom.report import Report
 
 __all__ = ["measured"]
+
+# The error of the outputs, relative to their spread, from which on it is said.
+UNSETTLED = 0.5
 
 COLUMNS = ("node", "operator", "as", "reach", "saturated", "residual", "ones", "spikes")
 
@@ -28,7 +31,8 @@ def measured(network: SignGDNetwork, data: Data, *, warns: bool) -> Report:
         warns: Whether to warn of values beyond reach, which a fit may have chosen.
 
     Warns:
-        UserWarning: If more than 1 % of a node's values lie beyond its reach.
+        UserWarning: If more than 1 % of a node's values lie beyond its reach; or if the network is
+            far from settled, and more steps are expected to help.
     """
     report = Report("signGD conversion", COLUMNS)
     sites, samples = network.plan.sites, length(data.inputs)
@@ -59,17 +63,42 @@ def measured(network: SignGDNetwork, data: Data, *, warns: bool) -> Report:
             _warn_of_saturation(site, saturated)
     network.watch.forget()
     moving = zip(zip(*outputs, strict=True), data.outputs, network.timed_outputs(), strict=True)
-    errors = [relative_error(joined(parts), exact) for parts, exact, moves in moving if moves]
+    pairs = [(joined(parts), exact) for parts, exact, moves in moving if moves]
+    errors = [relative_error(y, exact) for y, exact in pairs]
+    off = max((_relative_to_spread(y, exact) for y, exact in pairs), default=0.0)
     bits = sum(data.exact[site.name].numel() for site in sites) // samples
     report.notes += [
         f"{network.steps} steps, {bits} neurons; squared output error "
         f"{sum(errors) / max(1, len(errors)):.2e} of its mean square on {samples} calibration "
         f"samples.",
+        *_settling(network, off),
         "saturated: share of values beyond reach; residual: relative squared error of the last "
         "estimate; ones: share of bits that are 1; spikes: ones per sample. A 0 is a message "
         "too (+eta), so spikes do not measure energy.",
     ]
     return report
+
+
+def _relative_to_spread(y: Tensor, exact: Tensor) -> float:
+    return float((y - exact).double().square().mean().sqrt()) / spread_of(exact)
+
+
+def _settling(network: SignGDNetwork, off: float) -> list[str]:
+    """What is to be said of how far the network has settled."""
+    needed, depth = network.steps_needed, 1 + max(site.depth for site in network.plan.sites)
+    if needed is None:
+        return []
+    expected = (
+        f"each of {depth} nodes in a chain waits for those before it, and about {needed} steps "
+        f"are expected to bring the outputs within 1 % of their spread"
+    )
+    if off > UNSETTLED and needed > network.steps:
+        warnings.warn(
+            f"steps: after {network.steps} the network has not settled, its outputs are off by "
+            f"{off:.0%} of their spread on calibration data; {expected}",
+            stacklevel=4,
+        )
+    return [f"The outputs are off by {off:.2g} of their spread; {expected}."]
 
 
 def _warn_of_saturation(site: Site, saturated: float) -> None:

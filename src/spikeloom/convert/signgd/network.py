@@ -52,6 +52,8 @@ class SignGDNetwork(nn.Module):
         schedules: The step sizes of each node, by name.
         scales: The scale of each node, by name.
         measured: The report on calibration data.
+        steps_needed: After how many steps the outputs are expected to be off by 1 % of their
+            spread, with fitted steps; None with a given schedule, or if that cannot be told.
         watch: Counts values beyond reach.
         operators: The graph, with the model's tensors.
         plan: Which of them are nodes.
@@ -76,6 +78,7 @@ class SignGDNetwork(nn.Module):
         self.steps, self.schedules, self.scales = steps, schedules, scales
         self.portion, self.entry = portion, entry
         self.is_by_sample = portion is not None
+        self.steps_needed: int | None = None
         self.measured = Report("signGD conversion", ("node",))
         self.watch = Watch(plan.sites)
         self.operators = captured.module

@@ -63,9 +63,9 @@ class SignGD:
             code: the largest calibration value for each ReLU neuron, 1 for all others.
         samples: How many calibration samples steps and margin are chosen on, and the report is made
             of. They are spread over all batches, or are of the first one if samples see each other.
-        search: Choose margin and steps by trial on samples that are not fitted to; False takes what
-            is usual for the number of steps. One sample alone, or samples that see each other,
-            leave nothing to try on.
+        search: Choose margin and steps by trial on samples that are not fitted to; False takes
+            those of which least error is expected. One sample alone, or samples that see each
+            other, leave nothing to try on.
         progress: Show a bar if it takes a while.
 
     Raises:
@@ -156,8 +156,10 @@ class SignGD:
                 be copied by torch.
 
         Warns:
-            UserWarning: If a given quantile, margin or scale leaves more than 1 % of a node's
-                calibration values beyond its reach; or if there are several samples, all alike.
+            UserWarning: If the network has not settled after so many steps: its outputs are off by
+                half of their spread on calibration data, and more steps are expected to help. If a
+                given quantile, margin or scale leaves more than 1 % of a node's calibration values
+                beyond its reach; or if there are several samples, all alike.
         """
         if not isinstance(model, nn.Module):
             raise TypeError(
@@ -183,6 +185,7 @@ class SignGD:
                 )
             fit = Fit(self, captured, plan, inputs)
             network = fit.network()
+            network.steps_needed = fit.steps_needed()
             network.measured = measured(network, fit.data, warns=self.is_given)
         return network.eval()
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import product, starmap
+from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["Setting", "best_setting", "usual_settings"]
+__all__ = ["Setting", "best_setting"]
 
 # What is tried, in order; a search moves from neighbour to neighbour.
 GRID: dict[str, tuple[float, ...]] = {
@@ -23,6 +22,10 @@ GRID: dict[str, tuple[float, ...]] = {
 COST = 1.2
 # or leave a relative squared error that is no matter.
 NEGLIGIBLE = 1e-8
+
+
+# The error of a setting; once it is sure to reach the limit, any number that does.
+Trial = Callable[["Setting", float], float]
 
 
 @dataclass(frozen=True)
@@ -40,47 +43,10 @@ class Setting:
     caution: float
 
 
-# Where a search begins, by the most steps it is for; the first is what is usually near the best.
-STARTS: dict[float, tuple[Setting, ...]] = {
-    8: (
-        Setting(1.0, 0.7, 1.0),
-        # Little can be repaired in so few steps, and errors have many local minima.
-        *starmap(Setting, product((0.8, 1.0, 1.5, 2.5), (0.6, 0.7, 0.8), (0.0, 1.0))),
-    ),
-    24: (
-        Setting(1.5, 0.7, 1.4),
-        Setting(1.5, 0.6, 2.0),
-        Setting(1.5, 0.6, 4.0),
-        Setting(2.5, 0.7, 2.8),
-    ),
-    48: (
-        Setting(2.5, 0.7, 4.0),
-        Setting(2.5, 0.7, 2.0),
-        Setting(2.5, 0.6, 16.0),
-        Setting(2.5, 0.8, 1.0),
-    ),
-    math.inf: (
-        Setting(2.5, 0.8, 2.0),
-        Setting(2.5, 0.7, 16.0),
-        Setting(2.5, 0.7, 4.0),
-        Setting(2.5, 0.85, 1.0),
-    ),
-}
-
-
-def usual_settings(steps: int) -> tuple[Setting, ...]:
-    """Settings that a search may begin at; the first is what is usually near the best.
-
-    Args:
-        steps: T.
-    """
-    return next(settings for most, settings in STARTS.items() if steps <= most)
-
-
 def best_setting(
-    starts: Collection[Setting],
+    starts: Sequence[Setting],
     fixed: Collection[str],
-    error: Callable[[Setting], float],
+    error: Trial,
     *,
     progress: bool,
 ) -> Setting:
@@ -92,18 +58,16 @@ def best_setting(
     Args:
         starts: It begins at the best of these.
         fixed: Names of numbers that stay.
-        error: What to minimise, a relative squared error.
+        error: What to minimise, a relative squared error. It gets a setting and a limit, and may
+            return any number that is at least the limit once the error is sure to be.
         progress: Show a bar.
     """
     with tqdm(desc="signGD search", leave=False, delay=2.0, disable=not progress) as bar:
-
-        @cache
-        def known(setting: Setting) -> float:
-            bar.update()
-            found = error(setting)
-            return found if found == found else math.inf  # NaN is worse than any number
-
-        best, before = min(starts, key=known), None
+        known = _Known(error, bar.update)
+        best, before = starts[0], None
+        for start in starts[1:]:
+            if known(start, known(best)) < known(best):
+                best = start
         while best != before:
             before = best
             for name in GRID:
@@ -112,16 +76,40 @@ def best_setting(
         allowed = max(COST * known(best), NEGLIGIBLE)
         for name in ("caution", "margin"):
             if name not in fixed:
-                best = _largest(best, name, lambda setting: known(setting) <= allowed)
+                best = _largest(best, name, lambda setting: known(setting, allowed) < allowed)
     return best
 
 
-def _least(start: Setting, name: str, error: Callable[[Setting], float]) -> Setting:
+class _Known:
+    """Errors of settings, each found once; of those that are too large, only that they are.
+
+    Args:
+        error: Finds one.
+        note: Called for each trial.
+    """
+
+    def __init__(self, error: Trial, note: Callable[[], Any]) -> None:
+        self.error, self.note = error, note
+        self.found: dict[Setting, tuple[float, float]] = {}
+
+    def __call__(self, setting: Setting, limit: float = math.inf) -> float:
+        """The error if it is below a limit; otherwise a number that is not."""
+        found, sought = self.found.get(setting, (-math.inf, -math.inf))
+        is_whole = found < sought
+        if not is_whole and found < limit:
+            self.note()
+            found = self.error(setting, limit)
+            found = found if found == found else math.inf  # NaN is worse than any number
+            self.found[setting] = (found, limit)
+        return found
+
+
+def _least(start: Setting, name: str, error: _Known) -> Setting:
     """The setting of the least error that is reached by moving one number, step by step."""
     for ahead in _neighbours(start, name):
         best = start
         for candidate in ahead:
-            if error(candidate) >= error(best):
+            if error(candidate, error(best)) >= error(best):
                 break
             best = candidate
         if best != start:
