@@ -210,5 +210,5 @@ def test_products_with_constants_are_no_nodes():
     x = torch.randn(16, 3, 4, 4)
     for name in ("addcmul with constants", "addcdiv by a constant", "lerp by a number"):
         model = Between(functions()[name]).eval()
-        snn = SignGD(4, search=False).apply(model, x)
+        snn = SignGD(16, search=False).apply(model, x)
         assert snn.report.column("operator") == ["sigmoid", "tanh"]

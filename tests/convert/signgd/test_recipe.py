@@ -141,6 +141,7 @@ def test_hosts_in_increments_equal_the_fast_path(name):
         assert (fast(x) - slow(x)).abs().max() < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:signGD")
 @pytest.mark.parametrize("name", ["cnn leaky", "styles"])
 def test_output_approaches_the_ann(name):
     model, x = built(name)
@@ -618,6 +619,7 @@ def test_a_fitted_conversion_does_not_warn():
         SignGD(8).apply(model, x)
 
 
+@pytest.mark.filterwarnings("ignore:signGD")
 @pytest.mark.parametrize("t", [0, 9, True, 2.0])
 def test_steps_beyond_the_schedule_are_refused(t):
     model, x = built("styles")

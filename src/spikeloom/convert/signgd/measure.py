@@ -94,8 +94,8 @@ def _settling(network: SignGDNetwork, off: float) -> list[str]:
     )
     if off > UNSETTLED and needed > network.steps:
         warnings.warn(
-            f"steps: after {network.steps} the network has not settled, its outputs are off by "
-            f"{off:.0%} of their spread on calibration data; {expected}",
+            f"signGD: after {network.steps} steps the network has not settled, its outputs are off "
+            f"by {off:.0%} of their spread on calibration data; {expected}",
             stacklevel=4,
         )
     return [f"The outputs are off by {off:.2g} of their spread; {expected}."]

@@ -3,8 +3,9 @@
     python -m tests.convert.signgd.families                         # all of them, half an hour
     python -m tests.convert.signgd.families --family ViT U-Net --steps 64 --no-search
 
-Relative to the spread of the float outputs, with 16 pictures to calibrate and 16 others to try;
-and the CPU seconds of a conversion, on average.
+Relative to the spread of the float outputs, with 16 pictures to calibrate and 16 others to try. Then
+how many steps the network is said to need, the error after as many, and the CPU seconds of a
+conversion, on average.
 """
 
 import argparse
@@ -20,14 +21,20 @@ from tests.convert.signgd.families import FAMILIES, build, inputs, unseen_error
 
 def row(name, steps, seed, **settings):
     model, shown = build(name, seed), inputs(name, 16, 1)
-    errors, seconds, nodes = [], 0.0, 0
-    for count in steps:
+    seconds = []
+
+    def converted(count):
         before = time.process_time()
         snn = SignGD(count, progress=False, **settings).apply(model, shown)
-        seconds += time.process_time() - before
-        errors.append(unseen_error(name, model, snn))
-        nodes = len(snn.report.rows)
-    return name, nodes, *errors, seconds / len(steps)
+        seconds.append(time.process_time() - before)
+        return snn
+
+    networks = [converted(count) for count in steps]
+    needed = networks[0].steps_needed
+    networks.append(converted(needed))
+    *errors, settled = [unseen_error(name, model, snn) for snn in networks]
+    chain = 1 + max(site.depth for site in networks[0].plan.sites)
+    return name, chain, *errors, needed, settled, sum(seconds) / len(seconds)
 
 
 def main():
@@ -40,7 +47,8 @@ def main():
     parser.add_argument("--search", action=argparse.BooleanOptionalAction, default=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    columns = ("family", "nodes", *(f"T={count}" for count in args.steps), "seconds")
+    counts = [f"T={count}" for count in args.steps]
+    columns = ("family", "in a chain", *counts, "needed", "error then", "seconds")
     report = Report("Error on unseen inputs", columns)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of values beyond reach, which the error shows
