@@ -68,7 +68,9 @@ def test_the_steps_needed_do_not_depend_on_those_that_were_taken():
 @pytest.mark.parametrize("search", [False, True])
 def test_a_network_that_has_not_settled_says_how_many_steps_it_needs(search):
     model, shown, _ = chain(12)
-    with pytest.warns(UserWarning, match=r"signGD: after 12 steps .* each of 12 nodes in a chain") as seen:
+    with pytest.warns(
+        UserWarning, match=r"signGD: after 12 steps .* each of 12 nodes in a chain"
+    ) as seen:
         snn = SignGD(12, search=search).apply(model, shown)
     assert len(seen) == 1
     assert f"about {snn.steps_needed} steps" in str(seen[0].message)

@@ -109,7 +109,7 @@ def test_ids_masks_and_constants_pass_through_time():
 
 
 def test_another_batch_without_a_reset_is_refused():
-    snn = converted(ann(), torch.randn(8, 1, 6, 6), steps=4)
+    snn = converted(ann(), torch.randn(8, 1, 6, 6), steps=16)
     snn(torch.randn(8, 1, 6, 6))
     with pytest.raises(
         ValueError, match=r"input 0 has shape \[3, 1, 6, 6\].*call functional.reset"
@@ -118,7 +118,7 @@ def test_another_batch_without_a_reset_is_refused():
 
 
 def test_another_number_of_arguments_is_refused():
-    snn = converted(ann(), torch.randn(8, 1, 6, 6), steps=4)
+    snn = converted(ann(), torch.randn(8, 1, 6, 6), steps=16)
     with pytest.raises(TypeError, match="takes increments of the arguments"):
         snn(torch.randn(8, 1, 6, 6), torch.randn(8))
 
@@ -126,7 +126,7 @@ def test_another_number_of_arguments_is_refused():
 def test_every_spiking_node_is_a_node_of_spikingjelly():
     model, x = ann(), torch.randn(16, 1, 6, 6)
     before = copy.deepcopy(model.state_dict())
-    snn = converted(model, x, steps=8)
+    snn = converted(model, x, steps=16)
     nodes = [module for module in snn.modules() if isinstance(module, loom.SpikeloomNode)]
     assert len(nodes) == 3 == len(snn.report.rows)
     assert isinstance(snn, base.MemoryModule)

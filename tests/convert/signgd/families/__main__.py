@@ -3,8 +3,8 @@
     python -m tests.convert.signgd.families                         # all of them, half an hour
     python -m tests.convert.signgd.families --family ViT U-Net --steps 64 --no-search
 
-Relative to the spread of the float outputs, with 16 pictures to calibrate and 16 others to try. Then
-how many steps the network is said to need, the error after as many, and the CPU seconds of a
+Relative to the spread of the float outputs, with 16 pictures to calibrate and 16 others to try.
+Then how many steps the network is said to need, the error after as many, and the CPU seconds of a
 conversion, on average.
 """
 
