@@ -105,6 +105,10 @@ def _square(x: Any) -> Any:
     return x * x
 
 
+def _sqrt(x: Any) -> Any:
+    return words.sqrt(words.maximum(x, 0.0))  # an estimate of 0 is negative at every other step
+
+
 def _reciprocal(x: Any) -> Any:
     return 1.0 / x
 
@@ -148,7 +152,7 @@ FUNCTIONS: dict[str, Function] = {
         Function("abs", words.absolute),
         Function("square", _square, strict=False),
         Function("exp", words.exp, strict=False),
-        Function("sqrt", words.sqrt),
+        Function("sqrt", _sqrt),
         Function("reciprocal", _reciprocal),
         Function("identity", _identity),
         Function("maximum", words.maximum, operands=2),

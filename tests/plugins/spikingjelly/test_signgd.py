@@ -88,7 +88,6 @@ class Reading(nn.Module):
         return {"out": torch.sqrt(h), "bias": self.layer.bias, "kind": "words", "size": 4}
 
 
-@pytest.mark.filterwarnings("ignore:signGD")  # a root of zeros settles late
 def test_ids_masks_and_constants_pass_through_time():
     torch.manual_seed(0)
     model, ids = Reading().double(), torch.randint(0, 9, (6, 5))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from spikeloom.convert.signgd.domains import within_domain
 from spikeloom.convert.signgd.graph import Captured
 from spikeloom.convert.signgd.nodes import name_of
 from spikeloom.convert.signgd.operators import Plan, Site
@@ -65,7 +66,7 @@ class _Builder:
 
     def __init__(self, captured: Captured, plan: Plan, tracker: Tracker) -> None:
         self.captured, self.tracker = captured, tracker
-        self.sites = {site.name: site for site in plan.sites}
+        self.sites, self.timed = {site.name: site for site in plan.sites}, plan.timed
         self.root = nn.Module()
         self.graph = fx.Graph()
         self.new: dict[fx.Node, Any] = {}
@@ -125,7 +126,7 @@ class _Builder:
         operation = meaning_of(name)
         if operation is not None and (operation.effect in PLAIN or operation.name == "add"):
             return self.graph.call_function(function, args, kwargs)
-        return self._module(node, Operator(function), args, kwargs)
+        return self._module(node, Operator(within_domain(node, function, self.timed)), args, kwargs)
 
     def _module(
         self,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from spikeloom.convert.signgd.domains import within_domain
 from spikeloom.convert.signgd.nodes import name_of
 from spikeloom.convert.signgd.operators import Plan, Site, mul_inverse_sqrt
 from spikeloom.convert.signgd.pooling import MAX_POOLS, adaptive_max_pool, max_pool
@@ -112,7 +113,7 @@ class Machine:
 
     def _instruction(self, node: fx.Node) -> Instruction:
         """One operator, with where its arguments stand looked up beforehand."""
-        operator = _operator(node, self.timed)
+        operator = within_domain(node, _operator(node, self.timed), self.timed)
         readers = [_reader(arg, self.slots) for arg in node.args]
         named = {name: _reader(arg, self.slots) for name, arg in node.kwargs.items()}
         site = self.sites.get(node.name)
