@@ -141,7 +141,7 @@ def test_hosts_in_increments_equal_the_fast_path(name):
         assert (fast(x) - slow(x)).abs().max() < 1e-5
 
 
-@pytest.mark.filterwarnings("ignore:signGD")
+@pytest.mark.filterwarnings("ignore:signGD")  # of what has not settled
 @pytest.mark.parametrize("name", ["cnn leaky", "styles"])
 def test_output_approaches_the_ann(name):
     model, x = built(name)
@@ -619,7 +619,6 @@ def test_a_fitted_conversion_does_not_warn():
         SignGD(8).apply(model, x)
 
 
-@pytest.mark.filterwarnings("ignore:signGD")
 @pytest.mark.parametrize("t", [0, 9, True, 2.0])
 def test_steps_beyond_the_schedule_are_refused(t):
     model, x = built("styles")

@@ -16,8 +16,9 @@ from spikeloom.report import Report
 
 __all__ = ["measured"]
 
-# The error of the outputs, relative to their spread, from which on it is said.
-UNSETTLED = 0.5
+# The error of the outputs, relative to their spread, from which on a warning says so: half of their
+# variance is lost then.
+UNSETTLED = 0.7
 
 COLUMNS = ("node", "operator", "as", "reach", "saturated", "residual", "ones", "spikes")
 

@@ -156,8 +156,8 @@ class SignGD:
                 be copied by torch.
 
         Warns:
-            UserWarning: If the network has not settled after so many steps: its outputs are off by
-                half of their spread on calibration data, and more steps are expected to help. If a
+            UserWarning: If the network has not settled after so many steps: half of the outputs'
+                variance is lost on calibration data, and more steps are expected to help. If a
                 given quantile, margin or scale leaves more than 1 % of a node's calibration values
                 beyond its reach; or if there are several samples, all alike.
         """
