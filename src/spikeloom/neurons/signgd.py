@@ -89,7 +89,8 @@ class SignGD(_Scheduled):
             ``"gelu_tanh"``, ``"silu"``, ``"sigmoid"``, ``"tanh"``, ``"elu"``, ``"softplus"``,
             ``"abs"``, ``"square"``, ``"exp"``, ``"sqrt"`` (0 for negative x), ``"reciprocal"``,
             ``"identity"``; of two operands ``"maximum"``, ``"multiply"``, ``"divide"``,
-            ``"mul_inverse_sqrt"``; or a function of your own in the words of :mod:`spikeloom.kernel.vocabulary`, to which
+            ``"mul_inverse_sqrt"``; or a function of your own in the words of
+            :mod:`spikeloom.kernel.vocabulary`, to which
             :func:`~spikeloom.neurons.signgd_functions.register` gives a name.
         schedule: :class:`Exponential`, :class:`Inverse`, :class:`Constant`, or a sequence of step
             sizes.

@@ -12,9 +12,9 @@ from spikeloom.convert.signgd.fit import settled_later
 from spikeloom.convert.signgd.search import Setting
 
 
-def holds(model, x, caution, monkeypatch, steps=64):
+def holds(model, x, caution, monkeypatch, steps=64, extreme=0.0):
     """For how many steps each node keeps its first step."""
-    setting = Setting(2.0, 0.8, caution)
+    setting = Setting(2.0, 0.8, caution, extreme)
     monkeypatch.setattr("spikeloom.convert.signgd.fit.Fit._setting", lambda fit: setting)
     snn = SignGD(steps).apply(model, x)
     return [schedule.hold for schedule in snn.schedules.values()]
@@ -99,3 +99,21 @@ def test_factors_beyond_all_disturbances_that_fit_keep_growing_at_one_rate(monke
     growth = [after - before for before, after in pairwise(found[4:])]
     assert found[-1] > math.log(1e7) / -math.log(0.8)
     assert max(growth) <= min(growth) + 2
+
+
+@torch.no_grad()
+def test_a_node_waits_for_its_feature_that_feels_most_if_told_to(monkeypatch):
+    torch.manual_seed(0)
+    first, second, x = nn.Linear(64, 64), nn.Linear(64, 64, bias=False), torch.randn(400, 64)
+    second.weight[5] *= 6.0
+    model = nn.Sequential(first, nn.Tanh(), second, nn.Tanh())
+    usual, extreme = (holds(model, x, 3.0, monkeypatch, 64, which)[1] for which in (0.0, 1.0))
+
+    hidden, weight = model[:2](x).double(), second.weight.double()
+    noise = 2.0 * torch.rand(hidden.shape, dtype=torch.float64) - 1.0
+    exact = torch.tanh(hidden @ weight.T)
+    moved = torch.tanh((hidden + 1e-6 * hidden.abs().amax(0) * noise) @ weight.T)
+    felt = ((moved - exact) / exact.abs().amax(0) / 1e-6).square().mean(0)
+    for found, share in ((usual, felt.mean()), (extreme, felt.max())):
+        assert abs(found - math.log(3.0 * share.sqrt()) / -math.log(0.8)) <= 1.0
+    assert extreme > usual + 2

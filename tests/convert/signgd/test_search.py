@@ -12,7 +12,7 @@ def searched(error, *, starts=(Setting(1.0, 0.7, 1.0),), fixed=()):
 def bowl(margin, decay, caution):
     """Least at a place of the grid, by far."""
     wanted = {"margin": margin, "decay": decay, "caution": caution}
-    at = {name: values.index(wanted[name]) for name, values in GRID.items()}
+    at = {name: GRID[name].index(value) for name, value in wanted.items()}
 
     def error(setting):
         return 1e-3 * 4.0 ** sum(

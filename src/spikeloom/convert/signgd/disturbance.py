@@ -58,7 +58,9 @@ class Disturbance:
     output: float
 
 
-def disturbance(ann: Machine, data: Data, reach: dict[str, Tensor], caution: float) -> Disturbance:
+def disturbance(
+    ann: Machine, data: Data, reach: dict[str, Tensor], caution: float, *, by_channel: bool = False
+) -> Disturbance:
     """Disturb every node of the plain network by a random number within one step.
 
     Args:
@@ -66,13 +68,15 @@ def disturbance(ann: Machine, data: Data, reach: dict[str, Tensor], caution: flo
         data: Samples.
         reach: The largest magnitude of each node.
         caution: How many times the disturbance of its inputs a node's steps are.
+        by_channel: Whether a node feels what its channel feels that feels most, instead of the root
+            mean square of all.
     """
     factors: dict[str, float] = {}
     scale = SMALL
-    moved = _disturbed(ann, data, reach, caution, scale, factors)
+    moved = _disturbed(ann, data, reach, caution, scale, factors, by_channel)
     while len(factors) < len(reach):
         scale *= SMALLER
-        moved = _disturbed(ann, data, reach, caution, scale, factors)
+        moved = _disturbed(ann, data, reach, caution, scale, factors, by_channel)
     return Disturbance(factors, moved if max(factors.values()) < LARGEST else math.inf)
 
 
@@ -83,6 +87,7 @@ def _disturbed(
     caution: float,
     scale: float,
     factors: dict[str, float],
+    by_channel: bool,
 ) -> float:
     """How far the outputs move; adds the factors of the nodes whose disturbance is small.
 
@@ -93,6 +98,7 @@ def _disturbed(
         caution: How many times the disturbance of its inputs a node's steps are.
         scale: The disturbance of a node whose factor is 1, relative to its reach.
         factors: Those that are known.
+        by_channel: As above.
     """
     draw = torch.Generator().manual_seed(0)
 
@@ -104,7 +110,7 @@ def _disturbed(
         # A disturbed operand may be beyond where the operator is defined.
         value = torch.where(value.isfinite(), value, exact)
         if name not in factors:
-            felt = _rms((value - exact) / own) / scale
+            felt = _felt((value - exact) / own, site.channel if by_channel else None) / scale
             before = (factors[source] for source in ann.feeding[name])
             found = min(max(1.0, caution * felt, *before), LARGEST)
             if scale * found > LINEAR:
@@ -120,6 +126,13 @@ def _disturbed(
         if isinstance(exact, Tensor) and exact.is_floating_point() and exact.isfinite().all()
     ]
     return max(moved, default=0.0) / scale
+
+
+def _felt(off: Tensor, channel: int | None) -> float:
+    """The root mean square, or that of the channel whose own is the largest."""
+    if channel is None or not off.numel():
+        return _rms(off)
+    return max(map(_rms, off.unbind(channel)))
 
 
 def _rms(value: Tensor) -> float:

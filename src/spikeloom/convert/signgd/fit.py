@@ -34,7 +34,7 @@ from spikeloom.convert.signgd.portions import (
 )
 from spikeloom.convert.signgd.reach import parts, reaches
 from spikeloom.convert.signgd.sampling import halves, spread
-from spikeloom.convert.signgd.search import Setting, best_setting
+from spikeloom.convert.signgd.search import GRID, Setting, best_setting
 from spikeloom.convert.signgd.settling import steps_needed, usual_settings
 from spikeloom.convert.signgd.time import Machine
 from spikeloom.kernel.call import run
@@ -47,15 +47,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Fit"]
 
-# Portions of a batch that a setting is tried on.
-TRIED = 8
+# Portions of a batch that a setting is tried on. Few channels may be what fails, on few samples.
+TRIED = 24
 # Samples that one is tried on at least, however large they are.
 FEWEST = 4
 # Samples of which either half is tried on; of more, only one.
-MANY = 32
+MANY = 64
 
 # The settings that a search begins at, of those of which little error is expected.
 STARTS = 4
+# How many of these it tries once more, with nodes that wait for their channel that feels most.
+EXTREME_STARTS = 2
 # Up to as many steps little can be repaired, and errors have many local minima: more are tried.
 SHORT = 8
 SHORT_STARTS = list(starmap(Setting, product((0.8, 1.0, 1.5, 2.5), (0.6, 0.7, 0.8), (0.0, 1.0))))
@@ -109,7 +111,7 @@ class Fit:
         """The open numbers: as given, as searched, or those of which least error is expected."""
         recipe = self.recipe
         starts = self._starts()
-        fixed = {"decay", "caution"} if recipe.schedule is not None else set[str]()
+        fixed = {"decay", "caution", "extreme"} if recipe.schedule is not None else set[str]()
         if recipe.margin is not None:
             starts = list(dict.fromkeys(replace(start, margin=recipe.margin) for start in starts))
             fixed.add("margin")
@@ -118,7 +120,7 @@ class Fit:
         count = length(self.data.inputs)
         if self.portion is None or count < 2:
             return starts[0]  # nothing is unseen: whatever is chosen would be fitted to too little
-        if not recipe.search or fixed >= {"decay", "caution", "margin"}:
+        if not recipe.search or fixed >= set(GRID):
             return starts[0]
         one, other = (self._data(half) for half in halves(self.data.inputs))
         # Each half is unseen once; of many samples, one half tells enough.
@@ -145,6 +147,7 @@ class Fit:
         if self.recipe.schedule is not None:
             return [Setting(1.0 if steps <= SHORT else 1.5 if steps <= 24 else 2.5, 1.0, 0.0)]
         usual = usual_settings(self.basis.moved, steps)[:STARTS]
+        usual += [replace(start, extreme=1.0) for start in usual[:EXTREME_STARTS]]
         return usual + SHORT_STARTS if steps <= SHORT else usual
 
     def _few(self, data: Data) -> Data:
@@ -163,7 +166,7 @@ class Fit:
             if recipe.scale is None:
                 scales = {name: setting.margin * scale / whole for name, scale in scales.items()}
             return {name: (recipe.schedule, scale) for name, scale in scales.items()}
-        factors = basis.disturbance(setting.caution).factors
+        factors = basis.disturbance(setting.caution, setting.extreme).factors
         return {
             name: (settled_later(factors[name], setting, recipe.steps), scale)
             for name, scale in scales.items()
@@ -260,15 +263,19 @@ class Basis:
 
     def __init__(self, ann: Machine, data: Data, reach: dict[str, Tensor]) -> None:
         self.reach = reach
-        self._found = cache(lambda caution: disturbance(ann, data, reach, caution))
+        self._found = cache(
+            lambda caution, extreme: disturbance(
+                ann, data, reach, caution, by_channel=bool(extreme)
+            )
+        )
 
-    def disturbance(self, caution: float) -> Disturbance:
-        """What the steps of nodes do to those behind them; each caution takes one pass."""
-        return self._found(caution)
+    def disturbance(self, caution: float, extreme: float = 0.0) -> Disturbance:
+        """What the steps of nodes do to those behind them; each pair takes a few passes."""
+        return self._found(caution, extreme)
 
     def moved(self, caution: float) -> float:
         """How far the outputs move."""
-        return self._found(caution).output
+        return self.disturbance(caution).output
 
 
 def settled_later(factor: float, setting: Setting, steps: int) -> Exponential:

@@ -15,6 +15,7 @@ __all__ = ["Setting", "best_setting"]
 GRID: dict[str, tuple[float, ...]] = {
     "margin": (0.6, 0.8, 1.0, 1.5, 2.5, 4.0, 6.0),
     "decay": (0.5, 0.6, 0.7, 0.8, 0.85, 0.9),
+    "extreme": (0.0, 1.0),
     "caution": (0.0, 0.5, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0, 11.0, 16.0),
 }
 # The few samples at hand do not show the rare ones that need most. So a larger margin and more
@@ -36,11 +37,14 @@ class Setting:
         margin: The path of a node as a multiple of its reach.
         decay: A step relative to the one before, once the steps shrink.
         caution: How many times the disturbance of its inputs a node's steps are at least.
+        extreme: 1 if that disturbance is the one of the node's channel that feels most, 0 if it is
+            the root mean square of all.
     """
 
     margin: float
     decay: float
     caution: float
+    extreme: float = 0.0
 
 
 def best_setting(
