@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.promotion import promoted
 from spikeloom.kernel.vocabulary import with_grad
+from spikeloom.neurons import octaves_by_bits, octaves_by_comparison
 from spikeloom.neurons.gated import LinearHG
 from spikeloom.neurons.tables import fit_hg
 
@@ -47,8 +49,6 @@ SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sqrt": lambda x, y: 0.5 / y,
     "square": lambda x, y: 2.0 * x,
 }
-# dtype -> integer dtype, bits of the fraction, bias of the exponent.
-LAYOUT = {torch.float32: (torch.int32, 23, 127), torch.float64: (torch.int64, 52, 1023)}
 
 
 @lru_cache(maxsize=64)
@@ -108,7 +108,7 @@ class Reduced:
         mantissa, scale = self.parts(x)
         y, _ = run(self._decoder, mantissa.reshape(1, -1))
         y = y.reshape(x.shape) * scale
-        y = y + _octaves(x) if self.function == "log" else y
+        y = y + _octaves().logarithm(x.to(COMPUTED[x.dtype])) if self.function == "log" else y
         return self._sloped(y.to(x.dtype), x, 1)
 
     def spikes(self, x: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class Reduced:
         y, _ = run(self.neuron, mantissa.reshape(1, -1))
         spikes = y.reshape(self.neuron.steps, *x.shape) * scale
         if self.function == "log":
-            spikes[0] += _octaves(x)
+            spikes[0] += _octaves().logarithm(x.to(COMPUTED[x.dtype]))
         return self._sloped(spikes.to(x.dtype), x, len(spikes))
 
     def _sloped(self, y: Tensor, x: Tensor, spikes: int) -> Tensor:
@@ -134,12 +134,12 @@ class Reduced:
         Args:
             x: Any shape; computed in float32 unless it is float64.
         """
-        x = x.to(COMPUTED[x.dtype])
+        x, octaves = x.to(COMPUTED[x.dtype]), _octaves()
         if self.function in ("exp", "exp2"):
-            return _whole_and_rest(x * math.log2(math.e) if self.function == "exp" else x)
+            return octaves.whole_and_rest(x * math.log2(math.e) if self.function == "exp" else x)
         if self.function in ("rsqrt", "sqrt"):
-            return _even_parts(x, -1 if self.function == "rsqrt" else 1)
-        mantissa, scale = _mantissa_and_scale(x)
+            return octaves.even_parts(x, -1 if self.function == "rsqrt" else 1)
+        mantissa, scale = octaves.mantissa_and_scale(x)
         if self.function == "log":
             return torch.where(x < 0, math.nan, mantissa), torch.ones_like(x)
         if self.function == "square":
@@ -150,44 +150,6 @@ class Reduced:
         return f"Reduced({self.function!r}, {self.neuron})"
 
 
-def _mantissa_and_scale(x: Tensor) -> tuple[Tensor, Tensor]:
-    """|x| = mantissa * scale, the mantissa in [1, 2); by bits, as frexp is slow."""
-    integer, fraction, bias = LAYOUT[x.dtype]
-    bits = x.contiguous().view(integer)
-    kept = (1 << fraction) - 1
-    mantissa = ((bits & kept) | (bias << fraction)).view(x.dtype)
-    scale = (bits & ((2 * bias + 1) << fraction)).view(x.dtype)
-    # A NaN must not become a mantissa.
-    return torch.where(x == x, mantissa, x), scale
-
-
-def _octaves(x: Tensor) -> Tensor:
-    """The logarithm of the power of two at or below x."""
-    x = x.to(COMPUTED[x.dtype])
-    exponents = torch.frexp(x).exponent - 1
-    ends = torch.where(x == 0, -math.inf, math.inf)  # frexp gives these no exponent
-    return torch.where((x == 0) | x.isinf(), ends, exponents * math.log(2.0)).to(x.dtype)
-
-
-def _even_parts(x: Tensor, sign: int) -> tuple[Tensor, Tensor]:
-    """X = mantissa * 4**e, the mantissa in [1, 4); returns it and 2**(sign * e)."""
-    half, exponent = torch.frexp(x)
-    e = (exponent - 1) >> 1
-    mantissa = torch.ldexp(half, exponent - 2 * e)
-    # The root of zero is zero, its inverse infinite, that of a negative number NaN.
-    scale = torch.ldexp(torch.ones_like(x), sign * e)
-    zero = x == 0
-    scale = torch.where(zero, 0.0 if sign > 0 else math.inf, scale)
-    mantissa = torch.where(zero, 1.0, mantissa)
-    return torch.where(x < 0, math.nan, mantissa), scale
-
-
-def _whole_and_rest(x: Tensor) -> tuple[Tensor, Tensor]:
-    """2**x = 2**rest * scale, the rest in [0, 1)."""
-    integer, fraction, bias = LAYOUT[x.dtype]
-    x = x.clamp(-bias, bias + 1)
-    whole = x.floor()
-    # Below the smallest normal number the scale's bits are those of zero, at the top of infinity;
-    # those of NaN do not matter, which the rest is as well.
-    scale = ((whole + bias).to(integer) << fraction).view(x.dtype)
-    return x - whole, scale
+def _octaves() -> ModuleType:
+    """What splits off a power of two: ONNX has no operator that sees the bits of a number."""
+    return octaves_by_comparison if torch.onnx.is_in_onnx_export() else octaves_by_bits
