@@ -73,7 +73,7 @@ def test_one_compiled_graph_serves_every_time_and_batch():
     assert len(graphs) == 1
 
 
-# --- Recorders of TorchScript and ONNX ---
+# --- TorchScript ---
 
 
 def traced(module, x):
@@ -106,45 +106,3 @@ def test_an_eager_layer_can_be_traced_with_its_gradients():
     graph = traced(layer, X)
     found, expected = (torch.autograd.grad(call(X).sum(), layer.tau) for call in (graph, layer))
     torch.testing.assert_close(found, expected)
-
-
-ONNX = r"ONNX has no operator.*'eager'.*plugins.<host>.to_host"
-
-
-def onnx_of(module, **options):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.onnx.export(module, (X,), io.BytesIO(), **options)
-
-
-@pytest.mark.parametrize("learned", [False, True])
-def test_the_onnx_exporter_is_told_what_it_can_take(learned):
-    tau = P(torch.tensor(3.0)) if learned else 3.0
-    layer = nn.Sequential(nn.Linear(5, 5), SpikingLayer(neurons.LIF(tau=tau)))
-    with pytest.raises(RuntimeError, match=ONNX) as caught:
-        onnx_of(layer, dynamo=False)
-    assert len(str(caught.value)) < 400
-
-
-def test_the_newer_onnx_exporter_is_told_the_same():
-    pytest.importorskip("onnxscript")
-    with pytest.raises(torch.onnx.OnnxExporterError, match=ONNX):
-        onnx_of(SpikingLayer(neurons.LIF()), dynamo=True)
-
-
-@pytest.mark.parametrize("dynamo", [False, True])
-def test_the_onnx_exporter_takes_an_eager_layer(dynamo):
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
-    layer = SpikingLayer(neurons.LIF(tau=P(torch.tensor(3.0))), implementation="eager")
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(layer, (X,), None if dynamo else file, dynamo=dynamo)
-    if dynamo:
-        program.save(file)
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(file.getvalue())
-    (found,) = session.run(None, {session.get_inputs()[0].name: X.numpy()})
-    assert torch.equal(torch.from_numpy(found), layer(X))

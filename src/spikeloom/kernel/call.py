@@ -151,6 +151,11 @@ def _run(
         # A kernel writes all sequences in the inputs' dtype, and states are not to be rounded.
         xs = tuple(part.to(dtype) for part in xs)
     answer = Answer(neuron.outputs, len(vs), record, reduce, steps, stored, single)
+    if neuron.program is not None and torch.onnx.is_in_onnx_export():
+        # ONNX has no operator for a kernel.
+        if _is_one_step(neuron, answer):
+            answer, xs = answer._replace(steps=1, single=True), tuple([x[None] for x in xs])
+        return _run_on_tensors(run_traced.scan, answer, neuron, xs, vs, values, dtype)
     if neuron.program is not None and counting_modes():
         # Nobody could count what a kernel does.
         return _run_on_tensors(run_traced.scan, answer, neuron, xs, vs, values, dtype)
@@ -174,6 +179,12 @@ def _run(
 
 def _with_time(xs: tuple[Any, ...]) -> State:
     return tuple([x[None] if isinstance(x, Tensor) else x for x in xs])
+
+
+def _is_one_step(neuron: Neuron, answer: Answer) -> bool:
+    """Whether all time steps can be computed as one, because none depends on which it is."""
+    over_time = {"step", "gated"}.intersection(neuron.kinds.values())
+    return not (answer.states or neuron.begin or over_time or answer.reduce or answer.single)
 
 
 def _run_on_tensors(

@@ -149,7 +149,7 @@ def _fitted(
             )
         tensor = tensor.to(dtype)
     shape, layout = x.shape[1:], neuron.kinds[name]
-    if tensor.requires_grad:
+    if tensor.requires_grad and not torch.onnx.is_in_onnx_export():  # ONNX has no gradients
         # The product, because numel() would fix a size that a graph leaves open.
         scale = neuron.gradient_scale(name, math.prod(shape))
         tensor = tensor if scale is None else with_grad(tensor, (tensor, scale))

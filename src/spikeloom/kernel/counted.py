@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch._C import _len_torch_function_stack as _function_modes
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
-__all__ = ["counting_modes", "uncounted"]
+__all__ = ["counting_modes", "uncounted", "unseen"]
 
 # Packages whose modes count the operations of a call, one by one.
 COUNTERS = ("spikingjelly.activation_based.op_counter.",)
@@ -35,6 +35,16 @@ def _counts(cls: type) -> bool:
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """A context whose operations nobody counts, because they are none of the network's."""
+    """A context whose operations nobody counts, because they are none of the network's.
+
+    A graph that is recorded holds them, as it holds everything that its values depend on.
+    """
+    with unseen() if counting_modes() else nullcontext():
+        yield
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """A context in which no mode sees an operation, so that tensors have values."""
     with _disable_current_modes(), torch._C.DisableTorchFunction():
         yield

@@ -136,8 +136,8 @@ def scan_backward(
     return _found(gxs, gvs, gps)
 
 
-def check_recorder(*, gradient: bool) -> None:
-    """Raise if the graph that is recorded cannot hold a kernel, or not its gradient.
+def check_trace(*, gradient: bool) -> None:
+    """Raise if a trace that is recorded cannot hold the gradient of a kernel.
 
     Args:
         gradient: Whether a gradient is wanted.
@@ -145,13 +145,11 @@ def check_recorder(*, gradient: bool) -> None:
     Raises:
         RuntimeError: Saying what to do instead.
     """
-    remedy = "use implementation='eager', or plugins.<host>.to_host(net), a copy with its neurons"
-    if torch.onnx.is_in_onnx_export():
-        raise RuntimeError(f"spikeloom: ONNX has no operator for a neuron's kernel; {remedy}")
     if gradient and torch.jit.is_tracing():
         raise RuntimeError(
-            f"spikeloom: torch.jit.trace cannot record the gradient of a neuron's kernel; trace "
-            f"under torch.no_grad() for inference, {remedy}"
+            "spikeloom: torch.jit.trace cannot record the gradient of a neuron's kernel; trace "
+            "under torch.no_grad() for inference, use implementation='eager', or "
+            "plugins.<host>.to_host(net), a copy with its neurons"
         )
 
 
@@ -164,8 +162,12 @@ for _device in ("CPU", "CUDA"):
 def _scan_fake(
     text: str, steps: int, numbers: list[float], xs: Tensors, vs: Tensors, ps: Tensors
 ) -> list[Tensor]:
-    # Here too, because Dynamo takes it that nobody exports to ONNX.
-    check_recorder(gradient=False)
+    if torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            "spikeloom: this program was recorded with a neuron's kernel, for which ONNX has no "
+            "operator; give torch.onnx.export the module itself, or record the program with "
+            "implementation='eager'"
+        )
     ys, ws = _outputs(Program.parse(text), steps, layout.row_order(xs[0]), xs[0], vs)
     return [*ys, *ws]
 

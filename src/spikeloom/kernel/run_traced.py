@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spikeloom.kernel import run_eager, vocabulary
-from spikeloom.kernel.counted import uncounted
+from spikeloom.kernel.counted import uncounted, unseen
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.trace import LEAVES, Program, operands, resolve, schedule
 
@@ -90,7 +90,7 @@ class _Machine:
             elif node[0] not in LEAVES and node[0] != "lookup":
                 given = [numbers.get(operand) for operand in operands(node)]
                 if None not in given:
-                    with uncounted():
+                    with unseen():
                         numbers[number] = self._result(node[0], given).item()
         return numbers
 

@@ -90,7 +90,7 @@ def scan(call: Call, tensors: Tensors) -> Tensors:
         and not call.is_constant()
         and any(tensor.requires_grad for tensor in tensors)
     )
-    operators.check_recorder(gradient=gradient)
+    operators.check_trace(gradient=gradient)
     return Scan.apply(call, *tensors) if gradient else call.forward(*tensors)
 
 

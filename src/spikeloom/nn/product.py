@@ -43,6 +43,8 @@ def product(
         return operation.dense(x, weight, bias)
     if threshold is None and operation.products(x.shape, weight.shape) < FEWEST:
         return operation.dense(x, weight, bias)
+    if torch.onnx.is_in_onnx_export():  # it has no operator for events
+        return operation.dense(x, weight, bias)
     if torch.compiler.is_compiling():
         if operation is LINEAR and _fits(operation, x, weight, bias):
             return torch.ops.spikeloom.spike_linear(x, weight, bias, threshold)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spikeloom.kernel.counted import uncounted
+from spikeloom.kernel.counted import unseen
 from spikeloom.kernel.run_traced import OPERATIONS
 from spikeloom.kernel.trace import CONDITIONS, Node, Program, operands, resolve, schedule
 
@@ -249,6 +249,6 @@ def evaluated(name: str, values: Sequence[Any]) -> Any:
         # torch joins conditions of tensors only.
         tensors = [torch.tensor(v) if isinstance(v, bool) else v for v in values]
         return OPERATIONS[name](*tensors)
-    with uncounted():  # once for all, before the network runs
+    with unseen():  # once for all, before the network runs
         tensors = [torch.tensor(v, dtype=None if isinstance(v, bool) else DOUBLE) for v in values]
         return OPERATIONS[name](*tensors).item()
