@@ -23,7 +23,9 @@ PRIMITIVES = frozenset(
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
-def read(path: str | os.PathLike[str], *, max_nodes: int = MAX_NODES) -> nir.NIRGraph:
+def read(
+    path: str | os.PathLike[str], *, max_nodes: int = MAX_NODES, type_check: bool = True
+) -> nir.NIRGraph:
     """Read a NIR file.
 
     NIR files hold no checksums, and the HDF5 library may crash or stall, which no Python code can
@@ -33,9 +35,11 @@ def read(path: str | os.PathLike[str], *, max_nodes: int = MAX_NODES) -> nir.NIR
     Args:
         path: The file.
         max_nodes: Files with more nodes are refused before they are loaded.
+        type_check: Whether to compare the shapes that the nodes state. Some writers state others
+            than they mean, such as one with a batch axis; the graph may still run.
 
     Returns:
-        The graph, its shapes checked.
+        The graph, its shapes checked unless ``type_check`` is False.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -67,9 +71,11 @@ def read(path: str | os.PathLike[str], *, max_nodes: int = MAX_NODES) -> nir.NIR
     except Exception as error:
         raise ValueError(f"path: {path} is damaged: {error}") from error
     try:
-        return nir.read(path)
+        return nir.read(path, type_check=type_check)
     except Exception as error:
         reason = str(error) or type(error).__name__
+        if "type mismatch" in reason:
+            reason += "; type_check=False reads it, if the shapes are only stated wrongly"
         raise ValueError(f"path: {path} holds no valid NIR graph: {reason}") from error
 
 
