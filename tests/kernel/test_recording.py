@@ -50,6 +50,18 @@ def test_an_exported_program_leaves_time_and_batch_open(layer, strict):
     assert torch.equal(spikes_of(program.module(), OTHER), spikes_of(net, OTHER))
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_program_exported_for_inference_survives_saving_and_loading(layer):
+    net, file = nn.Sequential(LAYERS[layer]()), io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(torch.export.export(net, (X,)), file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    reset_net(net)
+    assert torch.equal(spikes_of(loaded, X), spikes_of(net, X))
+
+
 def test_a_table_over_time_fixes_the_time_of_an_exported_program():
     step = Neuron(lambda x, s, p: (x * p.a, s), params={"a": PerStep(torch.rand(7))})
     batch = ({1: Dim("batch", min=1, max=64)},)
