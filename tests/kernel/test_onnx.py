@@ -42,6 +42,7 @@ LAYERS = {
     "LIFNode": lambda: spikingjelly.LIFNode(tau=3.0, step_mode="m"),
     "ParametricLIFNode": lambda: spikingjelly.ParametricLIFNode(step_mode="m"),
     "Leaky": lambda: snntorch.Leaky(0.9, time_first=True),
+    "Synaptic": lambda: snntorch.Synaptic(0.8, 0.9, time_first=True),
     "LIFBox": lambda: norse.LIFBox(LIFBoxParameters(v_th=torch.tensor(0.3))),
 }
 
