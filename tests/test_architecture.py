@@ -25,6 +25,8 @@ SHARED = {
     "report",
     "files",
     "calibrate",
+    "rows",
+    "grid",
 }
 MAY_IMPORT = {
     "kernel": {"kernel"},
@@ -36,6 +38,8 @@ MAY_IMPORT = {
     "nn": {"kernel", "modules", "hosted", "calibrate", "nn"},
     "names": set(),
     "files": set(),
+    "rows": set(),
+    "grid": {"rows"},
     "report": {"files"},
     "calibrate": {"kernel", "neurons", "layer", "modules", "hosted", "report", "files"},
     "diagnosis": {"kernel", "neurons", "report"},

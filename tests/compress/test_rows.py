@@ -11,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from spikeloom import SpikingLayer, compress, neurons
-from spikeloom.compress.rows import in_weight_shape, is_weight_layer, outputs_first, outputs_of
+from spikeloom.rows import in_weight_shape, is_weight_layer, outputs_first, outputs_of
 from tests.compress.cases import dense_filter, solved, spikes
 
 LAYERS = {

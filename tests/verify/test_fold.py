@@ -516,21 +516,65 @@ def test_a_dropout_that_drops_ends_the_way():
     assert results(fold_norms(model)) == {"2": "remains"}
 
 
-def test_a_pruned_and_quantised_layer_takes_a_norm_and_loses_its_codes():
-    def forward(model, x):
-        return model.n(model.bn(model.fc(x.flatten(0, 1))).unflatten(0, x.shape[:2]))
-
-    model = Two(forward, fc=nn.Linear(4, 4), bn=nn.BatchNorm1d(4), n=lif())
-    model, x = wake(model).double().eval(), 3 * torch.rand(5, 3, 4, dtype=torch.float64)
+def compressed(forward, **parts):
+    """A network that was pruned and quantised, and a sample."""
+    model = wake(Two(forward, **parts)).double().eval()
+    x = 3 * torch.rand(5, 3, 4, dtype=torch.float64)
     stats = compress.calibrate(model, [x])
     compress.prune(model, stats, 0.5)
     compress.quantize(model, stats, 4)
+    return model, x
+
+
+def on_grid(layer):
+    codes = layer.weight_codes.double().flatten(1)
+    return torch.equal(layer.weight.flatten(1), layer.weight_scale[:, None] * codes)
+
+
+def test_a_pruned_and_quantised_layer_takes_a_norm_of_its_outputs_and_keeps_its_codes():
+    def forward(model, x):
+        return model.n(model.bn(model.fc(x.flatten(0, 1))).unflatten(0, x.shape[:2]))
+
+    norm = nn.BatchNorm1d(4)
+    model, x = compressed(forward, fc=nn.Linear(4, 4), bn=norm, n=lif())
+    with torch.no_grad():
+        model.bn.weight[:2] = torch.tensor([-0.5, 0.0])  # turns the row around, leaves nothing
     folded = fold_norms(model)
     assert results(folded) == {"bn": "folded"}
-    assert set(dict(folded.fc.named_buffers())) == {"weight_mask"}
-    assert set(dict(model.fc.named_buffers())) == {"weight_mask", "weight_codes", "weight_scale"}
+    assert on_grid(folded.fc)
+    assert torch.equal(folded.fc.weight_codes[2:], model.fc.weight_codes[2:])
+    assert torch.equal(folded.fc.weight_codes[0], model.fc.weight_codes[0])
+    assert not folded.fc.weight_codes[1].any()
+    gain = (model.bn.weight / (model.bn.running_var + model.bn.eps).sqrt())[[0, 2, 3]]
+    torch.testing.assert_close(
+        folded.fc.weight_scale[[0, 2, 3]], gain * model.fc.weight_scale[[0, 2, 3]]
+    )
     equal(folded, model, x)
     assert not folded.fc.weight[model.fc.weight_mask].any()
+
+
+def test_a_quantised_layer_behind_an_average_pool_keeps_its_codes():
+    def forward(model, x):
+        pooled = model.pool(model.first(x).unflatten(2, (1, 2, 2)).flatten(0, 1))
+        return model.fc(pooled.flatten(1)).unflatten(0, x.shape[:2])
+
+    model, x = compressed(forward, first=lif(), pool=nn.AvgPool2d(2), fc=nn.Linear(1, 3))
+    folded = fold_norms(model)
+    assert results(folded) == {"pool": "sum"}
+    assert on_grid(folded.fc)
+    torch.testing.assert_close(folded.fc.weight_scale, model.fc.weight_scale / 4)
+    equal(folded, model, x)
+
+
+def test_a_quantised_layer_that_takes_a_factor_for_each_input_says_that_it_leaves_its_grid():
+    def forward(model, x):
+        return model.fc(model.bn(x.flatten(0, 1))).unflatten(0, x.shape[:2])
+
+    model, x = compressed(forward, bn=nn.BatchNorm1d(4), fc=nn.Linear(4, 3))
+    folded = fold_norms(model)
+    assert folded.report.column("why") == ["into weights of fc, which leave their grid"]
+    assert set(dict(folded.fc.named_buffers())) == {"weight_mask"}
+    equal(folded, model, x)
 
 
 def test_a_neuron_of_another_kind_than_make_makes_keeps_its_norm():

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.compress.rows import outputs_first
+from spikeloom.grid import GRID, is_on_grid
+from spikeloom.rows import outputs_first
 
-__all__ = ["BUFFERS", "blank", "codes_of", "keep"]
+__all__ = ["BUFFERS", "blank", "codes_of", "hold_zeros", "keep", "release"]
 
-BUFFERS = ("weight_mask", "weight_codes", "weight_scale")
+BUFFERS = ("weight_mask", *GRID)
 
 
 def keep(layer: nn.Module, buffers: Mapping[str, Tensor]) -> None:
@@ -25,6 +26,15 @@ def keep(layer: nn.Module, buffers: Mapping[str, Tensor]) -> None:
             layer.register_state_dict_pre_hook(save_zeros)
         if name == "weight_codes" and warn_of_stale_codes not in saving_hooks(layer):
             layer.register_state_dict_pre_hook(warn_of_stale_codes)
+
+
+def release(layer: nn.Module) -> None:
+    """Take the hooks away that :func:`keep` gave a layer, and the marks of its compression."""
+    ours = (hold_zeros, save_zeros, warn_of_stale_codes)
+    for hooks in (layer._forward_pre_hooks, layer._state_dict_pre_hooks):
+        for key in [key for key, hook in hooks.items() if hook in ours]:
+            del hooks[key]
+    vars(layer).pop("compressed_from", None)
 
 
 def blank(layer: Any, name: str, dtype: torch.dtype) -> Tensor:
@@ -60,13 +70,6 @@ def codes_of(layer: Any, weight: Tensor, mask: Tensor) -> Tensor | None:
     """
     codes: Tensor = layer.weight_codes.masked_fill(mask, 0)
     return codes if is_on_grid(layer, weight, codes) else None
-
-
-def is_on_grid(layer: Any, weight: Tensor, codes: Tensor) -> bool:
-    """Whether a weight is the layer's scale times codes, to the last bit."""
-    scale = layer.weight_scale
-    rows, codes = (outputs_first(layer, values).flatten(1) for values in (weight, codes))
-    return torch.equal(rows, scale[:, None] * codes.to(scale.dtype))
 
 
 def saving_hooks(layer: nn.Module) -> list[Any]:

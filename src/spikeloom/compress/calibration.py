@@ -19,7 +19,6 @@ from spikeloom.compress.coverage import why_left_out
 from spikeloom.compress.discovery import discover
 from spikeloom.compress.hessian import SecondMoment, as_float, check_finite
 from spikeloom.compress.response import Response
-from spikeloom.compress.rows import is_linear, outputs_of
 from spikeloom.compress.site import Site
 from spikeloom.compress.statistics import Facts, LayerStatistics, Statistics, fingerprint
 from spikeloom.compress.steps import by_step, signal_of
@@ -28,6 +27,7 @@ from spikeloom.kernel.call import run
 from spikeloom.modules import watched_calls
 from spikeloom.names import names_of
 from spikeloom.neurons import Trace
+from spikeloom.rows import is_linear, outputs_of
 
 __all__ = ["calibrate"]
 

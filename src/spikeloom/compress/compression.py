@@ -20,17 +20,17 @@ from spikeloom.compress.order import Order, Pattern
 from spikeloom.compress.pruning import choose, prune_blocks, working_memory
 from spikeloom.compress.quantization import check_bits, grid, quantize_blocks, round_to_grid
 from spikeloom.compress.removal import by_magnitude
-from spikeloom.compress.rows import (
-    WeightLayer,
-    in_weight_shape,
-    is_weight_layer,
-    outputs_first,
-)
 from spikeloom.compress.statistics import LayerStatistics, Statistics, fingerprint
 from spikeloom.compress.swap import Change, make_changes
 from spikeloom.compress.weights import check_weights
 from spikeloom.names import names_of
 from spikeloom.report import Report
+from spikeloom.rows import (
+    WeightLayer,
+    in_weight_shape,
+    is_weight_layer,
+    outputs_first,
+)
 
 __all__ = ["load_compressed", "prune", "quantize"]
 

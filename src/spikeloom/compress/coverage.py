@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
 
-from spikeloom.compress.rows import is_weight_layer
+from spikeloom.rows import is_weight_layer
 
 __all__ = ["by_reason", "weights_of", "why_left_out"]
 

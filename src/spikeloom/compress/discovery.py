@@ -17,12 +17,12 @@ from torch import nn
 from spikeloom.compress.coverage import by_reason, why_left_out
 from spikeloom.compress.currents import Currents
 from spikeloom.compress.response import Response, UnknownNeuron, linear_response
-from spikeloom.compress.rows import KINDS, is_weight_layer
 from spikeloom.compress.site import Site
 from spikeloom.compress.steps import Inputs, confirm_steps, place_steps, see_steps
 from spikeloom.compress.weights import check_weights
 from spikeloom.modules import is_neuron, takes_steps, why_unregistered
 from spikeloom.neurons import Trace
+from spikeloom.rows import KINDS, is_weight_layer
 
 __all__ = ["discover"]
 

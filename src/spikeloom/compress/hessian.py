@@ -20,7 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.compress.patches import patches
-from spikeloom.compress.rows import (
+from spikeloom.kernel.call import run
+from spikeloom.kernel.neuron import kind
+from spikeloom.neurons import Trace
+from spikeloom.rows import (
     KINDS,
     WeightLayer,
     groups_of,
@@ -30,9 +33,6 @@ from spikeloom.compress.rows import (
     is_weight_layer,
     outputs_first,
 )
-from spikeloom.kernel.call import run
-from spikeloom.kernel.neuron import kind
-from spikeloom.neurons import Trace
 
 __all__ = ["SecondMoment", "as_float", "check_finite", "layer_hessian"]
 

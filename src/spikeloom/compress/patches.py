@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from spikeloom.compress.rows import Transposed, WeightLayer, is_transposed
+from spikeloom.rows import Transposed, WeightLayer, is_transposed
 
 __all__ = ["patches"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from spikeloom.compress.response import Response
-from spikeloom.compress.rows import WeightLayer
+from spikeloom.rows import WeightLayer
 
 __all__ = ["Site"]
 

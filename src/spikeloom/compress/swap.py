@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spikeloom.compress.buffers import BUFFERS, keep
-from spikeloom.compress.rows import WeightLayer
+from spikeloom.rows import WeightLayer
 
 __all__ = ["Change", "make_changes"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.compress.hessian import check_finite
-from spikeloom.compress.rows import product
+from spikeloom.rows import product
 
 __all__ = ["check_layer", "check_weights"]
 

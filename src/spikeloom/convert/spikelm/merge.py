@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.convert.spikelm.amplitude import BiSpikes
+from spikeloom.grid import scale_weight
 from spikeloom.hosted import copied
 from spikeloom.kernel.neuron import kind, tensor_of
 from spikeloom.modules import neuron_of
@@ -162,10 +163,9 @@ class _Site:
     def _absorb(self, layer: Any, alpha: Tensor) -> None:
         if self.kind == "step":
             _scale_output(layer, alpha)
-        elif self.kind == "neuron":
-            layer.weight.mul_(alpha.reshape(-1).to(layer.weight))
         else:
-            layer.weight.mul_(alpha.to(layer.weight))
+            factor = alpha.reshape(-1) if self.kind == "neuron" else alpha
+            layer.weight.copy_(scale_weight(layer, factor))
 
 
 # --- Finding the sites ---------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from spikeloom.grid import has_grid
 from spikeloom.layer import SpikingLayer
 from spikeloom.modules import is_neuron
 from spikeloom.verify.fold.connections import Path
@@ -99,9 +100,11 @@ def _into_weight_behind(draft: Draft, name: str, norm: Any) -> str:
     fitting = [own for own in layouts if _sums_over(weight, _ends(draft, own, ways), norm)]
     if not fitting:
         return ""
+    had_grid = has_grid(weight)
     scale_inputs(weight, *affine(norm))
     draft.replace(name, FoldedNorm(*(len(own) for own in fitting)))
-    return f"into weights of {target}"
+    lost = ", which leave their grid" if had_grid and not has_grid(weight) else ""
+    return f"into weights of {target}{lost}"
 
 
 # --- What must hold ---------------------------------------------------------------------------

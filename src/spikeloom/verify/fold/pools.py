@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.utils import _pair
 
+from spikeloom.grid import scale_weight
 from spikeloom.verify.fold.draft import Draft
 from spikeloom.verify.fold.layout import is_padded, is_pool
 from spikeloom.verify.fold.plain import is_plain, is_weight
@@ -33,7 +34,7 @@ def fold_pool(draft: Draft, name: str, pool: Any) -> tuple[str, str]:
     if pool.divisor_override is None and uneven:
         return "remains", "its positions count differently at the border"
     divisor = pool.divisor_override or _positions(pool)
-    set_tensors(layer, weight=layer.weight.detach().double() / divisor)
+    set_tensors(layer, weight=scale_weight(layer, 1.0 / divisor))
     pool.divisor_override = 1
     return "sum", f"its 1/n is in the weights of {target}"
 

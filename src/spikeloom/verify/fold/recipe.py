@@ -46,7 +46,9 @@ def fold_norms(
     default. A module that torch.fx cannot follow (a loop over data, say) is taken to call its
     children and not to reach inside them. Layers with hooks, or with a ``forward`` of their own
     that is not a host's, remain as they are; the potentials of a neuron whose threshold takes a
-    norm are in other units.
+    norm are in other units. A quantised layer keeps its codes, and its steps take the factor; with
+    one factor for each input no step is common to a row, so that the layer loses codes and steps,
+    which the report says.
 
     Args:
         model: In eval mode; any framework's, as long as its layers are torch's, or a host's.

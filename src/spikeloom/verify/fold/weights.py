@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from spikeloom.grid import scale_weight
+
 __all__ = [
     "affine",
     "scale_current",
@@ -16,9 +18,6 @@ __all__ = [
     "set_tensors",
     "takes_inputs",
 ]
-
-# What quantisation said of the weight as it was.
-GRID = ("weight_codes", "weight_scale")
 
 
 def affine(norm: Any) -> tuple[Tensor, Tensor]:
@@ -36,9 +35,6 @@ def set_tensors(layer: Any, **values: Tensor) -> None:
     dtype, trains = layer.weight.dtype, layer.weight.requires_grad
     for name, value in values.items():
         setattr(layer, name, nn.Parameter(value.to(dtype), requires_grad=trains))
-    if "weight" in values:
-        for name in GRID:
-            layer._buffers.pop(name, None)
 
 
 def _bias(layer: Any) -> Tensor | float:
@@ -47,9 +43,8 @@ def _bias(layer: Any) -> Tensor | float:
 
 def scale_outputs(layer: Any, a: Tensor, d: Tensor) -> None:
     """Take ``y = a u + d`` of a layer's outputs u into its weights."""
-    weight = layer.weight.detach().double()
-    column = (-1, *(1 for _ in weight.shape[1:]))
-    set_tensors(layer, weight=weight * a.reshape(column), bias=a * _bias(layer) + d)
+    column = (-1, *(1 for _ in layer.weight.shape[1:]))
+    set_tensors(layer, weight=scale_weight(layer, a.reshape(column)), bias=a * _bias(layer) + d)
 
 
 def takes_inputs(layer: Any, features: int, positions: bool) -> bool:
@@ -74,7 +69,7 @@ def scale_inputs(layer: Any, a: Tensor, d: Tensor) -> None:
     a, d = (t.repeat_interleave(weight.shape[1] // len(a)) for t in (a, d))
     column = (1, -1, *(1 for _ in weight.shape[2:]))
     shift = (weight * d.reshape(column)).flatten(1).sum(1)
-    set_tensors(layer, weight=weight * a.reshape(column), bias=shift + _bias(layer))
+    set_tensors(layer, weight=scale_weight(layer, a.reshape(column)), bias=shift + _bias(layer))
 
 
 def scale_current(layer: Any, gain: float) -> None:
@@ -82,6 +77,8 @@ def scale_current(layer: Any, gain: float) -> None:
     if layer.weight is None:  # a norm without gain and shift of its own
         layer.weight = nn.Parameter(torch.ones_like(layer.running_var))
         layer.bias = nn.Parameter(torch.zeros_like(layer.running_var))
-    set_tensors(layer, weight=layer.weight.detach().double() * gain)
+    is_norm = layer.weight.dim() == 1
+    weight = layer.weight.detach().double() * gain if is_norm else scale_weight(layer, gain)
+    set_tensors(layer, weight=weight)
     if layer.bias is not None:
         set_tensors(layer, bias=layer.bias.detach().double() * gain)

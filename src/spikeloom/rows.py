@@ -1,4 +1,4 @@
-"""The weight layers that are compressed, and their weights as rows.
+"""The weight layers that can be compressed, and their weights as rows.
 
 A row holds what one output adds up. It is the first axis of the weights of linear layers and
 convolutions; transposed convolutions and the ``Conv1D`` of transformers keep inputs in front.
