@@ -3,6 +3,7 @@
 from spikeloom.compress.allocation import allocate
 from spikeloom.compress.calibration import calibrate
 from spikeloom.compress.compression import load_compressed, prune, quantize
+from spikeloom.compress.finish import finish
 from spikeloom.compress.hessian import layer_hessian
 from spikeloom.compress.objective import quadratic_error
 from spikeloom.compress.pruning import prune_weight
@@ -19,6 +20,7 @@ __all__ = [
     "UnknownNeuron",
     "allocate",
     "calibrate",
+    "finish",
     "layer_hessian",
     "linear_response",
     "load_compressed",
