@@ -126,3 +126,56 @@ def test_a_folded_network_stays_free_once_it_is_pruned(first):
     compress.prune(net, compress.calibrate(net, [x]), sparsity=0.5)
     net = net if first == "fold" else fold_norms(net)
     assert check_mfi(net, x).ok
+
+
+class Pair(nn.Module):
+    """Linear, LIF, Linear, LIF: the second layer has lost 95 % and is held in 4 bits."""
+
+    def __init__(self, make) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(20, 64), nn.Linear(64, 10)
+        self.one, self.two = (made(make, neurons.LIF(v_threshold=0.3)) for _ in range(2))
+        self.eval()
+
+    def forward(self, x):
+        return output_of(self.two(self.second(output_of(self.one(self.first(x))))))
+
+
+def spikes_by_hand(layer, x):
+    """Leaky neurons behind a layer: v + (x - v) / 2, a threshold of 0.3, reset to 0."""
+    v, spikes = 0.0, []
+    for current in x @ layer.weight.detach().T + layer.bias.detach():
+        h = v + (current - v) / 2
+        spikes.append((h >= 0.3).double())
+        v = torch.where(h >= 0.3, 0.0, h)
+    return torch.stack(spikes)
+
+
+@pytest.mark.parametrize("end", [lambda net: net, compress.finish], ids=["before", "after"])
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+def test_the_energy_of_a_pruned_and_quantised_network_is_that_counted_by_hand(make, end):
+    net, x = Pair(make), 3 * torch.rand(8, 4, 20, generator=torch.Generator().manual_seed(1))
+    stats = compress.calibrate(net, [x])
+    compress.prune(net, stats, allocation={"first": 0.0, "second": 0.95})
+    compress.quantize(net, stats, bits=4, layers=["second"])
+    net = end(net)
+    exists = net.second.weight.detach() != 0
+    spikes = spikes_by_hand(net.first, x)
+    accumulates = float((spikes @ exists.double().T).sum()) / 4  # of one sample
+    macs, weights = 8 * 20 * 64, int(exists.sum())
+    found = count_energy(net, x)
+    assert accumulates > 0 and weights <= 0.05 * exists.numel()
+    assert (found.accumulates, found.code_accumulates) == (accumulates, accumulates)
+    assert (found.macs, found.dense, found.twin_macs) == (macs, 8 * weights, 20 * 64 + weights)
+    bits = dict(zip(found.column("module"), found.column("bits"), strict=True))
+    assert {name for name, width in bits.items() if width} == {"second"} and bits["second"] == 4
+    # How many additions and factors a step takes is its host's affair.
+    fixed = 4.6 * macs + 0.9 * found.additions + 3.7 * found.rescales
+    assert found.proxy == pytest.approx(fixed + 0.1 * accumulates)
+    assert found.twin_proxy == pytest.approx(4.6 * (20 * 64 + weights))
+    # A code is half a byte, a weight four; potentials of 74 neurons are read and written.
+    moved = 8 * macs + 8 * 8 * 74 + (0.5 + 8) * accumulates
+    assert found.memory == pytest.approx(fixed + 0.1 * accumulates + 24.96 * moved)
+    twin = 4.6 * (20 * 64 + weights) + 24.96 * (8 * 20 * 64 + (0.5 + 4) * weights)
+    assert found.twin_memory == pytest.approx(twin)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from spikeloom.grid import bits_of
 from spikeloom.kernel.values import checked_count
 from spikeloom.report import Report
 from spikeloom.verify.counting import Counting, Layer, steps_and_batch
@@ -33,13 +34,20 @@ class EnergyCosts:
     multiply-accumulate of a dense network reads its weight and its activation, and accumulates in a
     register; a neuron reads and writes its potential at every step.
 
+    A quantised weight is read at the width of its codes. An event adds the code as a whole number;
+    the step of the row's grid is taken to be in the neuron's threshold, or in the scale of its
+    potential, and costs nothing. A multiply-accumulate on codes costs what it does on
+    floating-point numbers.
+
     Attributes:
         mac: A multiplication with an addition.
         ac: An addition.
+        code_ac: An addition of whole numbers of 32 bits.
         multiply: A multiplication.
         byte: A byte of memory access.
         event_bytes: Bytes that a synaptic addition moves.
         mac_bytes: Bytes that a multiply-accumulate moves.
+        weight_bytes: How many of both are a weight's that is not quantised.
         neuron_bytes: Bytes that a neuron moves in a step.
 
     Source: Horowitz, "Computing's energy problem", ISSCC 2014 (arithmetic); SpikingJelly 2.0,
@@ -48,11 +56,21 @@ class EnergyCosts:
 
     mac: float = 4.6
     ac: float = 0.9
+    code_ac: float = 0.1
     multiply: float = 3.7
     byte: float = 24.96
     event_bytes: float = 12.0
     mac_bytes: float = 8.0
+    weight_bytes: float = 4.0
     neuron_bytes: float = 8.0
+
+    def addition(self, bits: int | None) -> float:
+        """Energy of adding a weight of so many bits; None for one that is not quantised."""
+        return self.ac if bits is None else self.code_ac
+
+    def narrowed(self, moved: float, bits: int | None) -> float:
+        """Energy of moving so many bytes, a weight of so many bits among them."""
+        return self.byte * (moved if bits is None else moved - self.weight_bytes + bits / 8)
 
 
 @dataclass
@@ -64,6 +82,7 @@ class EnergyReport(Report):
         spikes: Spikes of all neurons; NaN if none of them is spikeloom's.
         rate: Spikes per neuron and step, every neuron counting alike; NaN likewise.
         accumulates: Synaptic additions (AC): one for each spike and synapse.
+        code_accumulates: Those of them that add codes, in quantised layers.
         macs: Multiply-accumulates of layers that see real values: the stem, and layers behind
             neurons whose output is graded.
         additions: Additions outside weight layers: skips, leaks, pools.
@@ -84,6 +103,7 @@ class EnergyReport(Report):
     spikes: float = 0.0
     rate: float = 0.0
     accumulates: float = 0.0
+    code_accumulates: float = 0.0
     macs: float = 0.0
     additions: float = 0.0
     rescales: float = 0.0
@@ -108,7 +128,7 @@ class EnergyReport(Report):
         """A bar for each layer that has such a number.
 
         Args:
-            column: ``"AC"``, ``"MAC"``, ``"synapses"``, ``"spikes"`` or ``"rate"``.
+            column: ``"AC"``, ``"MAC"``, ``"synapses"``, ``"spikes"``, ``"rate"`` or ``"bits"``.
             path: Save the picture there.
         """
         shown = [
@@ -130,15 +150,16 @@ def count_energy(
 
     .. math::
         E &= 4.6\,\mathrm{MAC} + 0.9\,(\mathrm{AC} + \mathrm{additions})
-        + 3.7\,\mathrm{rescales} \quad\text{pJ} \\
+        + 0.1\,\mathrm{AC}_\mathrm{codes} + 3.7\,\mathrm{rescales} \quad\text{pJ} \\
         E_\mathrm{twin} &= 4.6\,\mathrm{MAC}_\mathrm{twin}
 
     The memory-inclusive estimate adds the accesses that :class:`EnergyCosts` describes. Zeros of
     the padding are no spikes; weights of 0, such as those that pruning has removed, are no
-    synapses; an image that is encoded once counts once. Norms that are not folded are rescales:
-    fold them first with :func:`~spikeloom.verify.fold_norms`. What a tensor may hold decides, not
-    what it happens to hold: a layer that reads the sample itself multiplies and accumulates even if
-    the sample is spikes. Only torch's operations are counted, so a forward that
+    synapses; a layer that :func:`~spikeloom.compress.quantize` has rounded adds codes, at the width
+    that holds all of them; an image that is encoded once counts once. Norms that are not folded are
+    rescales: fold them first with :func:`~spikeloom.verify.fold_norms`. What a tensor may hold
+    decides, not what it happens to hold: a layer that reads the sample itself multiplies and
+    accumulates even if the sample is spikes. Only torch's operations are counted, so a forward that
     takes values out of torch is refused, as :func:`~spikeloom.verify.check_mfi` refuses it; where
     it reads single numbers or conditions, the report says so.
 
@@ -196,27 +217,33 @@ def _report(
     layers = counting.layers
     neurons = [layer for layer in layers.values() if layer.is_neuron]
     weights = [layer for layer in layers.values() if not layer.is_neuron]
+    widths = {name: bits_of(model.get_submodule(name)) for name in layers}
     spikes = sum(layer.spikes for layer in neurons) if neurons else math.nan
     states = sum(layer.neurons for layer in neurons)
     report = EnergyReport(
         "Operations of one sample, all steps",
-        ("module", "layer", "spikes", "rate", "synapses", "AC", "MAC"),
+        ("module", "layer", "spikes", "rate", "synapses", "AC", "MAC", "bits"),
         steps=steps,
         spikes=spikes / batch,
         rate=spikes / max(states, 1),
         accumulates=sum(layer.accumulates for layer in weights) / batch,
+        code_accumulates=sum(layers[name].accumulates for name in layers if widths[name]) / batch,
         macs=sum(layer.macs for layer in weights) / batch,
         additions=counting.additions / batch,
         rescales=(counting.multiplications - counting.weight_multiplications) / batch,
         dense=sum(layer.driven for layer in weights) / batch,
         costs=costs,
     )
-    once = sum(layer.macs / layer.runs(steps, batch) for layer in weights) / batch
-    report.twin_macs = once + report.dense / steps
     report.active = report.accumulates / report.dense if report.dense else 0.0
-    _estimate(report, states / batch)
+    works = [
+        _Work.of(layer, widths[name], steps, batch)
+        for name, layer in layers.items()
+        if not layer.is_neuron
+    ]
+    _estimate(report, works, states / batch)
     for name, layer in layers.items():
-        report.add(name or "(model)", type(model.get_submodule(name)).__name__, *_row(layer, batch))
+        kind = type(model.get_submodule(name)).__name__
+        report.add(name or "(model)", kind, *_row(layer, batch), widths[name])
     report.notes += _notes(report)
     if counting.readers:
         report.notes.append(
@@ -246,19 +273,53 @@ def _row(layer: Layer, batch: int) -> tuple[Any, ...]:
     return layer.spikes / batch, layer.accumulates / max(layer.driven, 1), *shown
 
 
-def _estimate(report: EnergyReport, neuron_steps: float) -> None:
+@dataclass(frozen=True)
+class _Work:
+    """What a weight layer does for one sample, and the width of its weights.
+
+    Attributes:
+        bits: None for weights that are not quantised.
+        accumulates: Synaptic additions.
+        dense: Synaptic additions at a rate of 1.
+        macs: Multiply-accumulates.
+        twin_macs: Multiply-accumulates of the layer's twin.
+    """
+
+    bits: int | None
+    accumulates: float
+    dense: float
+    macs: float
+    twin_macs: float
+
+    @classmethod
+    def of(cls, layer: Layer, bits: int | None, steps: int, batch: int) -> _Work:
+        twin = layer.macs / layer.runs(steps, batch) + layer.driven / steps
+        counts = (layer.accumulates, layer.driven, layer.macs, twin)
+        return cls(bits, *(count / batch for count in counts))
+
+
+def _estimate(report: EnergyReport, works: list[_Work], neuron_steps: float) -> None:
     """Both energies and their break-even rates, in which only the accumulates vary."""
     costs = report.costs
+    report.twin_macs = sum(work.twin_macs for work in works)
     fixed = costs.mac * report.macs + costs.ac * report.additions
     fixed += costs.multiply * report.rescales
-    report.proxy = fixed + costs.ac * report.accumulates
+    add = [costs.addition(work.bits) for work in works]
+    report.proxy = fixed + sum(a * work.accumulates for a, work in zip(add, works, strict=True))
     report.twin_proxy = costs.mac * report.twin_macs
-    report.proxy_break_even = _break_even(report.twin_proxy - fixed, costs.ac * report.dense)
-    event = costs.ac + costs.byte * costs.event_bytes
-    fixed += costs.byte * (costs.mac_bytes * report.macs + costs.neuron_bytes * neuron_steps)
-    report.memory = fixed + event * report.accumulates
-    report.twin_memory = (costs.mac + costs.byte * costs.mac_bytes) * report.twin_macs
-    report.memory_break_even = _break_even(report.twin_memory - fixed, event * report.dense)
+    dense = sum(a * work.dense for a, work in zip(add, works, strict=True))
+    report.proxy_break_even = _break_even(report.twin_proxy - fixed, dense)
+    fixed += costs.byte * costs.neuron_bytes * neuron_steps
+    events = dense = twin = 0.0
+    for a, work in zip(add, works, strict=True):
+        event = a + costs.narrowed(costs.event_bytes, work.bits)
+        moved = costs.narrowed(costs.mac_bytes, work.bits)
+        fixed += moved * work.macs
+        events += event * work.accumulates
+        dense += event * work.dense
+        twin += (costs.mac + moved) * work.twin_macs
+    report.memory, report.twin_memory = fixed + events, twin
+    report.memory_break_even = _break_even(twin - fixed, dense)
 
 
 def _break_even(budget: float, dense_cost: float) -> float:
@@ -270,9 +331,10 @@ def _notes(report: EnergyReport) -> list[str]:
         fired = "No neuron of spikeloom ran: spikes and potentials are not counted"
     else:
         fired = f"{report.spikes:,.0f} spikes, {100 * report.rate:.2f} % of neurons a step"
+    codes = f" ({report.code_accumulates:,.0f} of codes)" if report.code_accumulates else ""
     return [
         f"{fired}, T={report.steps}; {100 * report.active:.2f} % of synapses active.",
-        f"{report.accumulates:,.0f} AC + {report.additions:,.0f} additions + "
+        f"{report.accumulates:,.0f} AC{codes} + {report.additions:,.0f} additions + "
         f"{report.macs:,.0f} MAC + {report.rescales:,.0f} rescales; dense, in one step: "
         f"{report.twin_macs:,.0f} MAC.",
         f"Proxy by arithmetic alone: {report.proxy / 1e6:.4g} uJ against "
