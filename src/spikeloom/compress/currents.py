@@ -6,8 +6,9 @@ without memory or the next weight layer ends it. A tensor of other origin is a s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,11 +60,20 @@ class Currents(Domain[Sources]):
         self.thresholds: dict[str, str] = {}
         self.inside: list[str] = []
         self._given: dict[str, Any] = {}
+        # Layer -> input and output, until a neuron takes the output before the layer returns.
+        self._products: dict[str, tuple[Tensor, Any] | None] = {}
 
     @contextmanager
     def over(self, model: nn.Module) -> Iterator[None]:
         """See what a model does, and where its values leave torch."""
-        with super().over(model), _Exits(self):
+        with ExitStack() as stack:
+            for name, module in model.named_modules():
+                if name in self.layers:
+                    made = functools.partial(self._made, name)
+                    hook = module.register_forward_hook(made, with_kwargs=True, prepend=True)
+                    stack.callback(hook.remove)
+            stack.enter_context(super().over(model))
+            stack.enter_context(_Exits(self))
             yield
 
     # --- Modules
@@ -84,24 +94,37 @@ class Currents(Domain[Sources]):
                 self.sequences.add(name)
             for layer, norms in self.sources((args, kwargs)):
                 self.reached.setdefault(layer, {})[name, norms] = None
+                self._products[layer] = None
         self.inside.append(name)
 
     def left(self, name: str, module: nn.Module, output: Any) -> None:
-        """A weight layer begins a current, a normalisation is noted on those that pass it."""
+        """A neuron's output is no current, a normalisation is noted on those that pass it."""
         if name in self.neurons:
             self.inside.pop()
             self._state(output, NOTHING)
             return
         given = self._given.pop(name)
-        if name in self.layers and output is not None:
-            x, *_ = _tensors(given)
-            with _disable_current_modes():  # what is looked at here is no part of the model
-                check_layer(name, module, x, output)
-            self.inputs.setdefault(name, []).append(tuple(x.shape))
-            self._state(output, frozenset({(name, ())}))
+        if name in self.layers:
+            made = self._products.pop(name, None)
+            if made is not None and output is not None and output is not made[1]:
+                self._check(name, module, made[0], output)
+                self._state(output, frozenset({(name, ())}))
         elif isinstance(module, _BatchNorm):
             passed = {(layer, (*norms, name)) for layer, norms in self.sources(given)}
             self._state(output, frozenset(passed))
+
+    def _made(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        """A weight layer begins a current, which hooks of the layer's own may take further."""
+        x, *_ = _tensors((args, kwargs))
+        self._check(name, module, x, output)
+        self.inputs.setdefault(name, []).append(tuple(x.shape))
+        self._products[name] = x, output
+        self._state(output, frozenset({(name, ())}))
+
+    @staticmethod
+    def _check(name: str, module: nn.Module, x: Tensor, output: Any) -> None:
+        with _disable_current_modes():  # what is looked at here is no part of the model
+            check_layer(name, module, x, output)
 
     def sources(self, values: Any) -> Sources:
         """The layers that any of the tensors within is a sum of."""

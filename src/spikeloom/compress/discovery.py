@@ -137,7 +137,7 @@ def _site(
     layer: Any = modules[name]
     site = Site(name, layer, Response(0.0))
     reached = list(seen.reached.get(name, {}))
-    if not reached:
+    if not reached or _is_without_memory(traces.get(name)):
         site.response = _without_neuron(name, seen, traces)
         anchor = next((n for n, found in inputs.items() if found.whole), None)
         if name in traces:
@@ -174,6 +174,14 @@ def _without_neuron(name: str, seen: Currents, traces: Mapping[str, Trace]) -> R
             f"calibrate(..., traces={{{name!r}: neurons.Trace(0.9)}}), Trace(0) for none"
         )
     return Response(0.0)
+
+
+def _is_without_memory(trace: Trace | None) -> bool:
+    """Whether it is stated that nothing integrates what a layer puts out."""
+    response = None if trace is None else _stated(trace)
+    if response is None or response.synaptic_decay is not None:
+        return False
+    return not torch.as_tensor(response.decay).any()
 
 
 def _response(neuron: str, layer: str, module: nn.Module, traces: Mapping[str, Trace]) -> Response:

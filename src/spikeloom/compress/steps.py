@@ -205,7 +205,8 @@ def confirm_steps(
             raise ValueError(
                 f"layer {site.name!r}: one row of its output reaches the neuron {neuron!r} at "
                 f"{at}; every step must reach the neuron on its own and in the order of the "
-                "layer's input, or all steps must be the same"
+                "layer's input, or all steps must be the same; if no membrane integrates what the "
+                f"layer puts out, say so: traces={{{site.name!r}: neurons.Trace(0)}}"
             )
 
 

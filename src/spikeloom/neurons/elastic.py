@@ -6,7 +6,7 @@ Bi-Spiking Mechanisms", ICML 2024.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from spikeloom.kernel.vocabulary import absolute, clamp, detach, maximum, rint, 
 from spikeloom.neurons.arguments import checked_choice, checked_number
 from spikeloom.neurons.described import Described, Variant
 from spikeloom.neurons.forms import Constants, Ternary
+from spikeloom.neurons.trace import Response
 
 __all__ = ["ElasticBiSpike"]
 
@@ -135,6 +136,14 @@ class ElasticBiSpike(Described):
     def gradient_scale(self, parameter: str, count: int) -> float | None:
         """The published 1 / sqrt(N) on the amplitude's gradient, unless it is left out."""
         return torch.sym_float(torch.sym_max(count, 1)) ** -0.5 if self.grad_scale else None
+
+    def response(self, values: Mapping[str, Any]) -> Response:
+        """What a silent membrane keeps; of amplitudes that change from step to step, the mean."""
+        if self.reset == "symmetric":
+            return Response(self.decay)
+        alpha = values["alpha"]
+        alpha = alpha.values.double().mean(-1) if isinstance(alpha, PerStep) else alpha
+        return Response.clamped(self.decay * torch.as_tensor(alpha).clamp(min=FLOOR))
 
     def form(self, values: Constants) -> Ternary:
         """Ternary spikes of a membrane that leaks."""

@@ -15,6 +15,7 @@ from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.neuron import Neuron, Parameter, PerStep, kind, tensor_of
 from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import SpikingLayer
+from spikeloom.modules import Conventions, register
 
 __all__ = ["RULES", "BiSpikes", "measure_amplitude"]
 
@@ -248,6 +249,10 @@ class BiSpikes(nn.Module):
     def extra_repr(self) -> str:
         """The rule."""
         return f"k={self.k:g}, rule={self.rule!r}"
+
+
+# The neuron is the module within, and time may be folded into what comes in.
+register(BiSpikes, Conventions(is_neuron=False))
 
 
 def _in_backward() -> bool:
