@@ -387,6 +387,24 @@ def test_a_sample_may_be_arguments_by_name(form):
         assert getattr(report, number) == getattr(expected, number), number
 
 
+def test_the_samples_of_a_list_of_mappings_are_all_counted():
+    model = two_layers()
+    x = torch.rand(4, 7, 3, generator=torch.Generator().manual_seed(0)).round()
+    whole = count_energy(model, {"input": x})
+    parts = count_energy(model, [{"input": x[:, :5]}, UserDict(input=x[:, 5:])])
+    assert whole.spikes > 0
+    assert parts.column("AC") == pytest.approx(whole.column("AC"), nan_ok=True)
+    for name, value in whole.as_dict().items():
+        if isinstance(value, float):
+            assert getattr(parts, name) == pytest.approx(value), name
+
+
+def test_batches_of_different_steps_are_counted_apart():
+    batches = [{"input": torch.ones(steps, 2, 3)} for steps in (4, 5)]
+    with pytest.raises(ValueError, match="its batches have 4 and 5 steps; count them apart"):
+        count_energy(two_layers(), batches)
+
+
 def test_labels_behind_a_sample_are_left_out():
     x, labels = torch.ones(2, 1, 3), torch.tensor([1])
     assert count_energy(two_layers(), (x, labels)).macs == 2 * 9

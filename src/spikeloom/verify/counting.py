@@ -34,6 +34,7 @@ class Layer:
         driven: Synapses behind spikes or whole numbers.
         accumulates: Those of them that were used, by each unit.
         macs: Synapses behind real values.
+        twin_macs: What its twin, with real activations in one step, multiplies.
         inputs: The shape of the module's input in each call.
         steps: Steps of a neuron.
         batch: Samples that a neuron sees.
@@ -46,9 +47,15 @@ class Layer:
     driven: int = 0
     accumulates: int = 0
     macs: int = 0
+    twin_macs: float = 0.0
     inputs: list[tuple[int, ...]] = field(default_factory=list)
     steps: int = 0
     batch: int = 0
+
+    @property
+    def work(self) -> tuple[float, float, float, float]:
+        """Synaptic additions, the same at a rate of 1, multiplications, and those of the twin."""
+        return self.accumulates, self.driven, self.macs, self.twin_macs
 
     def runs(self, steps: int, batch: int) -> int:
         """How often the layer works on one sample: at each step, or once on a constant image."""
@@ -56,6 +63,16 @@ class Layer:
         in_calls = len(self.inputs) > 1 and len(self.inputs) % steps == 0
         in_axes = first[:2] == (steps, batch) or (first and first[0] % (steps * batch) == 0)
         return steps if in_calls or in_axes else 1
+
+    def know_steps(self, steps: int, batch: int) -> None:
+        """Set what the twin takes, once it is known how many steps and samples there were."""
+        self.twin_macs = self.macs / self.runs(steps, batch) + self.driven / steps
+
+    def add(self, other: Layer) -> None:
+        """Add the counts of another run."""
+        self.is_driven |= other.is_driven
+        for name in ("spikes", "neurons", "driven", "accumulates", "macs", "twin_macs"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 # Operations of torch that multiply inside, how often is not known; so do those of other libraries.
@@ -116,6 +133,18 @@ class Counting(KindTrace):
                 None
             )
         return y
+
+    def add(self, other: Counting) -> None:
+        """Add what another run of the same model has counted."""
+        for name, layer in other.layers.items():
+            if name in self.layers:
+                self.layers[name].add(layer)
+            else:
+                self.layers[name] = layer
+        for name in ("additions", "comparisons", "multiplications", "weight_multiplications"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.opaque |= other.opaque
+        self.readers |= other.readers
 
     def _layer(self, *, is_neuron: bool) -> Layer:
         inputs = self.shapes.setdefault(self.module, [()])

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import nn
 
+from spikeloom.calibrate import Batch
 from spikeloom.grid import bits_of
 from spikeloom.kernel.values import checked_count
 from spikeloom.report import Report
@@ -167,12 +169,13 @@ def count_energy(
         model: In eval mode, with spikeloom neurons; it is not changed. Of another framework's
             neurons the operations are counted, the spikes are not.
         sample: A batch, as :func:`spikeloom.calibrate.arguments_of` takes it: a tensor, a tuple of
-            the arguments that have no defaults, or a mapping of keyword arguments.
+            the arguments that have no defaults, or a mapping of keyword arguments; or a list of
+            such mappings, whose samples are all counted.
         steps: T; None reads it from what the neurons see, ``[T, batch, ...]`` or ``[batch, ...]``
             T times; if they differ, from an output ``[T, batch, ...]``. So it does if all neurons
             are another framework's and the input begins with the same axes. A network without
             spikes has no steps to read.
-        batch: Samples in the batch; None reads it likewise.
+        batch: Samples in each batch; None reads it likewise.
         costs: What operations cost.
 
     Returns:
@@ -194,16 +197,31 @@ def count_energy(
         >>> report.macs, report.dense, report.accumulates == 2 * report.spikes
         (160.0, 80.0, True)
     """
-    found = checked_sample(model, sample)
     for name, count in (("steps", steps), ("batch", batch)):
         if count is not None:
             checked_count(name, count)
-    counting = Counting()
-    y = counting.run(exact_copy(model).to(_dtype(model)), found)
-    steps, batch = steps_and_batch(
-        counting.layers.values(), (found.args, found.kwargs), y, steps, batch
-    )
-    return _report(model, counting, steps, batch, costs or EnergyCosts())
+    total, taken, samples = Counting(), 0, 0
+    for one in _batches(sample):
+        counting, found = Counting(), checked_sample(model, one)
+        y = counting.run(exact_copy(model).to(_dtype(model)), found)
+        counted = counting.layers.values()
+        own, count = steps_and_batch(counted, (found.args, found.kwargs), y, steps, batch)
+        if taken not in (0, own):
+            raise ValueError(
+                f"sample: its batches have {taken} and {own} steps; count them apart, or say which "
+                f"number holds for all: count_energy(..., steps=)"
+            )
+        for layer in counted:
+            layer.know_steps(own, count)
+        total.add(counting)
+        taken, samples = own, samples + count
+    return _report(model, total, taken, samples, costs or EnergyCosts())
+
+
+def _batches(sample: Any) -> list[Any]:
+    """The batches of a list of them; a list of tensors is the arguments of one."""
+    is_many = isinstance(sample, list) and all(isinstance(one, (Mapping, Batch)) for one in sample)
+    return sample if is_many and sample else [sample]
 
 
 def _dtype(model: nn.Module) -> torch.dtype:
@@ -236,7 +254,7 @@ def _report(
     )
     report.active = report.accumulates / report.dense if report.dense else 0.0
     works = [
-        _Work.of(layer, widths[name], steps, batch)
+        _Work(widths[name], *(count / batch for count in layer.work))
         for name, layer in layers.items()
         if not layer.is_neuron
     ]
@@ -290,12 +308,6 @@ class _Work:
     dense: float
     macs: float
     twin_macs: float
-
-    @classmethod
-    def of(cls, layer: Layer, bits: int | None, steps: int, batch: int) -> _Work:
-        twin = layer.macs / layer.runs(steps, batch) + layer.driven / steps
-        counts = (layer.accumulates, layer.driven, layer.macs, twin)
-        return cls(bits, *(count / batch for count in counts))
 
 
 def _estimate(report: EnergyReport, works: list[_Work], neuron_steps: float) -> None:
