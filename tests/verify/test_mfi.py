@@ -546,3 +546,20 @@ def test_a_scripted_module_is_refused_by_its_name(check):
     model = dense(torch.jit.script(nn.Linear(4, 8)), lif()).eval()
     with pytest.raises(TypeError, match=r"model: '0' is a ScriptModule, .* before torch\.jit"):
         check(model, currents(5, 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("by_step", "by_neuron", "violations"),
+    [([0.5, 3.0], [0.5, -2.0], ["2"]), ([1.0, 3.0], [2.0, 4.0], []), ([1.0, 3.0], [2.0] * 3, [])],
+    ids=["real", "whole", "more neurons than steps"],
+)
+def test_the_value_of_every_step_meets_that_of_every_neuron(by_step, by_neuron, violations):
+    params = {"a": spikeloom.PerStep(torch.tensor(by_step)), "b": torch.tensor(by_neuron)}
+    neuron = spikeloom.Neuron(
+        lambda x, state, p: (spikeloom.kernel.vocabulary.fire(x - 1.0) * (p.a + p.b), state),
+        params=params,
+        name="scaled",
+    )
+    layers = nn.Linear(4, len(by_neuron)), spikeloom.SpikingLayer(neuron)
+    model = dense(*layers, nn.Linear(len(by_neuron), 2))
+    assert check_mfi(model, currents(2, 3, 4)).violations == violations

@@ -194,6 +194,7 @@ def program_kinds(
     roots = [*program.outputs, *program.next, *(program.begin or ())]
     found: dict[int, Operand] = {}
     problems: list[str] = []
+    params = _crossed(program, params)
     for number in schedule(program.nodes, roots):
         node = program.nodes[number]
         values = [found[resolve(program.nodes, i)] for i in operands(node)]
@@ -203,6 +204,15 @@ def program_kinds(
             problems.append(str(problem))
             found[number] = REAL
     return found, problems
+
+
+def _crossed(program: Program, params: Mapping[str, Constant]) -> dict[str, Constant]:
+    """Parameters in which the value of every step meets that of every neuron."""
+    kinds = dict(program.params)
+    return {
+        name: value[..., None] if kinds[name] == "neuron" and isinstance(value, Tensor) else value
+        for name, value in params.items()
+    }
 
 
 def _node_kind(
