@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from spikeloom import SpikingLayer, compress, export, neurons
+from spikeloom import SpikingLayer, compress, convert, export, neurons
 from spikeloom.verify import check_mfi, count_energy, fold_norms
 
 T, B = 6, 4
@@ -190,3 +190,44 @@ def test_what_is_counted_stays_the_same():
     before, after = count_energy(net, x), count_energy(compress.finish(net), x)
     assert (before.accumulates, before.macs) == (after.accumulates, after.macs)
     assert before.memory == after.memory
+
+
+def analog():
+    """A network without neurons, pruned and quantised, and its input."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), torch.randn(16, 6)
+    stats = compress.calibrate(net, [x])
+    compress.prune(net, stats, 0.5)
+    compress.quantize(net, stats, 4)
+    return net, x
+
+
+CONVERSIONS = {"LAS": convert.LAS(), "SignGD": convert.SignGD(steps=64)}
+
+
+@pytest.mark.parametrize("conversion", CONVERSIONS.values(), ids=CONVERSIONS)
+def test_a_finished_network_converts_with_its_zeros(conversion):
+    net, x = analog()
+    converted = conversion.apply(compress.finish(net), x)
+    assert (converted(x) - net(x)).abs().max() < 0.01 * net(x).abs().max()
+    zeros = [int((p == 0).sum()) for p in converted.parameters() if p.dim() > 1]
+    assert zeros == [int((net[i].weight == 0).sum()) for i in (0, 2)]
+
+
+def test_a_pruned_network_is_exported_once_it_is_finished():
+    net, x = analog()
+    with pytest.raises(ValueError, match=r"export the network that compress\.finish"):
+        torch.export.export(net, (x,))
+    with pytest.raises(TypeError, match=r"export the network that compress\.finish"):
+        CONVERSIONS["SignGD"].apply(net, x)
+    exported = torch.export.export(compress.finish(net), (x,)).module()
+    torch.testing.assert_close(exported(x), net(x))
+
+
+@pytest.mark.parametrize("conversion", CONVERSIONS.values(), ids=CONVERSIONS)
+def test_a_converted_network_is_refused_with_the_order_that_works(conversion):
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    x = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
+    converted = conversion.apply(net, x)
+    with pytest.raises(ValueError, match=r"before (its|what changes the layer, such as a) conv"):
+        compress.calibrate(converted, [x])

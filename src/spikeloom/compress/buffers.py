@@ -48,6 +48,11 @@ def blank(layer: Any, name: str, dtype: torch.dtype) -> Tensor:
 def hold_zeros(layer: Any, args: Any) -> None:
     """Put removed weights back to zero, whatever an optimiser has made of them."""
     if getattr(layer, "weight_mask", None) is not None:
+        if torch.compiler.is_exporting():
+            raise ValueError(
+                "model: a pruned layer writes zeros into its weight in every call, which no "
+                "exported graph can; export the network that compress.finish(model) makes"
+            )
         # Through .data: a layer that is called at every step must not invalidate its earlier calls.
         layer.weight.data.masked_fill_(layer.weight_mask, 0.0)
 

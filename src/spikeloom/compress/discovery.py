@@ -70,7 +70,10 @@ def discover(
         left = by_reason(why_left_out(model, (), reasons)).items()
         named = ", ".join(f"{', '.join(names)} ({reason})" for reason, names in left)
         end = f"; left out are {named}" if named else ""
-        raise ValueError(f"model: no {KINDS} module was called{end}")
+        raise ValueError(
+            f"model: no {KINDS} module was called{end}; a converted network that has none is "
+            "compressed before its conversion"
+        )
     _mind_uncalled(uncalled, layers is not None)
     for name in seen.potentials.keys() - traces.keys():
         if why := why_unregistered(modules[name]):

@@ -87,5 +87,6 @@ def check_layer(name: str, layer: Any, x: Tensor, output: Any) -> None:
         raise ValueError(
             f"layer {name!r}: puts out something else than its weight times its input "
             f"({type(layer).__name__} or a hook on it computes more), and what its weight does is "
-            "not known; name the layers to compress without it (layers=[...])"
+            "not known; name the layers to compress without it (layers=[...]), or compress the "
+            "network before what changes the layer, such as a conversion"
         )
