@@ -1,5 +1,7 @@
 """Compression of converted transformers: what each projection feeds, and what is left."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -135,3 +137,25 @@ def test_a_hook_that_only_scales_is_still_refused():
     net[0].register_forward_hook(lambda layer, args, y: 2 * y)
     with pytest.raises(ValueError, match="'0': puts out something else than its weight times"):
         compress.calibrate(net, [torch.ones(5, 2, 4)])
+
+
+@pytest.mark.parametrize("alpha", [0.7, torch.tensor([[0.5, 1.5, 2.0, 0.3]])], ids=["one", "each"])
+def test_amplitudes_merge_into_the_steps_of_a_grid_or_take_it_away(alpha):
+    torch.manual_seed(0)
+    layers = spikeloom.SpikingLayer(neurons.ElasticBiSpike(alpha)), nn.Linear(4, 3, bias=False)
+    net, x = nn.Sequential(*layers).eval(), torch.randn(5, 2, 4)
+    stats = compress.calibrate(net, [x])
+    compress.prune(net, stats, 0.25)
+    compress.quantize(net, stats, 4)
+    is_one = isinstance(alpha, float)
+    told = contextlib.nullcontext() if is_one else pytest.warns(UserWarning, match="'1' takes a")
+    with told:
+        merged = convert.merge_amplitude(net)
+    torch.testing.assert_close(merged(x), net(x))
+    layer = merged[1]
+    assert not layer.weight[net[1].weight_mask].any()
+    if is_one:
+        assert torch.equal(layer.weight_codes, net[1].weight_codes)
+        assert torch.equal(layer.weight, layer.weight_scale[:, None] * layer.weight_codes)
+    else:
+        assert not hasattr(layer, "weight_codes") and not hasattr(layer, "weight_scale")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.convert.spikelm.amplitude import BiSpikes
-from spikeloom.grid import scale_weight
+from spikeloom.grid import has_grid, scale_weight
 from spikeloom.hosted import copied
 from spikeloom.kernel.neuron import kind, tensor_of
 from spikeloom.modules import neuron_of
@@ -63,7 +64,8 @@ def merge_amplitude(model: nn.Module) -> Any:
     (:class:`StepScale`), because one weight cannot hold them. The copy computes the same up to
     rounding, for inference: its amplitudes no longer learn or follow the data. Every module keeps
     its framework and its settings. A neuron that feeds no weight layer keeps its amplitude, as the
-    quantisers of keys and values do.
+    quantisers of keys and values do. A quantised layer keeps its codes, and its steps take the
+    amplitude; with one per input feature it loses them, with a warning.
 
     A ``forward`` that also calls a neuron or a layer apart from its ``nn.Sequential``, such as
     ``self.net[0](x)``, cannot be seen from here: it computes something else in the copy.
@@ -143,8 +145,15 @@ class _Site:
     def merge(self) -> None:
         """Take the amplitude out of the neuron and into the layers."""
         alpha = self.alpha.clamp(min=FLOOR)
-        for layer in set(self.layers.values()):
+        for layer, name in {layer: name for name, layer in self.layers.items()}.items():
+            had_grid = has_grid(layer)
             self._absorb(layer, alpha)
+            if had_grid and not has_grid(layer):
+                warnings.warn(
+                    f"merge_amplitude: {name!r} takes a factor for each input, so that no step is "
+                    "common to a row any more, and loses its codes; quantise after merging",
+                    stacklevel=3,
+                )
         self._send_units()
         if isinstance(self.module, BiSpikes):
             self.module.rule = "fixed"
