@@ -9,12 +9,13 @@ from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Gated, Neuron, PerStep
 from spikeloom.kernel.source import source
 from spikeloom.layer import SpikingLayer
-from spikeloom.nn import event_driven, pack_saved
+from spikeloom.nn import Recurrent, event_driven, pack_saved
 
 __all__ = [
     "Gated",
     "Neuron",
     "PerStep",
+    "Recurrent",
     "SpikingLayer",
     "doctor",
     "event_driven",

@@ -164,6 +164,7 @@ def gather(
     *,
     scale: Tensor | None = None,
     start: Tensor | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """For each row of bits, the sum of the rows of a table that the bits name.
 
@@ -173,13 +174,14 @@ def gather(
         table: ``[inputs, columns]`` with dense rows.
         scale: A factor for each row of the result; None is 1.
         start: What the sums are added to, ``[columns]``; None is 0.
+        out: Receives the result, contiguous; None makes room for it.
 
     Returns:
         ``[rows, columns]``.
     """
     rows, words = bits.shape
     columns = table.shape[1]
-    y = torch.empty(rows, columns, dtype=table.dtype)
+    y = torch.empty(rows, columns, dtype=table.dtype) if out is None else out
     start = torch.zeros(columns, dtype=table.dtype) if start is None else start.contiguous()
     signed, scaled = negative is not None, scale is not None
     kernel = _kernel("gather", DTYPES[table.dtype], signed=signed, scaled=scaled)

@@ -155,7 +155,7 @@ class Plan:
             tensors: Inputs, initial states and the other parameters.
         """
         ys, ws = [make() for make in self._ys], [make() for make in self._ws]
-        self._launch(*self.groups(fitted(tensors, self._fits)), ys, ws)
+        self.write(tensors, ys, ws)
         return (*ys, *ws)
 
     def forward_noting(
@@ -187,6 +187,16 @@ class Plan:
         make = self.engine.forward_launch
         return make(self.program, self.steps, self.numbers, *self.size, noting=every)
 
+    def write(self, tensors: Tensors, ys: Tensors, ws: Tensors) -> None:
+        """Run forward into memory that is there already.
+
+        Args:
+            tensors: As for :meth:`forward`.
+            ys: Receive the outputs; as :meth:`fresh_rows` makes them.
+            ws: Receive the last states; as :meth:`fresh_row` makes them.
+        """
+        self._launch(*self.groups(fitted(tensors, self._fits)), ys, ws)
+
     def backward(
         self,
         wanted: tuple[int, ...],
@@ -194,6 +204,7 @@ class Plan:
         gys: Tensors,
         gws: Sequence[Tensor | None],
         notes: Tensor | None = None,
+        into: Sequence[Tensor | None] = (),
     ) -> list[Tensor]:
         """The wanted gradients.
 
@@ -203,6 +214,8 @@ class Plan:
             gys: Gradients of the outputs.
             gws: Gradients of the last states; None is zero.
             notes: What :meth:`forward_noting` has noted; None if it did not run.
+            into: Receive the gradients of the inputs, as :meth:`fresh_rows` makes them, None where
+                nobody wants one; empty makes room for them.
         """
         arrived = (*gys, *gws)
         key = wanted, lies(arrived)
@@ -211,7 +224,7 @@ class Plan:
             if len(self._sweeps) >= SWEEPS:
                 self._sweeps.clear()
             sweep = self._sweeps[key] = _Sweep(self, wanted, key[1])
-        return sweep(self.groups(fitted(tensors, self._fits)), arrived, notes)
+        return sweep(self.groups(fitted(tensors, self._fits)), arrived, notes, into)
 
     def groups(self, tensors: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any], Sequence[Any]]:
         """Inputs, initial states and the other parameters."""
@@ -300,6 +313,7 @@ class _Sweep:
         groups: tuple[Any, Any, Any],
         arrived: Sequence[Tensor | None],
         notes: Tensor | None,
+        into: Sequence[Tensor | None],
     ) -> list[Tensor]:
         """The gradients.
 
@@ -307,8 +321,10 @@ class _Sweep:
             groups: The plan's tensors as its kernels take them.
             arrived: The gradients of the outputs and of the last states.
             notes: What the forward pass has noted, if it did.
+            into: Receive the gradients of the inputs; empty makes room for them.
         """
-        results = [None if make is None else make() for make in self._fresh]
+        fresh = self._fresh[len(into) :]
+        results = [*into, *(None if make is None else make() for make in fresh)]
         gxs, gvs, gps = self._plan.groups(results)
         for gx, node in zip(gxs, self._reached, strict=True):
             if gx is not None and node is None:

@@ -2,10 +2,12 @@
 
 from spikeloom.nn.conv import SpikeConv1d, SpikeConv2d
 from spikeloom.nn.linear import SpikeLinear
+from spikeloom.nn.recurrent import Recurrent
 from spikeloom.nn.replace import dense, event_driven
 from spikeloom.nn.saved import pack_saved, unpack_saved
 
 __all__ = [
+    "Recurrent",
     "SpikeConv1d",
     "SpikeConv2d",
     "SpikeLinear",

@@ -11,11 +11,12 @@ from spikeloom.nn.operation import Operation
 __all__ = ["SpikeFed", "checked_threshold"]
 
 
-def checked_threshold(threshold: float | None) -> float | None:
+def checked_threshold(threshold: float | None, name: str = "threshold") -> float | None:
     """The argument of a layer, if it is a density.
 
     Args:
         threshold: What a user gave.
+        name: Of the argument.
 
     Raises:
         TypeError: If it is no number.
@@ -25,11 +26,10 @@ def checked_threshold(threshold: float | None) -> float | None:
         return None
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
         raise TypeError(
-            f"threshold: must be a density in [0, 1], or None to have it measured, got "
-            f"{threshold!r}"
+            f"{name}: must be a density in [0, 1], or None to have it measured, got {threshold!r}"
         )
     if not 0.0 <= threshold <= 1.0:
-        raise ValueError(f"threshold: must be a density in [0, 1], got {threshold}")
+        raise ValueError(f"{name}: must be a density in [0, 1], got {threshold}")
     return float(threshold)
 
 
