@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "layer": {"kernel"},
     "modules": {"kernel", "neurons", "layer", "modules"},
     "hosted": {"kernel", "modules"},
-    "nn": {"kernel", "modules", "hosted", "calibrate", "nn"},
+    "nn": {"kernel", "layer", "modules", "hosted", "calibrate", "nn"},
     "names": set(),
     "files": set(),
     "rows": set(),

@@ -18,6 +18,7 @@ from .leaky import Leaky  # noqa: E402  # after the check, so that its error is 
 from .module import SpikingModule, make  # noqa: E402
 from .native import to_host  # noqa: E402
 from .network import reset  # noqa: E402
+from .rleaky import RLeaky  # noqa: E402
 from .signgd import SignGD  # noqa: E402
 from .synaptic import Synaptic  # noqa: E402
 
@@ -29,6 +30,7 @@ __all__ = [
     "ElasticBiSpike",
     "Lapicque",
     "Leaky",
+    "RLeaky",
     "SignGD",
     "SpikingModule",
     "Synaptic",

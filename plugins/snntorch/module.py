@@ -193,14 +193,18 @@ class SpikingModule(Describing, KeepsStates):
         given = states if mem is None else (*states, mem)
         params = current_parameters(self, self.neuron)
         x = promoted(x, lambda: params)
-        how: Any = run_step if steps else partial(run, record=record)
         state = self._start(given, x, steps)
-        y, after, *trace = how(
-            self.neuron, x, state, params=params, implementation=self.implementation
-        )
+        y, after, *trace = self._call(x, state, params, steps, record)
         if self.init_hidden or _stays(after):
             self._keep(after)
         return y, after, trace[0] if trace else None
+
+    def _call(
+        self, x: Input, state: State | None, params: Any, steps: bool, record: str | None
+    ) -> Any:
+        """The outputs, the states after them and with ``record`` its sequence."""
+        how: Any = run_step if steps else partial(run, record=record)
+        return how(self.neuron, x, state, params=params, implementation=self.implementation)
 
     def _start(self, given: tuple[Any, ...], x: Input, steps: bool) -> State | None:
         """The states before a call; None for rest."""

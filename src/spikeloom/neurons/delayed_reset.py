@@ -35,6 +35,8 @@ class DelayedReset(Described):
 
     rules = Fixed({"threshold": POSITIVE})
     unit = "threshold"
+    # How many inputs a charge reads.
+    _inputs = 1
 
     def __init__(
         self,
@@ -53,7 +55,13 @@ class DelayedReset(Described):
         self.reset_delay = bool(reset_delay)
         self.surrogate = checked_surrogate(name, surrogate, ATan())
         fires = {"threshold": threshold, "graded_spikes_factor": graded_spikes_factor}
-        super().__init__(self._step, state=states, params={**charge, **fires}, name=name)
+        super().__init__(
+            self._step,
+            state=states,
+            params={**charge, **fires},
+            inputs=self._inputs,
+            name=name,
+        )
 
     def _reset(self, mem: Any, p: Any) -> Any:
         return fire(mem - p.threshold, strict=True)
