@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "convert": SHARED | {"convert"},
     "compress": SHARED | {"compress"},
     "verify": SHARED | {"verify"},
-    "export": SHARED | {"export"},
+    "export": SHARED | {"export", "nn"},
 }
 WITHOUT_TORCH = (
     "trace",

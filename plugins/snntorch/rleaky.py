@@ -306,5 +306,6 @@ def _connection(features: Any, channels: Any, kernel_size: Any) -> nn.Module:
 
 def _is_plain_linear(module: nn.Module) -> bool:
     """Whether a module is torch's linear layer and nobody watches its calls."""
-    watched = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-    return type(module) is nn.Linear and not watched and "forward" not in vars(module)
+    forward = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    backward = module._backward_hooks or module._backward_pre_hooks
+    return type(module) is nn.Linear and not forward and not backward

@@ -34,6 +34,7 @@ from .native import to_host
 from .node import SpikeloomNode, make
 from .nonlinear import EIFNode, QIFNode
 from .parametric_lif import ParametricLIFNode
+from .recurrent import LinearRecurrentContainer
 from .signgd import SignGDNode, SignGDRecipe, SteppedSignGD
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "LASRecipe",
     "LIAFNode",
     "LIFNode",
+    "LinearRecurrentContainer",
     "OATNode",
     "ParametricLIFNode",
     "QIFNode",

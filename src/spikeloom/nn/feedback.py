@@ -21,7 +21,7 @@ __all__ = ["THRESHOLD", "checked_weight", "run_with_feedback"]
 State = tuple[Tensor, ...]
 
 # The share of neurons that fire up to which weights are added one by one; no clock decides.
-THRESHOLD = 0.1
+THRESHOLD = 0.25
 
 
 def run_with_feedback(

@@ -20,7 +20,7 @@ from spikeloom.modules import Conventions, register, undescribed
 from spikeloom.nn.feedback import checked_weight, run_with_feedback
 from spikeloom.nn.layer import checked_threshold
 
-__all__ = ["Fed", "Recurrent"]
+__all__ = ["Fed", "Recurrent", "why_not"]
 
 State = tuple[Tensor, ...]
 
@@ -38,7 +38,7 @@ class Fed(Neuron):
 
     def __init__(self, neuron: Neuron) -> None:
         self.neuron = checked_neuron(neuron)
-        wrong = _why_not(neuron)
+        wrong = why_not(neuron)
         if wrong:
             raise ValueError(
                 f"neuron: {neuron.name} {wrong}, so its spikes cannot return to it step by step; "
@@ -65,8 +65,12 @@ class Fed(Neuron):
         return {"neuron": self.neuron}
 
 
-def _why_not(neuron: Neuron) -> str:
-    """Why a neuron's spikes cannot return to it."""
+def why_not(neuron: Neuron) -> str:
+    """Why a neuron's spikes cannot return to it; empty if they can.
+
+    Args:
+        neuron: Any description.
+    """
     if neuron.begin is not None:
         return "sums its input over time before it begins"
     if neuron.inputs != 1 or neuron.outputs != 1:
@@ -100,8 +104,8 @@ class Recurrent(Implemented, nn.Module):
         bias: Whether b is added and learned, beginning at zero; or b, ``[N]``.
         implementation: As for :func:`spikeloom.run`.
         events_up_to: The share of neurons that fire up to which weights are added one by one; 0
-            never does, 1 does so for all spikes. None is 0.1, for layers of at least 2**20 products
-            a step; smaller ones never do.
+            never does, 1 does so for all spikes. None is 0.25, for layers of at least 2**20
+            products a step; smaller ones never do.
 
     Raises:
         TypeError: If an argument has the wrong type.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from spikeloom.export.building.comparison import differing, signals_of
 from spikeloom.export.building.draft_graph import DraftGraph
 from spikeloom.export.forms.candidates import candidates
+from spikeloom.export.forms.feedback import with_feedback
 from spikeloom.export.forms.layers import (
     Norm,
     Transparent,
@@ -29,8 +30,9 @@ from spikeloom.export.refuse import NotExpressible, Offence, Refused, Verdict
 from spikeloom.export.targets.compatibility import fires_at_threshold, judged, needs_one_threshold
 from spikeloom.export.tracing.leaf_modules import begins
 from spikeloom.export.tracing.signals import CONSEQUENCE, INPUT, Observation, Site
-from spikeloom.kernel.neuron import Parameter
-from spikeloom.modules import neuron_of, values_of
+from spikeloom.kernel.neuron import Neuron, Parameter
+from spikeloom.modules import neuron_of, override_of, values_of
+from spikeloom.nn import Recurrent
 
 __all__ = [
     "ALLOWED",
@@ -122,7 +124,7 @@ class GraphBuilder:
         for site in self.observation.sites.values():
             with self._refusing(site):
                 # A class that NIR cannot state says more than what became of its calls.
-                if site.module is not None and neuron_of(site.module) is None:
+                if site.module is not None and _neuron_in(site.module) is None:
                     require_counterpart(site.module)
                 if site.obstacle == CONSEQUENCE:
                     continue
@@ -134,7 +136,7 @@ class GraphBuilder:
                 self.entries[site.name] = entry
 
     def _piece(self, site: Site) -> Piece:
-        neuron = None if site.module is None else neuron_of(site.module)
+        neuron = None if site.module is None else _neuron_in(site.module)
         # That a neuron sums its input first says more than that its output has another length.
         if site.obstacle and (neuron is None or neuron.begin is None):
             raise Refused(site.obstacle, site.remedy)
@@ -151,6 +153,9 @@ class GraphBuilder:
         for_both = fires_at_threshold(self.target)
         layer = Layer(site.shape_out, self.dt, for_both, self.observation.lead[0])
         pieces = candidates(neuron, parameters, layer, rest, self.on_inexact == "extension")
+        if isinstance(site.module, Recurrent):
+            weight, bias = site.module.weight, site.module.bias
+            pieces = [with_feedback(piece, weight, bias) for piece in pieces]
         for verdict in ALLOWED[self.on_inexact]:
             for piece in pieces:
                 if piece.verdict == verdict:
@@ -316,6 +321,13 @@ class GraphBuilder:
             for name, entry in self.entries.items()
             if entry.site.outputs
         }
+
+
+def _neuron_in(module: nn.Module) -> Neuron | None:
+    """The neuron that a module is, or whose spikes it returns."""
+    if isinstance(module, Recurrent) and not override_of(module):
+        return module.neuron.neuron
+    return neuron_of(module)
 
 
 def _late(source: str) -> tuple[str, str]:
