@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import spikeloom
-from spikeloom import neurons
+from spikeloom import compress, neurons, verify
 from spikeloom.kernel import events, feedback
 
 T, BATCH, N = 9, 5, 33
@@ -318,3 +318,40 @@ def test_what_cannot_be_is_refused_by_name(name):
     call, kind, said = REFUSED[name]
     with pytest.raises(kind, match=said):
         call()
+
+
+# --- What others see of it ---
+
+
+def network():
+    torch.manual_seed(0)
+    ours = spikeloom.Recurrent(neurons.LIF(tau=2.0, v_threshold=0.25), 8)
+    return nn.Sequential(nn.Linear(6, 8), ours, nn.Linear(8, 3)).eval()
+
+
+def test_energy_counts_what_it_fires_and_what_returns():
+    net, x = network(), (torch.rand(20, 4, 6) < 0.3).float()
+    with torch.no_grad():
+        y = net[:2](x)
+    assert y.any()
+    table = str(verify.count_energy(net, x)).splitlines()
+    fires, returns = (line.split() for line in table if "Recurrent" in line)
+    assert float(fires[2]) == pytest.approx(y.sum().item() / 4, abs=0.01)
+    assert float(returns[2]) == pytest.approx(y[:-1].sum().item() / 4, abs=0.01)
+    assert float(returns[5]) == pytest.approx(8 * y[:-1].sum().item() / 4, abs=0.1)
+
+
+def test_it_is_proved_free_of_multiplications():
+    report = verify.check_mfi(network(), (torch.rand(20, 4, 6) < 0.3).float())
+    assert "Multiplication free" in str(report)
+
+
+def test_calibration_asks_for_the_trace_that_it_cannot_know():
+    with pytest.raises(compress.UnknownNeuron, match="decay is not known"):
+        compress.calibrate(network(), torch.rand(20, 4, 6))
+
+
+def test_event_driven_leaves_it_as_it_is():
+    net = network()
+    assert type(spikeloom.event_driven(net)[1]) is spikeloom.Recurrent
+    assert not hasattr(net[1], "threshold")

@@ -83,14 +83,15 @@ class Counting(KindTrace):
     """A dense run that counts spikes and synapses beside following value kinds.
 
     Attributes:
-        layers: Counts by module, in the order of their first call.
+        layers: Counts by module, in the order of their first call; those of a neuron apart from
+            those of weights in the same module.
         weight_multiplications: Multiplications inside weight layers.
         opaque: Operations, with their modules, whose inner products are not known.
     """
 
     def __init__(self) -> None:
         super().__init__(exempt=frozenset())
-        self.layers: dict[str, Layer] = {}
+        self.layers: dict[tuple[str, bool], Layer] = {}
         self.weight_multiplications = 0
         self.opaque: dict[str, None] = {}
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
@@ -148,7 +149,7 @@ class Counting(KindTrace):
 
     def _layer(self, *, is_neuron: bool) -> Layer:
         inputs = self.shapes.setdefault(self.module, [()])
-        return self.layers.setdefault(self.module, Layer(is_neuron, inputs=inputs))
+        return self.layers.setdefault((self.module, is_neuron), Layer(is_neuron, inputs=inputs))
 
     def _count_spikes(self, args: tuple[Any, ...], y: Any) -> None:
         text, steps, _, xs, *_ = args

@@ -235,7 +235,10 @@ def _report(
     layers = counting.layers
     neurons = [layer for layer in layers.values() if layer.is_neuron]
     weights = [layer for layer in layers.values() if not layer.is_neuron]
-    widths = {name: bits_of(model.get_submodule(name)) for name in layers}
+    widths = {
+        (name, is_neuron): None if is_neuron else bits_of(model.get_submodule(name))
+        for name, is_neuron in layers
+    }
     spikes = sum(layer.spikes for layer in neurons) if neurons else math.nan
     states = sum(layer.neurons for layer in neurons)
     report = EnergyReport(
@@ -245,7 +248,7 @@ def _report(
         spikes=spikes / batch,
         rate=spikes / max(states, 1),
         accumulates=sum(layer.accumulates for layer in weights) / batch,
-        code_accumulates=sum(layers[name].accumulates for name in layers if widths[name]) / batch,
+        code_accumulates=sum(layers[key].accumulates for key in layers if widths[key]) / batch,
         macs=sum(layer.macs for layer in weights) / batch,
         additions=counting.additions / batch,
         rescales=(counting.multiplications - counting.weight_multiplications) / batch,
@@ -254,14 +257,15 @@ def _report(
     )
     report.active = report.accumulates / report.dense if report.dense else 0.0
     works = [
-        _Work(widths[name], *(count / batch for count in layer.work))
-        for name, layer in layers.items()
+        _Work(widths[key], *(count / batch for count in layer.work))
+        for key, layer in layers.items()
         if not layer.is_neuron
     ]
     _estimate(report, works, states / batch)
-    for name, layer in layers.items():
+    for key, layer in layers.items():
+        name, _ = key
         kind = type(model.get_submodule(name)).__name__
-        report.add(name or "(model)", kind, *_row(layer, batch), widths[name])
+        report.add(name or "(model)", kind, *_row(layer, batch), widths[key])
     report.notes += _notes(report)
     if counting.readers:
         report.notes.append(
