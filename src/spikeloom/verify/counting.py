@@ -137,11 +137,11 @@ class Counting(KindTrace):
 
     def add(self, other: Counting) -> None:
         """Add what another run of the same model has counted."""
-        for name, layer in other.layers.items():
-            if name in self.layers:
-                self.layers[name].add(layer)
+        for key, layer in other.layers.items():
+            if key in self.layers:
+                self.layers[key].add(layer)
             else:
-                self.layers[name] = layer
+                self.layers[key] = layer
         for name in ("additions", "comparisons", "multiplications", "weight_multiplications"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.opaque |= other.opaque
