@@ -106,7 +106,7 @@ def test_a_cache_that_another_network_filled_is_encoded_as_a_whole(converted):
             build("gpt2"), [inputs("gpt2")]
         ),
     }
-    for other in others.values():
+    for name, other in others.items():
         cache = DynamicCache(config=network.config)
         logits(other, prompt(), cache)
         keys = cache.layers[0].keys.clone()
@@ -114,7 +114,9 @@ def test_a_cache_that_another_network_filled_is_encoded_as_a_whole(converted):
         logits(network, torch.ones(2, 1, dtype=torch.long), cache)
         assert values_encoded(network) - before == 2 * 2 * 2 * 11 * 32
         found, las = cache.layers[0].keys[..., :10, :], network.transformer.h[0].attn.las
-        assert torch.equal(found, las.k.decoded(keys)) and not torch.equal(found, keys)
+        assert torch.equal(found, las.k.decoded(keys))
+        # What fewer steps write may be exact in more.
+        assert name != "the float model" or not torch.equal(found, keys)
 
 
 @torch.no_grad()
