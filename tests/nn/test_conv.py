@@ -181,3 +181,13 @@ def test_threads_change_no_bit(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for a, b in zip(alone, results(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_default_device_elsewhere_changes_nothing():
+    torch.manual_seed(8)
+    ours, x = SpikeConv2d(5, 6, 3, threshold=1.0), spikes(2, 5, 11, 13).requires_grad_()
+    with torch.device("meta"):
+        found = torch.autograd.grad(ours(x).sum(), (x, ours.weight))
+    expected = torch.autograd.grad(ours(x).sum(), (x, ours.weight))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)

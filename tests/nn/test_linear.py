@@ -328,6 +328,22 @@ def test_it_may_be_recomputed_in_the_backward_pass():
         torch.testing.assert_close((x.grad, ours.weight.grad), expected)
 
 
+def test_a_default_device_elsewhere_changes_nothing():
+    torch.manual_seed(20)
+    ours, x = layer(), spikes().requires_grad_()
+    expected = torch.autograd.grad(ours(x).sum(), (x, ours.weight))
+    with torch.device("meta"):
+        found = torch.autograd.grad(ours(x).sum(), (x, ours.weight))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_break_even_is_measured_on_the_cpu_whatever_the_default_device():
+    size = break_even.size_of(product.LINEAR, torch.zeros(64, 70), torch.zeros(33, 70), learns=True)
+    with torch.device("meta"):
+        assert 0.0 <= break_even._between(*break_even._times(size)) <= 0.5
+
+
 # --- The break-even ---
 
 

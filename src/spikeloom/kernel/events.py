@@ -76,13 +76,13 @@ def pack(x: Tensor) -> tuple[Spikes, int] | None:
     """
     rows, inputs = x.shape
     words = -(-inputs // BITS)
-    bits, negative = (torch.empty(rows, words, dtype=torch.int64) for _ in range(2))
-    amplitude = torch.empty(rows, dtype=x.dtype)
+    bits, negative = (_new(rows, words) for _ in range(2))
+    amplitude = _new(rows, dtype=x.dtype)
     kernel = _kernel("pack", DTYPES[x.dtype])
     found: list[Tensor] = []
 
     def part(first: int, last: int) -> None:
-        noted = torch.zeros(4, dtype=torch.int64)
+        noted = _new(4).zero_()
         found.append(noted)
         x_row = (x.data_ptr(), x.stride(0))
         results = [t.data_ptr() for t in (bits, negative, amplitude, noted)]
@@ -104,7 +104,7 @@ def unpack(spikes: Spikes) -> Tensor:
     Args:
         spikes: What :func:`pack` returned.
     """
-    x = torch.empty(spikes.rows, spikes.inputs, dtype=spikes.dtype)
+    x = _new(spikes.rows, spikes.inputs, dtype=spikes.dtype)
     scale = x.new_ones(spikes.rows) if spikes.amplitude is None else spikes.amplitude
     kernel = _kernel("unpack", DTYPES[x.dtype], signed=spikes.negative is not None)
     tensors = [_address(t) for t in (x, spikes.bits, spikes.negative, scale)]
@@ -126,11 +126,11 @@ def transposed(bits: Tensor, inputs: int, samples: int = 1) -> Tensor:
         samples: How many matrices of bits lie one after another.
     """
     rows, words = bits.shape[0] // samples, bits.shape[1]
-    to = torch.empty(samples * inputs, -(-rows // BITS), dtype=torch.int64)
+    to = _new(samples * inputs, -(-rows // BITS))
     kernel = _kernel("transpose")
 
     def part(first: int, last: int) -> None:
-        block = torch.empty(BITS, dtype=torch.int64)
+        block = _new(BITS)
         sizes = [rows, inputs, words, bits.data_ptr()]
         kernel([first, last, *sizes, to.shape[1], to.data_ptr(), block.data_ptr()], b"")
 
@@ -149,7 +149,7 @@ def unfolded(bits: Tensor, channels: int, places: Tensor, pixels: int) -> Tensor
     """
     outputs, taps = places.shape
     rows = bits.shape[0] // pixels * outputs
-    to = torch.empty(rows, -(-taps * channels // BITS), dtype=torch.int64)
+    to = _new(rows, -(-taps * channels // BITS))
     kernel = _kernel("unfold")
     sizes = [outputs, taps, channels, pixels, bits.shape[1], bits.data_ptr(), places.data_ptr()]
     ends = [to.shape[1], to.data_ptr()]
@@ -181,8 +181,8 @@ def gather(
     """
     rows, words = bits.shape
     columns = table.shape[1]
-    y = torch.empty(rows, columns, dtype=table.dtype) if out is None else out
-    start = torch.zeros(columns, dtype=table.dtype) if start is None else start.contiguous()
+    y = _new(rows, columns, dtype=table.dtype) if out is None else out
+    start = _new(columns, dtype=table.dtype).zero_() if start is None else start.contiguous()
     signed, scaled = negative is not None, scale is not None
     kernel = _kernel("gather", DTYPES[table.dtype], signed=signed, scaled=scaled)
     places = [bits.data_ptr(), _address(negative), table.data_ptr(), table.stride(0)]
@@ -232,11 +232,16 @@ def _kernel(name: str, *dtype: str, **variant: bool) -> Any:
     return Kernel(emit(*dtype, **variant), name)
 
 
+def _new(*shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Memory that kernels may write, whatever the default device is."""
+    return torch.empty(shape, dtype=dtype, device="cpu")
+
+
 class _List(threading.local):
     """A thread's list of the bits of a run."""
 
     def __init__(self) -> None:
-        self.memory = torch.empty(BITS * CHUNK + emit_gather.AT_ONCE, dtype=torch.int64)
+        self.memory = _new(BITS * CHUNK + emit_gather.AT_ONCE)
 
 
 _list = _List()

@@ -121,10 +121,10 @@ def _times(size: Size) -> tuple[float, float, float, float]:
     """
     operation, whole = size.operation, torch.Size((size.rows, *size.row))
     rows = max(1, min(size.rows, size.rows * MOST // operation.products(whole, size.weight)))
-    random = torch.Generator().manual_seed(0)  # a user's random numbers stay what they are
+    random = torch.Generator("cpu").manual_seed(0)  # a user's random numbers stay what they are
 
     def drawn(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=random, dtype=size.dtype)
+        return torch.rand(shape, generator=random, dtype=size.dtype, device="cpu")
 
     weight = drawn(*size.weight)
     few, many = ((drawn(rows, *size.row) < density).to(size.dtype) for density in DENSITIES)

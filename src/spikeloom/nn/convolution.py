@@ -165,11 +165,13 @@ def _places(
 ) -> Tensor:
     """Which pixel each output sees at each tap, ``[outputs, taps]``; -1 beyond the image."""
     rank = len(image)
-    pixel, inside = torch.zeros((), dtype=torch.int64), torch.ones((), dtype=torch.bool)
+    on = torch.device("cpu")  # whatever the default device is
+    pixel = torch.zeros((), dtype=torch.int64, device=on)
+    inside = torch.ones((), dtype=torch.bool, device=on)
     for axis, size in enumerate(image):
         span = dilation[axis] * (taps[axis] - 1)
-        first = torch.arange(-padding[axis], size + padding[axis] - span, stride[axis])
-        at = first[:, None] + dilation[axis] * torch.arange(taps[axis])
+        first = torch.arange(-padding[axis], size + padding[axis] - span, stride[axis], device=on)
+        at = first[:, None] + dilation[axis] * torch.arange(taps[axis], device=on)
         ones = [1] * (2 * rank)
         ones[axis], ones[rank + axis] = at.shape
         at = at.view(ones)
