@@ -191,3 +191,10 @@ def test_a_default_device_elsewhere_changes_nothing():
     expected = torch.autograd.grad(ours(x).sum(), (x, ours.weight))
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_bias_of_another_width_is_refused_as_by_torch():
+    ours = SpikeConv2d(4, 6, 3, threshold=1.0)
+    ours.bias = nn.Parameter(torch.randn(5))
+    with pytest.raises(RuntimeError):
+        ours(spikes(2, 4, 6, 6))

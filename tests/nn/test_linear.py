@@ -344,6 +344,22 @@ def test_a_break_even_is_measured_on_the_cpu_whatever_the_default_device():
         assert 0.0 <= break_even._between(*break_even._times(size)) <= 0.5
 
 
+@pytest.mark.parametrize("shape", ((1,), (BATCH, OUTPUTS), ()))
+def test_a_bias_that_torch_broadcasts_is_broadcast(shape, by_events):
+    torch.manual_seed(21)
+    ours, x = layer(), spikes()
+    ours.bias = nn.Parameter(torch.randn(shape))
+    assert torch.equal(ours(x), F.linear(x, ours.weight, ours.bias))
+    assert not by_events
+
+
+def test_a_bias_of_another_width_is_refused_as_by_torch():
+    ours = layer()
+    ours.bias = nn.Parameter(torch.randn(OUTPUTS - 1))
+    with pytest.raises(RuntimeError):
+        ours(spikes())
+
+
 # --- The break-even ---
 
 

@@ -81,6 +81,9 @@ def _fits(operation: Operation, x: Tensor, weight: Tensor, bias: Tensor | None) 
     others = (weight,) if bias is None else (weight, bias)
     if not x.is_cpu or not all(t.is_cpu and t.dtype == x.dtype for t in others):
         return False
+    # A bias of another shape is broadcast, or refused, by torch.
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return False
     return operation.fits(x, weight)
 
 
