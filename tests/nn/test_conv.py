@@ -198,3 +198,13 @@ def test_a_bias_of_another_width_is_refused_as_by_torch():
     ours.bias = nn.Parameter(torch.randn(5))
     with pytest.raises(RuntimeError):
         ours(spikes(2, 4, 6, 6))
+
+
+def test_a_gradient_that_is_negated_where_it_is_read_counts_with_its_sign():
+    torch.manual_seed(9)
+    ours = SpikeConv2d(4, 6, 1, threshold=1.0)
+    y = ours(torch.ones(2, 4, 1, 1))
+    gy = torch.randn_like(y)
+    (expected,) = torch.autograd.grad(y, ours.weight, -gy, retain_graph=True)
+    (found,) = torch.autograd.grad(y, ours.weight, torch._neg_view(gy))
+    assert torch.equal(found, expected)

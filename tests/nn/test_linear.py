@@ -360,6 +360,16 @@ def test_a_bias_of_another_width_is_refused_as_by_torch():
         ours(spikes())
 
 
+def test_a_gradient_that_is_negated_where_it_is_read_counts_with_its_sign():
+    torch.manual_seed(22)
+    ours, gy = layer(), torch.randn(T, BATCH, OUTPUTS)
+    y = ours(spikes().requires_grad_())
+    expected = torch.autograd.grad(y, (ours.weight, ours.bias), -gy, retain_graph=True)
+    found = torch.autograd.grad(y, (ours.weight, ours.bias), torch._neg_view(gy))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
 # --- The break-even ---
 
 

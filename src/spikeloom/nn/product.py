@@ -191,6 +191,7 @@ def _gradients(
         bias: Whether the bias's gradient is.
     """
     x, w = shapes
+    gy = gy.resolve_neg()  # kernels read what lies in memory
     return (
         None if weight is None else operation.input_gradient(x, gy, weight),
         None if spikes is None else operation.weight_gradient(spikes, x, gy, w),
