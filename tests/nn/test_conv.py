@@ -208,3 +208,15 @@ def test_a_gradient_that_is_negated_where_it_is_read_counts_with_its_sign():
     (expected,) = torch.autograd.grad(y, ours.weight, -gy, retain_graph=True)
     (found,) = torch.autograd.grad(y, ours.weight, torch._neg_view(gy))
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("sizes, image", (((4, 1, 3), (6, 6)), ((4, 5, 3), (3, 3))))
+def test_the_output_may_be_changed_in_place(sizes, image, by_events):
+    """One channel or one pixel: the output's memory needs no new order."""
+    torch.manual_seed(10)
+    ours, x = SpikeConv2d(*sizes, threshold=1.0), spikes(2, 4, *image)
+    y = ours(x)
+    nn.functional.relu(y, inplace=True)
+    torch.testing.assert_close(y, dense(copy.deepcopy(ours))(x).relu())
+    y.sum().backward()
+    assert len(by_events) == 1

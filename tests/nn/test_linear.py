@@ -370,6 +370,28 @@ def test_a_gradient_that_is_negated_where_it_is_read_counts_with_its_sign():
         assert torch.equal(a, b)
 
 
+CHANGES = {
+    "relu": lambda y: F.relu(y, inplace=True),
+    "dropout": lambda y: F.dropout(y, 1.0, inplace=True),
+    "sum": lambda y: y.add_(1.0),
+    "a row": lambda y: y[0].zero_(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_output_may_be_changed_in_place(change, by_events):
+    torch.manual_seed(23)
+    ours, x = layer(), spikes()
+    found = []
+    for linear in (ours, lambda x: F.linear(x, ours.weight, ours.bias)):
+        y = linear(x)
+        CHANGES[change](y)
+        found.append((y, *torch.autograd.grad(y.square().sum(), (ours.weight, ours.bias))))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+    assert len(by_events) == 1
+
+
 # --- The break-even ---
 
 

@@ -149,7 +149,9 @@ class Product(torch.autograd.Function):
         ctx.save_for_backward(weight if wanted[0] else None, *kept)
         ctx.operation, ctx.wanted, ctx.inputs = operation, wanted, spikes.inputs
         ctx.shapes, ctx.dtype = (x.shape, weight.shape), x.dtype
-        return operation.product(spikes, x.shape, weight, bias)
+        y = operation.product(spikes, x.shape, weight, bias)
+        # Autograd lets nobody change a view that a function returns in place.
+        return torch.ops.aten._unsafe_view(y, y.shape)
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
