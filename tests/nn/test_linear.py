@@ -392,6 +392,15 @@ def test_the_output_may_be_changed_in_place(change, by_events):
     assert len(by_events) == 1
 
 
+def test_a_second_derivative_of_the_compiled_operator_is_refused_too():
+    torch.manual_seed(24)
+    x, ours = spikes().requires_grad_(), layer()
+    y = torch.ops.spikeloom.spike_linear(x, ours.weight, ours.bias, 1.0)
+    (gx,) = torch.autograd.grad((y**2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="threshold=0"):
+        (gx.sum() + x.square().sum()).backward()
+
+
 # --- The break-even ---
 
 

@@ -262,3 +262,16 @@ def _autograd(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd(
     "spikeloom::spike_linear", _autograd, setup_context=_keep, lib=LIBRARY
 )
+
+
+def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    pass
+
+
+def _refuse(ctx: Any, grads: list[Tensor]) -> tuple[Any, ...]:
+    raise RuntimeError(SECOND)
+
+
+torch.library.register_autograd(
+    "spikeloom::spike_linear_backward", _refuse, setup_context=_keep_nothing, lib=LIBRARY
+)
