@@ -401,6 +401,12 @@ def test_a_second_derivative_of_the_compiled_operator_is_refused_too():
         (gx.sum() + x.square().sum()).backward()
 
 
+def test_the_input_may_be_named_as_torch_names_it():
+    torch.manual_seed(25)
+    ours, x = layer(), spikes()
+    assert torch.equal(ours(input=x), ours(x))
+
+
 # --- The break-even ---
 
 

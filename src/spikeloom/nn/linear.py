@@ -77,9 +77,9 @@ class SpikeLinear(SpikeFed, nn.Linear):
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.threshold = checked_threshold(threshold)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """The output, ``[*, out_features]``."""
-        return product(LINEAR, x, self.weight, self.bias, self.threshold)
+        return product(LINEAR, input, self.weight, self.bias, self.threshold)
 
     def operation(self) -> Operation:
         """The product."""
