@@ -220,3 +220,10 @@ def test_the_output_may_be_changed_in_place(sizes, image, by_events):
     torch.testing.assert_close(y, dense(copy.deepcopy(ours))(x).relu())
     y.sum().backward()
     assert len(by_events) == 1
+
+
+def test_a_traced_convolution_is_torchs_own():
+    torch.manual_seed(11)
+    for padding, x in (("same", spikes(2, 4, 6, 6)), (0, spikes(4, 6, 6))):
+        ours = SpikeConv2d(4, 6, 3, padding=padding)
+        assert torch.equal(torch.fx.symbolic_trace(ours)(x), ours(x))

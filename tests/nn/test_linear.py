@@ -407,6 +407,26 @@ def test_the_input_may_be_named_as_torch_names_it():
     assert torch.equal(ours(input=x), ours(x))
 
 
+def test_a_traced_layer_is_torchs_own():
+    torch.manual_seed(26)
+    ours, x = nn.Sequential(layer(threshold=None), nn.ReLU()), spikes()
+    traced = torch.fx.symbolic_trace(ours)
+    assert torch.equal(traced(x), ours(x))
+    assert F.linear in [node.target for node in traced.graph.nodes]
+
+
+@pytest.mark.parametrize("strict", (False, True))
+def test_an_exported_layer_is_torchs_own_for_any_batch(strict):
+    torch.manual_seed(27)
+    ours, x = layer(), spikes(9, INPUTS)
+    batch = torch.export.Dim("batch", min=2, max=4096)
+    exported = torch.export.export(ours, (x,), dynamic_shapes=({0: batch},), strict=strict)
+    assert "spikeloom" not in str(exported.graph)
+    for rows in (3, 50):
+        x = spikes(rows, INPUTS)
+        torch.testing.assert_close(exported.module()(x), ours(x))
+
+
 # --- The break-even ---
 
 

@@ -42,7 +42,9 @@ class _SpikeConv(SpikeFed):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         operation = self.operation()
-        if operation is None or self.padding_mode != "zeros" or input.dim() != weight.dim():
+        # torch.fx traces with a stand-in, which is no tensor and has no shape.
+        same = isinstance(input, Tensor) and input.dim() == weight.dim()
+        if operation is None or self.padding_mode != "zeros" or not same:
             return super()._conv_forward(input, weight, bias)  # type: ignore[misc]  # torch has it
         return product(operation, input, weight, bias, self.threshold)
 
