@@ -134,6 +134,14 @@ def _spikes_of(
     return found[0]
 
 
+def _sum(
+    operation: Operation, spikes: Spikes, shape: torch.Size, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """The product by events, as no view: autograd lets nobody change a function's view in place."""
+    y = operation.product(spikes, shape, weight, bias)
+    return torch.ops.aten._unsafe_view(y, y.shape)
+
+
 # --- Autograd ---
 
 
@@ -154,9 +162,7 @@ class Product(torch.autograd.Function):
         ctx.save_for_backward(weight if wanted[0] else None, *kept)
         ctx.operation, ctx.wanted, ctx.inputs = operation, wanted, spikes.inputs
         ctx.shapes, ctx.dtype = (x.shape, weight.shape), x.dtype
-        y = operation.product(spikes, x.shape, weight, bias)
-        # Autograd lets nobody change a view that a function returns in place.
-        return torch.ops.aten._unsafe_view(y, y.shape)
+        return _sum(operation, spikes, x.shape, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
@@ -220,7 +226,7 @@ def _operator(x: Tensor, weight: Tensor, bias: Tensor | None, threshold: float |
     spikes = _spikes_of(LINEAR, x, weight, threshold, learns=True)
     if spikes is None:
         return LINEAR.dense(x, weight, bias)
-    return LINEAR.product(spikes, x.shape, weight, bias)
+    return _sum(LINEAR, spikes, x.shape, weight, bias)
 
 
 def _operator_backward(
