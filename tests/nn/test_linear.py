@@ -432,6 +432,14 @@ def test_an_exported_layer_is_torchs_own_for_any_batch(strict):
         torch.testing.assert_close(exported.module()(x), ours(x))
 
 
+@pytest.mark.parametrize("threshold", (2, float("nan"), -1, True, "a"))
+def test_a_threshold_that_is_set_later_is_checked_too(threshold):
+    ours = layer()
+    with pytest.raises((TypeError, ValueError), match="threshold"):
+        ours.threshold = threshold
+    assert ours.threshold == 1.0
+
+
 # --- The break-even ---
 
 

@@ -113,7 +113,7 @@ def test_it_is_undone(net):
     event_driven(net, threshold=0.5)
     assert dense(net) is net
     assert [type(module) for module in net.modules()] == classes
-    assert not any("threshold" in vars(m) for m in net.modules() if isinstance(m, nn.Linear))
+    assert not any("_threshold" in vars(m) for m in net.modules() if isinstance(m, nn.Linear))
 
 
 def test_copies_stay_event_driven(net):

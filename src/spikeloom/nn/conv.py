@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spikeloom.nn.convolution import Convolution
-from spikeloom.nn.layer import SpikeFed, checked_threshold
+from spikeloom.nn.layer import SpikeFed
 from spikeloom.nn.operation import Operation
 from spikeloom.nn.product import product
 
@@ -26,7 +26,7 @@ class _SpikeConv(SpikeFed):
 
     def __init__(self, *sizes: Any, threshold: float | None = None, **settings: Any) -> None:
         super().__init__(*sizes, **settings)
-        self.threshold = checked_threshold(threshold)
+        self.threshold = threshold
 
     def operation(self) -> Operation | None:
         """The convolution; None if events know none like it."""

@@ -37,15 +37,23 @@ class SpikeFed(nn.Module):
     """A layer that adds the weights of the inputs that fired, while these are few.
 
     Attributes:
-        threshold: The share of inputs that fire up to which they are added; None has it measured.
         dense_class: The layer's class if it did not.
     """
 
     # Tracers (torch.fx, nirtorch) see a layer, not how it adds.
     _is_leaf_module = True
 
-    threshold: float | None = None
+    _threshold: float | None = None
     dense_class: ClassVar[type[nn.Module]]
+
+    @property
+    def threshold(self) -> float | None:
+        """The share of inputs that fire up to which they are added; None has it measured."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: float | None) -> None:
+        self._threshold = checked_threshold(threshold)
 
     def operation(self) -> Operation | None:
         """What the layer computes; None if events know nothing like it."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spikeloom.nn.layer import SpikeFed, checked_threshold
+from spikeloom.nn.layer import SpikeFed
 from spikeloom.nn.operation import Operation
 from spikeloom.nn.product import LINEAR, product
 
@@ -75,7 +75,7 @@ class SpikeLinear(SpikeFed, nn.Linear):
         threshold: float | None = None,
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self.threshold = checked_threshold(threshold)
+        self.threshold = threshold
 
     def forward(self, input: Tensor) -> Tensor:
         """The output, ``[*, out_features]``."""

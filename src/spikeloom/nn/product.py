@@ -21,6 +21,8 @@ from spikeloom.nn.operation import Linear, Operation
 __all__ = ["LINEAR", "is_spikes", "product"]
 
 LINEAR = Linear()
+# Whether a program is recorded that may run without this package; torch 2.6 does not tell.
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
 SECOND = (
     "spikeloom: a second derivative was asked for, and an event-driven layer has none; "
     "threshold=0 makes it a dense layer"
@@ -39,7 +41,7 @@ def product(
         bias: The bias, or None.
         threshold: The density up to which events are added; None has it measured.
     """
-    if threshold == 0.0 or MISSING["llvm"] or not isinstance(x, Tensor) or _is_exporting():
+    if threshold == 0.0 or MISSING["llvm"] or not isinstance(x, Tensor) or is_exporting():
         return operation.dense(x, weight, bias)
     if threshold is None and operation.products(x.shape, weight.shape) < FEWEST:
         return operation.dense(x, weight, bias)
@@ -85,11 +87,6 @@ def _fits(operation: Operation, x: Tensor, weight: Tensor, bias: Tensor | None) 
     if bias is not None and bias.shape != weight.shape[:1]:
         return False
     return operation.fits(x, weight)
-
-
-def _is_exporting() -> bool:
-    """Whether a program is recorded that is to run where this package may not be."""
-    return bool(torch.compiler.is_compiling() and torch.compiler.is_exporting())
 
 
 def _is_watched() -> bool:

@@ -99,7 +99,7 @@ def dense(net: Module) -> Module:
     """
     for layer in net.modules():
         if isinstance(layer, SpikeFed):
-            vars(layer).pop("threshold", None)
+            vars(layer).pop("_threshold", None)
             layer.__class__ = layer.dense_class  # type: ignore[assignment]  # it has its attributes
     return net
 
