@@ -244,3 +244,52 @@ def test_norms_are_folded_into_them():
     net[2].running_mean.normal_()
     expected = verify.fold_norms(net)(x())
     assert torch.equal(verify.fold_norms(event_driven(net, threshold=1.0))(x()), expected)
+
+
+def test_a_second_call_without_a_threshold_keeps_what_layers_have():
+    net = nn.Sequential(SpikeLinear(3, 3, threshold=0.5), nn.Linear(3, 3))
+    event_driven(net)
+    assert (net[0].threshold, net[1].threshold) == (0.5, None)
+
+
+def test_a_subclass_of_a_users_own_is_not_stripped():
+    class Mine(SpikeLinear):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    net = nn.Sequential(Mine(3, 3, threshold=0.5), SpikeLinear(3, 3))
+    dense(net)
+    assert type(net[0]) is Mine and net[0].threshold == 0.5
+    assert type(net[1]) is nn.Linear
+
+
+@pytest.mark.parametrize("name", ("torch", "SpikingJelly"))
+def test_it_is_undone_after_a_parametrization_was_added(name):
+    torch.manual_seed(5)
+    net = event_driven(NETS[name](), threshold=1.0)
+    cls = type(net[0]).dense_class
+    parametrizations.weight_norm(net[0])
+    given = (x() > 0.5).float()
+    expected = net(given)
+    functional.reset_net(net)
+    torch.testing.assert_close(dense(net)(given), expected)
+    assert not changed(net) and isinstance(net[0], cls)
+    net[0].parametrizations.weight.original0.data.zero_()
+    assert not net[0].weight.count_nonzero()
+    nn.utils.parametrize.remove_parametrizations(net[0], "weight")
+    assert type(net[0]) is cls
+
+
+@pytest.mark.parametrize("attribute", ("threshold", "operation"))
+@pytest.mark.parametrize(
+    "value", (0.7, nn.Parameter(torch.ones(1)), lambda layer: 1), ids=("float", "parameter", "any")
+)
+def test_a_layer_whose_attributes_have_our_names_stays(attribute, value):
+    class Own(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 3)
+            setattr(self, attribute, value)
+
+    net = dense(event_driven(nn.Sequential(Own()), threshold=0.5))
+    assert not changed(event_driven(net))
+    assert getattr(net[0], attribute) is value

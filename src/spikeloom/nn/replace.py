@@ -37,6 +37,9 @@ KINDS: dict[type[nn.Module], type[SpikeFed]] = {
 # What a layer computes with.
 COMPUTING = ("forward", "_conv_forward")
 
+# Attributes that a layer gets; one that has any of them for a purpose of its own stays.
+GIVEN = ("threshold", "_threshold", "operation", "dense_class")
+
 
 def event_driven(net: Module, sample: Any = None, *, threshold: float | None = None) -> Module:
     """Let the weight layers of a network add the weights of what fired.
@@ -46,14 +49,15 @@ def event_driven(net: Module, sample: Any = None, *, threshold: float | None = N
     their calls looks whether its input is spikes, and few enough, so a layer that reads real values
     stays as it was but for that look. With a sample, only layers that receive spikes in a run on it
     are changed, and those that are not called in it stay. Layers inside a neuron stay, and so do
-    those with a ``forward`` of a user's own and those whose parameters
-    :mod:`torch.nn.utils.parametrize` computes.
+    those with a ``forward`` of a user's own, those with an attribute ``threshold`` or ``operation``
+    of their own, and those whose parameters :mod:`torch.nn.utils.parametrize` computes.
 
     Args:
         net: Any network; its layers are changed in place. :func:`dense` undoes it.
         sample: What to call the network with: a tensor, a tuple of arguments or a dict of named
             ones. A copy of the network is run on it, from rest.
-        threshold: As for :class:`~spikeloom.nn.SpikeLinear`, of all these layers.
+        threshold: As for :class:`~spikeloom.nn.SpikeLinear`, of all these layers. With None,
+            layers that are event-driven already keep theirs.
 
     Returns:
         The network.
@@ -84,23 +88,28 @@ def event_driven(net: Module, sample: Any = None, *, threshold: float | None = N
     for layer in layers.values():
         if not isinstance(layer, SpikeFed):
             layer.__class__ = _class_for(type(layer))
-        layer.threshold = threshold
+        if threshold is not None:
+            layer.threshold = threshold
     return net
 
 
 def dense(net: Module) -> Module:
     """Undo :func:`event_driven`: every layer gets the class back that it had.
 
+    Layers that were built event-driven become torch's too. A subclass of these that is a user's own
+    stays as it is. Parametrizations stay in place.
+
     Args:
-        net: Any network.
+        net: Any network; its layers are changed in place.
 
     Returns:
         The network.
     """
     for layer in net.modules():
-        if isinstance(layer, SpikeFed):
+        cls = _dense_class(type(layer), parametrized=parametrize.is_parametrized(layer))
+        if cls is not None:
             vars(layer).pop("_threshold", None)
-            layer.__class__ = layer.dense_class  # type: ignore[assignment]  # it has its attributes
+            layer.__class__ = cls
     return net
 
 
@@ -111,6 +120,8 @@ def _layers(net: nn.Module) -> dict[str, Any]:
     for name, module in net.named_modules():
         inside = any(name == n or name.startswith(f"{n}.") for n in neurons if n)
         if inside or _kind_of(type(module)) is None or parametrize.is_parametrized(module):
+            continue
+        if not isinstance(module, SpikeFed) and any(hasattr(module, given) for given in GIVEN):
             continue
         if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
             raise ValueError(
@@ -177,6 +188,24 @@ def _class_for(cls: type) -> Any:
         }
         _classes[cls] = type(f"Spike{cls.__name__}", (cls, _kind_of(cls)), own)
     return _classes[cls]
+
+
+def _dense_class(cls: type, *, parametrized: bool) -> Any:
+    """The class that a layer of one of our classes had; None for any other.
+
+    Args:
+        cls: The layer's class.
+        parametrized: Whether that is a subclass that computes parameters.
+    """
+    if not issubclass(cls, SpikeFed):
+        return None
+    if not parametrized:
+        return cls.dense_class if _classes.get(cls.dense_class) is cls else None
+    base = _dense_class(cls.__bases__[0], parametrized=False)
+    if base is None:
+        return None
+    own = {n: value for n, value in vars(cls).items() if n not in ("__dict__", "__weakref__")}
+    return type(f"Parametrized{base.__name__}", (base,), own)
 
 
 def _reduced(layer: SpikeFed, protocol: Any) -> tuple[Any, ...]:
