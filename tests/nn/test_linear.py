@@ -450,7 +450,7 @@ def test_a_break_even_is_measured_once_and_leaves_random_numbers_alone(monkeypat
     monkeypatch.setattr(
         break_even, "_seconds", lambda *f, alone: asked.append(f) or measure(*f, alone=alone)
     )
-    break_even._measured.cache_clear()
+    break_even._found.clear()
     ours = SpikeLinear(INPUTS, OUTPUTS)
     torch.manual_seed(15)
     x = spikes()
@@ -460,7 +460,7 @@ def test_a_break_even_is_measured_once_and_leaves_random_numbers_alone(monkeypat
             ours(x)
     assert torch.equal(torch.get_rng_state(), state)
     assert len(asked) == 1
-    break_even._measured.cache_clear()
+    break_even._found.clear()
 
 
 TIMES = {
@@ -469,6 +469,7 @@ TIMES = {
     (0.0, 1.0, 0.5, 5.0): 0.095,
     (0.0, 1.0, 1.5, 5.0): 0.0,
     (0.5, 1.0, 0.1, 0.55): 0.0,
+    (0.1, 1.0, 0.1, 0.55): 0.4,
     (0.0, 1.0, 0.9, 0.9): 0.5,
 }
 
@@ -478,22 +479,68 @@ def test_a_break_even_is_where_two_times_meet(seconds, expected):
     assert break_even._between(*seconds) == pytest.approx(expected)
 
 
+def test_a_break_even_does_not_jump_with_what_a_look_costs():
+    found = [break_even._between(look / 1000, 1.0, 0.1, 0.55) for look in range(200)]
+    assert found[0] == 0.5 and found[-1] == 0.0
+    assert max(a - b for a, b in itertools.pairwise(found)) < 0.01
+
+
+def test_only_an_input_of_spikes_has_the_break_even_measured(monkeypatch):
+    monkeypatch.setattr(product, "FEWEST", 1)
+    monkeypatch.setattr(break_even, "_times", lambda size: pytest.fail("measures"))
+    break_even._found.clear()
+    torch.manual_seed(28)
+    ours, x = SpikeLinear(INPUTS, OUTPUTS), torch.randn(T, BATCH, INPUTS)
+    assert torch.equal(ours(x), F.linear(x, ours.weight, ours.bias))
+
+
+def size(rows, inputs, outputs):
+    x, weight = torch.empty(rows, inputs, device="meta"), (outputs, inputs)
+    return break_even.size_of(product.LINEAR, x, torch.empty(weight, device="meta"), learns=False)
+
+
+@pytest.mark.parametrize(
+    "sizes", ((1 << 12, 4096, 32000), (1 << 24, 1, 64), (1 << 24, 64, 1), (9, 1 << 26, 8))
+)
+def test_what_is_measured_is_bounded(sizes):
+    measured = break_even._shrunk(size(*sizes))
+    (inputs,), (outputs, _) = measured.row, measured.weight
+    assert measured.rows * inputs * outputs <= 1 << 30
+    assert max(measured.rows * inputs, measured.rows * outputs, inputs * outputs) <= 1 << 26
+    assert break_even._shrunk(size(1024, 700, 256)) == size(1024, 700, 256)
+
+
+def test_for_a_few_rows_nothing_is_measured(monkeypatch):
+    """Laying out the weight takes longer than the dense product."""
+    monkeypatch.setattr(break_even, "_times", lambda size: pytest.fail("measures"))
+    assert break_even.break_even(size(1, 4096, 32000)) == 0.0
+
+
+def test_what_was_measured_is_kept_for_so_many_sizes(monkeypatch):
+    monkeypatch.setattr(break_even, "_times", lambda size: (0.0, 1.0, 1.5, 5.0))
+    monkeypatch.setattr(break_even, "SIZES", 3)
+    break_even._found.clear()
+    for inputs in range(1, 9):
+        break_even.break_even(size(64, inputs, 5))
+    assert len(break_even._found) == 3
+    break_even._found.clear()
+
+
 def test_a_size_for_which_events_are_never_quicker_is_not_looked_at_again(monkeypatch, by_events):
     monkeypatch.setattr(product, "FEWEST", 1)
     monkeypatch.setattr(break_even, "_times", lambda size: (0.0, 1.0, 1.5, 5.0))
-    break_even._measured.cache_clear()
+    break_even._found.clear()
     torch.manual_seed(17)
     ours, x = SpikeLinear(INPUTS, OUTPUTS), spikes()
     ours(x)
     monkeypatch.setattr(product, "_spikes_of", lambda *_, **__: pytest.fail("looks"))
     assert torch.equal(ours(x), F.linear(x, ours.weight, ours.bias))
     assert not by_events
-    break_even._measured.cache_clear()
-    break_even._hopeless.clear()
+    break_even._found.clear()
 
 
 def test_deterministic_algorithms_take_no_clock(monkeypatch):
-    monkeypatch.setattr(break_even, "_measured", lambda size: pytest.fail("measures"))
+    monkeypatch.setattr(break_even, "_times", lambda size: pytest.fail("measures"))
     torch.use_deterministic_algorithms(True)
     try:
         size = break_even.size_of(product.LINEAR, torch.zeros(9, 8), torch.zeros(7, 8), learns=True)

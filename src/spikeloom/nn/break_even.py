@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -24,10 +23,17 @@ __all__ = ["FEWEST", "Size", "break_even", "is_hopeless", "looked_at", "size_of"
 FIXED = 0.1
 # Products below which calling anything but the dense one costs more than it can bring.
 FEWEST = 1 << 24
-# Products of a measurement; it is repeated so often, or until so many seconds are over.
-MOST, ROUNDS, SECONDS = 1 << 31, 4, 0.3
-# What looking at the input may cost of the dense product, and what events have to gain.
-LOOK, GAIN = 0.03, 0.05
+# Products of a measurement and numbers of each of its tensors; a larger one is shrunk.
+MOST, LARGEST = 1 << 30, 1 << 23
+# A measurement is repeated so often, or until so many seconds are over.
+ROUNDS, SECONDS = 16, 0.3
+# What events have to gain: a share of the dense product, and the time of so many looks at the
+# input, since an input that turns out to be no spikes, or too many, is looked at in vain.
+GAIN, LOOKS = 0.05, 5
+# How often each weight must be used; less often, laying it out costs more than the dense product.
+USES = 8
+# How many sizes are remembered.
+SIZES = 1 << 12
 # How many rows are looked at.
 ROWS = 64
 # Between these two the time is taken to be linear; beyond the second one nothing is promised.
@@ -92,8 +98,8 @@ def looked_at(lines: Tensor) -> Tensor:
     return lines[:: max(1, lines.shape[0] // ROWS)]
 
 
-# Sizes of which events are never quicker.
-_hopeless: set[Size] = set()
+# The break-evens of sizes that were met, the oldest first.
+_found: dict[Size, float] = {}
 
 
 def is_hopeless(size: Size) -> bool:
@@ -102,16 +108,36 @@ def is_hopeless(size: Size) -> bool:
     Args:
         size: The size of the product.
     """
-    return size in _hopeless and not torch.are_deterministic_algorithms_enabled()
+    return _found.get(size) == 0.0 and not torch.are_deterministic_algorithms_enabled()
 
 
-@cache
 def _measured(size: Size) -> float:
     """The break-even of this size on this machine."""
-    found = _between(*_times(size))
-    if not found:
-        _hopeless.add(size)
+    found = _found.get(size)
+    if found is None:
+        worth = _products(size) >= USES * size.weight.numel()
+        found = _found[size] = _between(*_times(size)) if worth else 0.0
+        for oldest in list(_found)[:-SIZES]:
+            _found.pop(oldest, None)
     return found
+
+
+def _products(size: Size) -> int:
+    return size.operation.products(torch.Size((size.rows, *size.row)), size.weight)
+
+
+def _shrunk(size: Size) -> Size:
+    """A size with fewer outputs and rows, whose times are in proportion, that is quick to measure.
+
+    Args:
+        size: Any size.
+    """
+    inputs = size.weight[1:].numel()
+    outputs = min(size.weight[0], max(1, LARGEST // inputs))
+    size = size._replace(weight=torch.Size((outputs, *size.weight[1:])))
+    products = _products(size._replace(rows=1))
+    numbers = max(torch.Size(size.row).numel(), products // inputs)
+    return size._replace(rows=max(1, min(size.rows, MOST // products, LARGEST // numbers)))
 
 
 def _times(size: Size) -> tuple[float, float, float, float]:
@@ -119,8 +145,8 @@ def _times(size: Size) -> tuple[float, float, float, float]:
 
     The look takes the same time however many rows there are; it is given in proportion.
     """
-    operation, whole = size.operation, torch.Size((size.rows, *size.row))
-    rows = max(1, min(size.rows, size.rows * MOST // operation.products(whole, size.weight)))
+    whole, size = _products(size), _shrunk(size)
+    operation, rows = size.operation, size.rows
     random = torch.Generator("cpu").manual_seed(0)  # a user's random numbers stay what they are
 
     def drawn(*shape: int) -> Tensor:
@@ -149,15 +175,13 @@ def _times(size: Size) -> tuple[float, float, float, float]:
     with torch.no_grad():
         looking, *others = _seconds(*candidates, alone=size.threads == 1)
     usual, at_few, at_many = others
-    return looking * rows / size.rows, usual, at_few, at_many
+    return looking * _products(size) / whole, usual, at_few, at_many
 
 
 def _between(looking: float, usual: float, few: float, many: float) -> float:
-    """The density at which events take as long as the dense product, or a little less."""
-    if looking > LOOK * usual:
-        return 0.0
+    """The density at which events gain just enough on the dense product."""
     each = max(many - few, 0.0) / (DENSITIES[1] - DENSITIES[0])
-    left = usual * (1 - GAIN) - (few - each * DENSITIES[0])
+    left = usual * (1 - GAIN) - looking * LOOKS - (few - each * DENSITIES[0])
     if left <= 0:
         return 0.0
     return min(DENSITIES[1], left / each) if each else DENSITIES[1]

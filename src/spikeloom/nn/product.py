@@ -117,13 +117,13 @@ def _spikes_of(
         learns: Whether the weight's gradient will be wanted.
     """
     x = x.detach()
-    if threshold is None:
-        threshold = break_even(size_of(operation, x, weight, learns=learns))
-    if not threshold:
-        return None
     some = looked_at(operation.lines(x))
     seen = pack(some)
-    if seen is None or seen[1] > threshold * some.numel():
+    if seen is None:
+        return None
+    if threshold is None:
+        threshold = break_even(size_of(operation, x, weight, learns=learns))
+    if not threshold or seen[1] > threshold * some.numel():
         return None
     found = operation.packed(x)
     if found is None or found[1] > threshold * x.numel():
