@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import nn
 
 import spikeloom
@@ -149,9 +150,56 @@ def test_an_error_in_the_forward_ends_the_packing():
     network = spikeloom.pack_saved(net())
     with pytest.raises(RuntimeError):
         network(torch.zeros(2, 3, 5))
-    assert not saved._open.hooks
+    assert not saved._open.calls
     given = torch.zeros(64, 64, requires_grad=True)
     assert (given * given).grad_fn._saved_self is given  # no hook has been left
+
+
+class Interrupted(nn.Module):
+    """Is stopped by its user at the first call."""
+
+    def __init__(self):
+        super().__init__()
+        self.stops = True
+
+    def forward(self, given):
+        if self.stops:
+            self.stops = False
+            raise KeyboardInterrupt
+        return given
+
+
+@pytest.mark.parametrize("inner", (False, True))
+@pytest.mark.parametrize("end", ("call", "unpack_saved"))
+def test_what_an_interrupt_left_is_ended(inner, end):
+    stopped = Interrupted()
+    network = spikeloom.pack_saved(
+        nn.Sequential(spikeloom.pack_saved(stopped)) if inner else stopped
+    )
+    with pytest.raises(KeyboardInterrupt):
+        network(torch.zeros(2))
+    network(torch.zeros(2)) if end == "call" else unpack_saved(network)
+    assert not saved._open.calls
+    given = torch.zeros(64, 64, requires_grad=True)
+    assert (given * given).grad_fn._saved_self is given
+
+
+def test_a_checkpoint_around_it_recomputes_as_ever(monkeypatch):
+    kept, network = noted(monkeypatch), net()
+    expected = gradients(network, x())
+    calls = []
+    network.register_forward_pre_hook(lambda *_: calls.append(1))
+    spikeloom.pack_saved(network)
+
+    def checkpointed(given):
+        return torch.utils.checkpoint.checkpoint(network, given, use_reentrant=False)
+
+    network.zero_grad()
+    y = checkpointed(x())
+    y.square().sum().backward()
+    assert len(calls) == 2 and not kept
+    for a, b in zip([y, *(p.grad for p in network.parameters())], expected, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_a_copy_and_a_stored_network_pack_too(monkeypatch):

@@ -39,8 +39,12 @@ def pack_saved(net: Module) -> Module:
     keep bits anyway.
 
     A tensor stays as it is if its values, besides zero, have several magnitudes, if it is small,
-    of another dtype than float32 and float64, or not on a CPU. While ``torch.compile`` records the
-    network itself, nothing is packed.
+    of another dtype than float32 and float64, or not on a CPU. Nothing is packed while
+    ``torch.compile`` records the network itself, nor where other hooks on saved tensors are set,
+    such as those of :func:`torch.utils.checkpoint.checkpoint` with ``use_reentrant=False``.
+
+    If a call is interrupted from the keyboard, torch has it clean up nothing: packing ends with the
+    network's next call, or with :func:`unpack_saved`.
 
     Args:
         net: Any network; :func:`unpack_saved` undoes it.
@@ -82,6 +86,7 @@ def unpack_saved(net: Module) -> Module:
             if hook in (_enter, _leave):
                 del hooks[number]
                 net._forward_hooks_always_called.pop(number, None)
+    _end(net)
     return net
 
 
@@ -90,27 +95,47 @@ def _is_packing(net: nn.Module) -> bool:
 
 
 class _Open(threading.local):
-    """The hooks on saved tensors that calls in this thread have set."""
+    """The calls in this thread that pack, outermost first, and the hooks that each has set."""
 
     def __init__(self) -> None:
-        self.hooks: list[saved_tensors_hooks | None] = []
+        self.calls: list[tuple[nn.Module, saved_tensors_hooks | None]] = []
 
 
 _open = _Open()
 
 
 def _enter(module: nn.Module, args: Any) -> None:
+    _end(module)  # torch calls no hook after a KeyboardInterrupt
     hooks = None
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling() and not MISSING["llvm"]:
+    compiles = torch.compiler.is_compiling()
+    if torch.is_grad_enabled() and not compiles and not MISSING["llvm"] and not _others_hook():
         hooks = saved_tensors_hooks(_packed, _unpacked)
         hooks.__enter__()
-    _open.hooks.append(hooks)
+    _open.calls.append((module, hooks))
 
 
 def _leave(module: nn.Module, args: Any, output: Any) -> None:
-    hooks = _open.hooks.pop()
-    if hooks is not None:
-        hooks.__exit__()
+    _end(module)
+
+
+def _end(module: nn.Module) -> None:
+    """End the packing of a module's call, and of calls inside it that were interrupted."""
+    calls = _open.calls
+    first = next((place for place, (called, _) in enumerate(calls) if called is module), len(calls))
+    while len(calls) > first:
+        _, hooks = calls.pop()
+        if hooks is not None and not _others_hook():
+            hooks.__exit__()
+
+
+def _others_hook() -> bool:
+    """Whether other hooks than ours, a checkpoint's for example, receive what is saved now."""
+    hooks = _hooks(True)
+    return hooks is not None and hooks[0] is not _packed
+
+
+# torch 2.6 does not tell.
+_hooks: Any = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: None)
 
 
 class _Packed(NamedTuple):
