@@ -293,3 +293,17 @@ def test_a_layer_whose_attributes_have_our_names_stays(attribute, value):
     net = dense(event_driven(nn.Sequential(Own()), threshold=0.5))
     assert not changed(event_driven(net))
     assert getattr(net[0], attribute) is value
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*quantize:UserWarning")
+def test_undone_layers_serve_tools_that_need_torchs_own():
+    torch.manual_seed(6)
+    net = dense(nn.Sequential(SpikeLinear(70, 33, threshold=1.0)))
+    given = (torch.rand(5, 70) < 0.1).float()
+    y = net(given)
+    assert torch.equal(torch.jit.script(net)(given), y)
+    gradients = torch.stack([torch.ones_like(y), 2 * torch.ones_like(y)])
+    (found,) = torch.autograd.grad(y, net[0].weight, gradients, is_grads_batched=True)
+    torch.testing.assert_close(found[1], 2 * found[0])
+    quantized = torch.ao.quantization.quantize_dynamic(net, {nn.Linear})
+    assert not isinstance(quantized[0], nn.Linear)

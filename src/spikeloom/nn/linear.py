@@ -30,7 +30,7 @@ class SpikeLinear(SpikeFed, nn.Linear):
     Each call looks at some rows of its input. If these are no spikes, or more of them fire than
     ``threshold`` allows, the call is :class:`torch.nn.Linear`'s own; so it is for a small product,
     another dtype than float32 and float64, another device than a CPU, under autocast, and while
-    torch.func, a dispatch mode or a tracer looks on.
+    torch.func, a dispatch mode, a tracer or torch.export looks on.
 
     An infinite or NaN weight reaches only the outputs of rows in which its input fired.
 
@@ -42,8 +42,9 @@ class SpikeLinear(SpikeFed, nn.Linear):
         dtype: As for :class:`torch.nn.Linear`.
         threshold: The share of inputs that fire up to which they are added one by one; 0 never
             does, 1 does so for all spikes. None has the break-even measured, once for each size in
-            a process: some hundredths of a second at the first call. Results of runs in which it
-            came out differently may differ in their last digits; a number makes them equal.
+            a process: some tenths of a second at the first input of spikes. Results of runs in
+            which it came out differently may differ in their last digits; a number makes them
+            equal.
 
     Raises:
         TypeError: If ``threshold`` is no number.
