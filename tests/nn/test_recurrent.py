@@ -355,3 +355,15 @@ def test_event_driven_leaves_it_as_it_is():
     net = network()
     assert type(spikeloom.event_driven(net)[1]) is spikeloom.Recurrent
     assert not hasattr(net[1], "threshold")
+
+
+def test_a_gradient_that_is_negated_where_it_is_read_counts_with_its_sign():
+    torch.manual_seed(30)
+    ours, x = layer(), inputs().requires_grad_()
+    y = ours(x)
+    gy = torch.randn_like(y)
+    expected = torch.autograd.grad(y, (x, ours.weight), -gy, retain_graph=True)
+    found = torch.autograd.grad(y, (x, ours.weight), torch._neg_view(gy))
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+    assert expected[0].count_nonzero()

@@ -98,6 +98,8 @@ class Feedback(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         saved = [None if t is None else t.contiguous() for t in saved_tensors(ctx)]
+        # Kernels read what lies in memory, which torch may have left to be negated.
+        grads = tuple(None if g is None else g.resolve_neg() for g in grads)
         sweep = _Sweep(ctx.loop, ctx.needs_input_grad[1:], ctx.inputs, ctx.dtype)
         if torch.is_grad_enabled():
             return None, *_Swept.apply(sweep, len(grads), *grads, *saved)
