@@ -7,7 +7,7 @@ operation by operation. Every torch operation on the way must be on a short list
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,8 @@ class Gathering(SealedRun):
 
     Args:
         exempt: Modules that may multiply, and are computed densely.
+        dense: Products that are computed densely too, by their numbers
+            (:attr:`~spikeloom.verify.sealed_run.SealedRun.products`).
 
     Attributes:
         findings: The operations that are not on the list, with their modules.
@@ -44,23 +46,24 @@ class Gathering(SealedRun):
             adds nothing.
     """
 
-    def __init__(self, exempt: frozenset[str]) -> None:
+    def __init__(self, exempt: Collection[str], dense: Collection[int] = ()) -> None:
         super().__init__()
-        self.exempt = exempt
+        self.exempt, self.dense = exempt, dense
         self.findings: list[Finding] = []
         self.operations: Counter[str] = Counter()
         self.accumulated: Counter[str] = Counter()
 
     def seen(self, call: Call) -> Any:
         """Rewrite weight layers and neurons; check everything else against the list."""
-        if call.module in self.exempt:
+        is_product = call.effect is Effect.WEIGHS
+        if call.module in self.exempt or (is_product and self.products in self.dense):
             return self.compute(call)
         if call.name == "scan":
             text, steps, numbers, xs, vs, ps = call.args
             neuron = _Neuron(text, steps, numbers, ps)
             with self:
                 return neuron.run(xs, vs)
-        if call.effect is Effect.WEIGHS:
+        if is_product:
             with self:
                 y = self._weighted(call)
             if y is not None:

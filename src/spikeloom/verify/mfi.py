@@ -43,7 +43,8 @@ class MFIReport(Report):
         proofs: Whether each proof holds: ``static``, ``guarded``, ``equal``.
         difference: Largest difference between the gathered and the dense outputs, in float64;
             infinite if they do not compare, or values left torch.
-        exempt: Modules that may multiply (the stem), as given or found.
+        exempt: Modules that may multiply, as given, or the one that computes the stem;
+            ``"(model)"`` if that is the model's own forward.
         accumulates: Synaptic additions, of weights that are not 0.
         additions: Other additions: skips, leaks, pools.
         comparisons: Comparisons.
@@ -97,7 +98,8 @@ def check_mfi(model: nn.Module, sample: Any, *, exempt: Collection[str] | None =
             the arguments that have no defaults, or a mapping of keyword arguments. A few samples
             suffice; the guarded run is slow.
         exempt: Names of modules that may multiply. None exempts the stem alone: the first weight
-            layer that runs, if it reads the sample.
+            layer that runs, where it multiplies the sample by its weight, and no other operation
+            of the module that calls it.
 
     Returns:
         The report; ``ok`` and ``violations`` are the verdict.
@@ -125,10 +127,10 @@ def check_mfi(model: nn.Module, sample: Any, *, exempt: Collection[str] | None =
     check_names("exempt", exempt or (), model)
     batch = Batch(*tree_map(_double, (batch.args, batch.kwargs)))
     trace = KindTrace(None if exempt is None else frozenset(exempt))
-    gathering, difference = Gathering(frozenset()), float("inf")
+    gathering, difference = Gathering(()), float("inf")
     try:
         dense = trace.run(_promoting(exact_copy(model)), batch)
-        gathering = Gathering(trace.exempt or frozenset())
+        gathering = Gathering(trace.exempt, trace.dense)
         difference = _difference(dense, gathering.run(_promoting(exact_copy(model)), batch))
     except Unfollowed as problem:
         for proof in (trace, gathering):
@@ -229,14 +231,14 @@ def _difference(a: Any, b: Any) -> float:
 def _report(
     model: nn.Module, batch: Batch, trace: KindTrace, gathering: Gathering, difference: float
 ) -> MFIReport:
-    exempt = sorted(trace.exempt or ())
+    exempt = sorted(trace.exempt if trace.stem is None else {trace.stem})
     findings = {"static": trace.findings, "guarded": gathering.findings}
     report = MFIReport(
         "Multiplication-free inference",
         ("module", "layer", "input", "verdict"),
         proofs={proof: not found for proof, found in findings.items()},
         difference=difference,
-        exempt=exempt,
+        exempt=[name or "(model)" for name in exempt],
         accumulates=sum(gathering.accumulated.values()),
         additions=trace.additions,
         comparisons=trace.comparisons,
@@ -281,6 +283,7 @@ def _summarise(report: MFIReport, silent: list[str]) -> None:
         f"exempt: {', '.join(report.exempt) or 'nothing'} "
         f"({report.exempt_multiplications:,} multiplications).",
     ]
+    silent = [name or "(model)" for name in silent]
     silent = [name for name in silent if name not in report.exempt]
     if silent:
         report.notes.append(f"No spike reached: {', '.join(silent)}.")

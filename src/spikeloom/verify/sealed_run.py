@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from spikeloom.calibrate import Batch
+from spikeloom.observe import Effect, meaning_of
 from spikeloom.observe.run import Call, Run
 from spikeloom.verify.sealed import OUT_OF_TORCH, Seal, Unfollowed, opened, within
 
@@ -29,6 +30,8 @@ class SealedRun(Run):
         raised: The error that passes, and the innermost module that raised it.
         casting: The module that last changed the dtype of a tensor; None if none has.
         met: The module last called, and the floating-point dtypes that meet there.
+        products: How many products of matrices, or convolutions, have been called. Two runs of a
+            model call the same ones in the same order, so this tells which one runs now.
     """
 
     def __init__(self) -> None:
@@ -37,11 +40,14 @@ class SealedRun(Run):
         self.raised: tuple[BaseException | None, str] = (None, "")
         self.casting: str | None = None
         self.met: tuple[str, list[str]] = ("", [])
+        self.products = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Hand an operation on; what sees it may compute with sealed tensors."""
+        known = meaning_of(func)
+        self.products += known is not None and known.effect is Effect.WEIGHS
         try:
             with self.seal.seeing():
                 return super().__torch_dispatch__(func, types, args, kwargs)

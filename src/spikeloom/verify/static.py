@@ -31,7 +31,7 @@ from spikeloom.verify.kinds import (
     program_kinds,
     times,
 )
-from spikeloom.verify.sealed import Sealed
+from spikeloom.verify.sealed import Sealed, within
 from spikeloom.verify.sealed_run import SealedRun
 
 __all__ = ["Finding", "KindTrace", "passes_on"]
@@ -64,10 +64,13 @@ class KindTrace(SealedRun, Domain[Kind]):
     unknown origin.
 
     Args:
-        exempt: Modules whose multiplications are allowed; None exempts the first weight layer, if
-            it reads the sample.
+        exempt: Modules whose multiplications are allowed; None exempts the stem alone, the first
+            weight layer, if it reads the sample.
 
     Attributes:
+        stem: The module that computes the stem; None if there is none, or ``exempt`` is given.
+        dense: The products that another run may compute as they are, by their numbers: the stem's,
+            and those of constants.
         findings: What is not free of multiplications.
         inputs: The kinds that every weight layer has seen.
         additions: Additions and subtractions outside weight layers.
@@ -79,7 +82,11 @@ class KindTrace(SealedRun, Domain[Kind]):
 
     def __init__(self, exempt: frozenset[str] | None) -> None:
         super().__init__()
-        self.exempt = exempt
+        self.exempt = exempt or frozenset()
+        self.stem: str | None = None
+        self.dense: set[int] = set()
+        self._seeks_stem = exempt is None
+        self._stem_weight: Any = None
         self.findings: list[Finding] = []
         self.inputs: dict[str, set[Kind]] = {}
         self.additions = self.comparisons = self.multiplications = 0
@@ -97,6 +104,8 @@ class KindTrace(SealedRun, Domain[Kind]):
 
     def compute(self, call: Call, constant: bool = False) -> Any:
         """Run an operation; what memory held before must not be taken for values of the model."""
+        if constant and call.effect is Effect.WEIGHS:
+            self.dense.add(self.products)
         y = super().compute(call, constant)
         return y.zero_() if call.effect is Effect.MAKES and "empty" in call.name else y
 
@@ -122,7 +131,7 @@ class KindTrace(SealedRun, Domain[Kind]):
     @property
     def is_exempt(self) -> bool:
         """Whether the module being called may multiply."""
-        return self.module in (self.exempt or ())
+        return self.module in self.exempt
 
     # --- One rule for each effect; those that find a multiplication raise NotFree
 
@@ -176,17 +185,39 @@ class KindTrace(SealedRun, Domain[Kind]):
         x, weight = map(self.labels.of, call.factors)
         if not isinstance(x, Kind):
             x, weight = weight, x
-        assert isinstance(x, Kind)
+        if not isinstance(x, Kind):
+            return self._beside_constants(call)
         self.inputs.setdefault(call.module, set()).add(x)
-        if self.exempt is None:
-            # The stem: the model's first weight layer, and only if it reads the sample.
-            self.exempt = frozenset((call.module,)) if x.sample else frozenset()
+        if self._is_stem(x, weight):
+            self.dense.add(self.products)
+            self.exempt_multiplications += _multiplications(call)
+            return REAL
         if isinstance(weight, Kind):
             raise NotFree(f"multiplies {x} by {weight} values")
         if not x.whole:
             what = "the sample" if x.sample else "real values"
             raise NotFree(f"its weights multiply {what}, not spikes or whole numbers")
         return REAL
+
+    def _is_stem(self, x: Kind, weight: Operand) -> bool:
+        """Whether it multiplies the sample by the weight of the first weight layer that runs."""
+        if self._seeks_stem:
+            self._seeks_stem = False
+            if x.sample and not isinstance(weight, Kind):
+                self.stem, self._stem_weight = self.module, weight
+        if self.stem != self.module or not x.sample or not isinstance(weight, Tensor):
+            return False
+        # A weight may be computed anew in each call.
+        return torch.equal(within(weight), within(self._stem_weight))
+
+    def _beside_constants(self, call: Call) -> Kind:
+        """The product of two constants, with something added that is none."""
+        self.dense.add(self.products)
+        self.additions += call.result.numel()
+        operation: Any = call.operation
+        beta = by_name(call.function, call.args, call.kwargs).get("beta", 1)
+        (addend,) = self._operands(operation.chosen(call.args))
+        return plus(times_constant(addend, beta), REAL)
 
     def otherwise(self, call: Call) -> Kind | list[Kind]:
         """What has a rule of its own, beneath; anything else multiplies."""
