@@ -20,6 +20,19 @@ def itself(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def _covers(view: Tensor, nbytes: int) -> bool:
+    """Whether a view shows each place of its memory once, and leaves none out."""
+    ordered = sorted(
+        (stride, size) for size, stride in zip(view.shape, view.stride(), strict=True) if size > 1
+    )
+    expected = 1
+    for stride, size in ordered:
+        if stride != expected:
+            return False
+        expected *= size
+    return expected * view.element_size() == nbytes
+
+
 class Labels(Generic[L]):
     """The labels of tensors; a tensor without a label is a constant.
 
@@ -70,7 +83,7 @@ class Labels(Generic[L]):
         if memory is None:
             self._known[tensor] = label
             return
-        if self._holder(tensor).nbytes == memory.nbytes():
+        if _covers(self._holder(tensor), memory.nbytes()):
             for view in (tensor, tensor._base):
                 if view is not None:
                     self._known[view] = label
