@@ -1,5 +1,7 @@
 """Which neuron a layer drives: what becomes of values that leave torch on the way."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,7 @@ LEAVING = {
     "asarray": lambda y: torch.from_numpy(np.tanh(np.asarray(y))),
     "tolist": lambda y: torch.tensor(y.detach().tolist()),
     "dlpack": lambda y: torch.from_dlpack(np.from_dlpack(y)),
+    "item": lambda y: torch.tensor([k.item() for k in y.flatten()]).view(y.shape),
 }
 
 
@@ -114,10 +117,64 @@ def through_a_list_of_steps(y):
     return memory
 
 
-@pytest.mark.parametrize("between", [through_an_alias, through_a_list_of_steps])
+def through_data(y):
+    other = torch.zeros(1)
+    other.data = y
+    return other
+
+
+@pytest.mark.parametrize(
+    "between", [through_an_alias, through_a_list_of_steps, through_data, copy.deepcopy]
+)
 def test_what_is_written_into_a_tensor_is_found_by_every_view_of_it(between):
     found = calibrate(Between(between).eval(), [batch()])
     assert str(found) == str(calibrate(Between(lambda y: y).eval(), [batch()]))
+
+
+def test_a_line_between_two_values_is_a_sum_of_them():
+    def line(y):
+        rows = [torch.linspace(row[0], row[-1], 8) for row in y.flatten(0, 1)]
+        return torch.stack(rows).view(y.shape)
+
+    assert calibrate(Between(line).eval(), [batch()])["first"].facts.neuron == "spike"
+
+
+def test_a_question_for_nan_takes_no_neuron_from_a_layer():
+    def checked(y):
+        assert not y.isnan().any()
+        return y
+
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Linear(6, 8)
+
+        def forward(self, x):
+            return checked(self.last(x))
+
+    assert calibrate(Last().eval(), [batch()])["last"].facts.neuron is None
+
+
+@pytest.mark.parametrize(
+    "fire",
+    [
+        lambda v: torch.sign(torch.relu(v - 1.0)),
+        lambda v: v.clamp(0.0, 1.9).int().to(v.dtype),
+        lambda v: (nn.functional.hardtanh(v, 0.0, 2.0) > 1.0).to(v.dtype),
+    ],
+    ids=["sign", "int", "gt"],
+)
+def test_an_own_neuron_that_rectifies_before_it_fires_needs_its_decay_said(fire):
+    def own(y):
+        v, spikes = torch.zeros_like(y[0]), []
+        for step in y:
+            v = 0.5 * v + step
+            spikes.append(fire(v))
+            v = v * (1.0 - spikes[-1])
+        return torch.stack(spikes)
+
+    with pytest.raises(UnknownNeuron, match=r"layer 'first': its output meets the operation"):
+        calibrate(Between(own).eval(), [batch()])
 
 
 def test_a_tensor_that_only_has_a_layers_shape_is_no_sum_of_it():

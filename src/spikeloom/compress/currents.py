@@ -1,7 +1,8 @@
 """Currents: which weight layers each tensor of a run is a sum of, and which neurons it reaches.
 
 Normalisation, pooling, dropout, reshaping and residual additions pass that on; a neuron, a function
-without memory or the next weight layer ends it. A tensor of other origin is a sum of none.
+without memory or the next weight layer ends it. A tensor of other origin is a sum of none. What a
+rectifier ends is remembered all the same, as a neuron may rectify its potential before it fires.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
@@ -27,10 +29,24 @@ from spikeloom.observe.run import Call
 
 __all__ = ["Currents"]
 
-# A weight layer by name, and the normalisations that its output has passed.
-Source = tuple[str, tuple[str, ...]]
+
+class Source(NamedTuple):
+    """A weight layer, and what its output has passed.
+
+    Attributes:
+        layer: Its name.
+        norms: The normalisations passed.
+        is_rectified: Whether a rectifier has ended the current.
+    """
+
+    layer: str
+    norms: tuple[str, ...] = ()
+    is_rectified: bool = False
+
+
 Sources = frozenset[Source]
 NOTHING: Sources = frozenset()
+SET_DATA = vars(torch._C.TensorBase)["data"].__set__
 
 
 class Currents(Domain[Sources]):
@@ -54,7 +70,7 @@ class Currents(Domain[Sources]):
         super().__init__()
         self.layers, self.neurons = set(layers), set(neurons)
         self.inputs: dict[str, list[tuple[int, ...]]] = {}
-        self.reached: dict[str, dict[Source, None]] = {}
+        self.reached: dict[str, dict[tuple[str, tuple[str, ...]], None]] = {}
         self.potentials: dict[str, list[tuple[int, ...]]] = {}
         self.sequences: set[str] = set()
         self.thresholds: dict[str, str] = {}
@@ -92,7 +108,7 @@ class Currents(Domain[Sources]):
             self.potentials.setdefault(name, []).append(tuple(x.shape))
             if whole and is_neuron(module):
                 self.sequences.add(name)
-            for layer, norms in self.sources((args, kwargs)):
+            for layer, norms, _ in self.sources((args, kwargs)):
                 self.reached.setdefault(layer, {})[name, norms] = None
                 self._products[layer] = None
         self.inside.append(name)
@@ -108,9 +124,10 @@ class Currents(Domain[Sources]):
             made = self._products.pop(name, None)
             if made is not None and output is not None and output is not made[1]:
                 self._check(name, module, made[0], output)
-                self._state(output, frozenset({(name, ())}))
+                self._state(output, frozenset({Source(name)}))
         elif isinstance(module, _BatchNorm):
-            passed = {(layer, (*norms, name)) for layer, norms in self.sources(given)}
+            sources = self.sources(given)
+            passed = {Source(layer, (*norms, name)) for layer, norms, _ in sources}
             self._state(output, frozenset(passed))
 
     def _made(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -119,7 +136,7 @@ class Currents(Domain[Sources]):
         self._check(name, module, x, output)
         self.inputs.setdefault(name, []).append(tuple(x.shape))
         self._products[name] = x, output
-        self._state(output, frozenset({(name, ())}))
+        self._state(output, frozenset({Source(name)}))
 
     @staticmethod
     def _check(name: str, module: nn.Module, x: Tensor, output: Any) -> None:
@@ -128,7 +145,15 @@ class Currents(Domain[Sources]):
 
     def sources(self, values: Any) -> Sources:
         """The layers that any of the tensors within is a sum of."""
+        return frozenset(s for s in self._origins(values) if not s.is_rectified)
+
+    def _origins(self, values: Any) -> Sources:
+        """The same, and the layers whose current a rectifier has ended."""
         return self.join(*map(self.labels.of, _tensors(values)))
+
+    def passed(self, given: Tensor, taken: Tensor) -> None:
+        """Note that a tensor has taken over another one's values without an operation."""
+        self._state(taken, self._origins(given))
 
     def _state(self, values: Any, sources: Sources) -> None:
         for tensor in _tensors(values):
@@ -142,7 +167,17 @@ class Currents(Domain[Sources]):
 
     def activates(self, call: Call) -> Sources | list[Sources]:
         """A function has no memory: what a layer feeds it is not filtered in time."""
-        return self.otherwise(call) if self.inside else NOTHING
+        if self.inside:
+            return self.otherwise(call)
+        operation: Any = call.operation
+        if operation.bounds is None:
+            return NOTHING
+        return frozenset(s._replace(is_rectified=True) for s in self.join(self.otherwise(call)))
+
+    def weighs(self, call: Call) -> Sources | list[Sources]:
+        """Nobody's potential is rectified before the weights that form it."""
+        passed = self.join(self.otherwise(call))
+        return frozenset(source for source in passed if not source.is_rectified)
 
     def orders(self, call: Call) -> Sources | list[Sources]:
         """What only a neuron does to a current is an error outside of a known neuron."""
@@ -153,14 +188,22 @@ class Currents(Domain[Sources]):
 
     rounds = fires = orders
 
+    def reads(self, call: Call) -> Sources | list[Sources]:
+        """A value that Python has may come back as any tensor; an answer is none of a current."""
+        asked, *_ = call.args
+        return NOTHING if asked.dtype == torch.bool else self.orders(call)
+
     def exits(self, values: Any, operation: str) -> None:
         """Note the layers whose output meets what only a neuron does, or leaves torch."""
-        for layer, _ in () if self.inside else self.sources(values):
-            self.thresholds.setdefault(layer, operation)
+        for source in () if self.inside else self._origins(values):
+            self.thresholds.setdefault(source.layer, operation)
 
 
 class _Exits(TorchFunctionMode):
-    """Notes layers whose output leaves torch, where a neuron that reads it cannot be seen."""
+    """Notes layers whose output leaves torch, where a neuron that reads it cannot be seen.
+
+    Follows what copies a tensor, or puts another one in its place, beside torch's operations.
+    """
 
     def __init__(self, currents: Currents) -> None:
         super().__init__()
@@ -170,7 +213,12 @@ class _Exits(TorchFunctionMode):
         operation = meaning_of(func)
         if operation is not None and operation.effect is Effect.LEAVES:
             self.currents.exits(args[:1], name_of(func))
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if func == Tensor.__deepcopy__:
+            self.currents.passed(args[0], result)
+        elif func == SET_DATA:
+            self.currents.passed(args[1], args[0])
+        return result
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
