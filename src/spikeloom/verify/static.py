@@ -115,6 +115,8 @@ class KindTrace(SealedRun, Domain[Kind]):
             if revealed := _revealed(call):
                 self.readers[call.module] = None
                 raise NotFree(revealed)
+            if any(map(_is_complex, tree_leaves((call.args, call.kwargs, call.result)))):
+                raise NotFree(f"computes with complex values ({call.name})")
             return super().label(call)
         except NotFree as problem:
             self.found(str(problem), _multiplications(call))
@@ -332,6 +334,10 @@ def _revealed(call: Call) -> str:
         for i in tree_leaves(call.args[1])
     )
     return SHAPE if is_masked or torch.Tag.dynamic_output_shape in tags else ""
+
+
+def _is_complex(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_complex()
 
 
 def _is_left_over(tensor: Tensor) -> bool:
