@@ -60,6 +60,17 @@ def overwritten(x):
     return memory, y.lt_(0.5), y
 
 
+def written_over_itself(x):
+    memory = x.clone()
+    memory.as_strided((3, 4), (1, 1)).copy_(torch.ones(3, 4))  # 6 of 12 values
+    return (memory,)
+
+
+def made_of_values(x):
+    end = x[0, 0]
+    return torch.linspace(0.0, end, 4), torch.randint_like(end, 3), torch.full_like(x, 2.0)
+
+
 @pytest.mark.parametrize(
     "function, expected",
     [
@@ -72,8 +83,10 @@ def overwritten(x):
         (into_what_shares_its_memory, [True]),
         (by_out, [True]),
         (overwritten, [False, False, False]),
+        (written_over_itself, [True]),
+        (made_of_values, [True, False, False]),
     ],
-    ids=["results", "choices", "a view", "an alias", "out", "overwritten"],
+    ids=["results", "choices", "a view", "an alias", "out", "overwritten", "overlap", "made"],
 )
 def test_labels_follow_values(function, expected):
     assert depends(function) == expected

@@ -52,10 +52,25 @@ class Domain(Run, Generic[L]):
         """The rule for operations that are not known, and for effects without a method."""
         return self.join(*map(self.labels.of, tree_leaves((call.args, call.kwargs))))
 
+    def makes(self, call: Call) -> L | list[L]:
+        """The rule for new tensors: what tells their values is what they depend on."""
+        return self.join(*map(self.labels.of, self.read(call)))
+
+    def read(self, call: Call) -> list[Any]:
+        """The leaves of a call's arguments whose values matter to it; those written to do not."""
+        operation: Any = call.operation
+        leaves = tree_leaves((operation.read(call.args), call.kwargs))
+        return [leaf for leaf in leaves if not any(leaf is target for target in call.written)]
+
+    def is_constant(self, call: Call) -> bool:
+        """Whether nothing that a call reads, or writes to, has a label."""
+        is_new = call.effect is Effect.MAKES
+        leaves = [*self.read(call), *call.written] if is_new else (call.args, call.kwargs)
+        return not any(leaf in self.labels for leaf in tree_leaves(leaves))
+
     def seen(self, call: Call) -> Any:
         """Compute as usual, and label the results."""
-        leaves = tree_leaves((call.args, call.kwargs))
-        if call.effect is Effect.MAKES or not any(leaf in self.labels for leaf in leaves):
+        if self.is_constant(call):
             return self.compute(call, constant=True)
         call.result = self.compute(call)
         self._spread(call, self.label(call))

@@ -40,7 +40,7 @@ class Effect(Enum):
     BITS = auto()  #: Computes with the bits by which numbers are stored.
     LOOKS_UP = auto()  #: Reads a table at given rows.
     SCORES = auto()  #: Is a loss.
-    MAKES = auto()  #: Returns values that do not depend on those of its arguments.
+    MAKES = auto()  #: Returns values that depend on no others, unless it is told values by tensors.
     DESCRIBES = auto()  #: Tells something about a tensor, not about its values.
     DECIDES = auto()  #: Tells Python whether something holds for the values.
     READS = auto()  #: Tells Python a value.

@@ -318,10 +318,18 @@ _rows(
 _rows(
     Effect.MAKES,
     """
-    zeros ones empty full rand randn zeros_like ones_like empty_like full_like rand_like randn_like
-    new_zeros new_ones new_empty new_full new_rand new_randn empty_strided new_empty_strided randint
-    randint_like randperm arange linspace eye scalar_tensor
+    zeros ones empty full rand randn empty_strided randint randperm arange linspace logspace eye
+    scalar_tensor
     """,
+)
+# Of the first argument, these take the shape and the dtype alone.
+_rows(
+    Effect.MAKES,
+    """
+    zeros_like ones_like empty_like full_like rand_like randn_like randint_like
+    new_zeros new_ones new_empty new_full new_rand new_randn new_empty_strided
+    """,
+    ignores=(0,),
 )
 _rows(
     Effect.DESCRIBES,

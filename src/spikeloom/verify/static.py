@@ -178,6 +178,12 @@ class KindTrace(SealedRun, Domain[Kind]):
         """A division by the number of values."""
         raise NotFree(self._reason(call))
 
+    def makes(self, call: Call) -> Kind:
+        """Constants written over values; made of values, a tensor is a function of them."""
+        if any(leaf in self.labels for leaf in self.read(call)):
+            raise NotFree(self._reason(call))
+        return join(*(leaf for leaf in tree_leaves(call.result) if isinstance(leaf, Tensor)))
+
     def bits(self, call: Call) -> Kind:
         """Arithmetic of another kind."""
         raise NotFree(self._reason(call))
