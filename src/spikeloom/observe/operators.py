@@ -152,8 +152,8 @@ _rows(
 )
 _rows(Effect.PLACES, "zero fill", addends=EVERY)
 _rows(Effect.PLACES, "setitem index_put", addends=(0, 2))
-_rows(Effect.PLACES, "slice_scatter select_scatter", addends=(0, 1))
-_rows(Effect.PLACES, "index_copy scatter", addends=(0, 3))
+_rows(Effect.PLACES, "slice_scatter select_scatter diagonal_scatter", addends=(0, 1))
+_rows(Effect.PLACES, "index_copy index_fill scatter", addends=(0, 3))
 _rows(Effect.PLACES, "masked_scatter", addends=(0, 2))
 
 # --- Sums and products ---------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from spikeloom.verify.static import Finding, parameters, passes_on
 __all__ = ["Gathering"]
 
 # Beside those that pass values on.
-FREE = frozenset((Effect.ADDS, Effect.ORDERS, Effect.TESTS, Effect.MAKES))
+FREE = frozenset((Effect.PLACES, Effect.ADDS, Effect.ORDERS, Effect.TESTS, Effect.MAKES))
 
 
 class Gathering(SealedRun):

@@ -145,6 +145,24 @@ class KindTrace(SealedRun, Domain[Kind]):
             values.append(by_name(call.function, call.args, call.kwargs).get("value", 0))
         return join(*values)
 
+    def places(self, call: Call) -> Kind:
+        """The values of the target, and what is written among them."""
+        operation: Any = call.operation
+        named = by_name(call.function, call.args, call.kwargs)
+        if operation.name in ("zero", "fill"):  # the whole of the target
+            return join(self.labels.of(named.get("value", 0)))
+        if "reduce" in named:
+            raise NotFree(f"{self._reason(call)} (reduce={named['reduce']!r})")
+        target, values = self._operands(operation.chosen(call.args))
+        if named.get("accumulate"):
+            return self._added(call, target, values, named["values"].numel())
+        return join(target, values)
+
+    def _added(self, call: Call, target: Operand, values: Operand, times: int) -> Kind:
+        """Sums of a value of the target and up to so many others."""
+        self.additions += call.result.numel()
+        return plus(target, many(join(values, 0), times))
+
     def selects(self, call: Call) -> Kind | list[Kind]:
         """One of the values; where it was is no value of theirs."""
         operation: Any = call.operation
@@ -280,6 +298,21 @@ class KindTrace(SealedRun, Domain[Kind]):
         x, y = call.args[0], call.result
         self.additions += x.numel() - y.numel()
         return many(join(self.labels.of(x)), x.numel() // max(y.numel(), 1))
+
+    def _cumsum(self, call: Call) -> Kind:
+        x = call.args[0]
+        self.additions += x.numel()
+        steps = x.shape[call.args[1]] if x.dim() else 1
+        return many(join(self.labels.of(x)), steps)
+
+    def _index_add(self, call: Call) -> Kind:
+        target, dim, _, values = call.args
+        alpha = by_name(call.function, call.args, call.kwargs).get("alpha", 1)
+        scaled = times_constant(self.labels.of(values), alpha)
+        count = values.shape[dim] if values.dim() else 1
+        return self._added(call, self.labels.of(target), scaled, count)
+
+    _scatter_add = _index_add
 
     def _avg_pool2d(self, call: Call) -> Kind:
         x, size = call.args[:2]
