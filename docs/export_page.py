@@ -160,6 +160,8 @@ height and width in turn, so the last bit may differ |
 | `BatchNorm1d`, `BatchNorm2d` | - | folded into the weights right before it |
 | `Dropout`, `Identity` | - | vanish |
 | `Unflatten` | - | followed; a layer behind it is a matrix over all features, see below |
+| `spikeloom.Recurrent` | its neuron, and a `Linear` on an edge back to it | the edge \
+carries the step before; a bias of that weight is refused, since NIR would leave it out at first |
 | `a + b` | two edges | different signals of one shape |
 | `x.mean(0)`, `x.sum(0)` as the last operation | - | left to the reader |
 

@@ -60,8 +60,13 @@ def test_no_other_file_lists_operations(path):
     assert not lists, f"{place}: ask spikeloom.observe.meaning_of what {lists} do"
 
 
+# They run one overload, which says nothing about what it means.
+RUN = {"nn/convolution.py", "nn/product.py"}
+
+
 def test_only_the_table_and_its_dialects_spell_overloads():
-    files = (*FILES, *(SOURCE.parents[1] / "plugins").rglob("*.py"))
+    others = [path for path in FILES if str(path.relative_to(SOURCE)) not in RUN]
+    files = (*others, *(SOURCE.parents[1] / "plugins").rglob("*.py"))
     spelling = [path for path in files if "torch.ops.aten" in path.read_text(encoding="utf-8")]
     assert not spelling
 

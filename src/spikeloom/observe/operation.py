@@ -88,6 +88,7 @@ class Operation:
         bounds: For a choice between a value and limits: the limits where the call states none.
         is_partial: Whether it is infinite or undefined for some finite values, or grows like an
             exponential.
+        domain: The position of the argument that has to lie in a range, and the range's ends.
         ranks: Whether it tells the order of values, by which a program may choose what to run.
         positions: Which of several results are positions instead of values.
         by_memory: Whether it finds values by where they lie in memory.
@@ -102,6 +103,7 @@ class Operation:
     ignores: tuple[int, ...] = ()
     bounds: tuple[float, ...] | None = None
     is_partial: bool = False
+    domain: tuple[int, float, float] | None = None
     ranks: bool = False
     positions: tuple[int, ...] = ()
     by_memory: bool = False

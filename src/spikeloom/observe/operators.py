@@ -6,6 +6,7 @@ Whoever follows values through a network asks :func:`meaning_of`, and keeps no l
 from __future__ import annotations
 
 from functools import lru_cache
+from math import inf
 from typing import Any
 
 from torch import Tensor
@@ -222,12 +223,20 @@ _rows(
 _rows(
     Effect.ACTIVATES,
     """
-    pow=rpow=float_power sqrt rsqrt reciprocal=rdiv=rtruediv exp exp2 expm1 log log2 log10 log1p
-    logit tan sinh cosh acos=arccos asin=arcsin acosh=arccosh atanh=arctanh erfinv xlogy xlog1py
-    lgamma digamma i0
+    pow=rpow=float_power reciprocal=rdiv=rtruediv exp exp2 expm1 tan sinh cosh lgamma digamma i0
     """,
     is_partial=True,
 )
+for _words, _domain in {
+    "sqrt rsqrt log log2 log10": (0, 0.0, inf),
+    "log1p": (0, -1.0, inf),
+    "logit": (0, 0.0, 1.0),
+    "acos=arccos asin=arcsin atanh=arctanh erfinv": (0, -1.0, 1.0),
+    "acosh=arccosh": (0, 1.0, inf),
+    "xlogy": (1, 0.0, inf),
+    "xlog1py": (1, -1.0, inf),
+}.items():
+    _rows(Effect.ACTIVATES, _words, is_partial=True, domain=_domain)
 _rows(
     Effect.SELECTS,
     """

@@ -22,16 +22,6 @@ __all__ = ["within_domain"]
 # The position of the operand, and the ends of its domain.
 Domain = tuple[int, float, float]
 
-DOMAINS: dict[str, Domain] = {
-    **dict.fromkeys(("sqrt", "rsqrt", "log", "log2", "log10"), (0, 0.0, math.inf)),
-    **dict.fromkeys(("acos", "asin", "atanh", "erfinv"), (0, -1.0, 1.0)),
-    "acosh": (0, 1.0, math.inf),
-    "log1p": (0, -1.0, math.inf),
-    "logit": (0, 0.0, 1.0),
-    "xlog1py": (1, -1.0, math.inf),
-    "xlogy": (1, 0.0, math.inf),
-}
-
 
 def within_domain(
     node: fx.Node, operator: Callable[..., Any], timed: Collection[str]
@@ -50,10 +40,11 @@ def within_domain(
 
 def _domain(node: fx.Node) -> Domain | None:
     operation = meaning_of(name_of(node))
-    name = "" if operation is None else operation.name
-    if name == "pow" and _is_root(*node.args[:2]):
+    if operation is None:
+        return None
+    if operation.name == "pow" and _is_root(*node.args[:2]):
         return 0, 0.0, math.inf
-    return DOMAINS.get(name)
+    return operation.domain
 
 
 def _is_root(base: Any, exponent: Any) -> bool:
