@@ -26,7 +26,7 @@ from architectures.page import counts, page
 from architectures.trial import Row, tried
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from spikeloom.files import whole_file
+from spikeloom.files import whole_file, write_text
 
 
 def main() -> None:
@@ -46,8 +46,7 @@ def main() -> None:
         rows.append(row)
         print(" | ".join(row), flush=True)
         if wanted.rows:
-            with wanted.rows.open("a") as file:
-                print(json.dumps(row), file=file)
+            write_text(wanted.rows, "".join(json.dumps(known) + "\n" for known in rows))
     if wanted.markdown:
         with whole_file(wanted.markdown) as temporary:
             temporary.write_text(page(rows))

@@ -59,6 +59,9 @@ ARGUMENTS = {
     "SignGDBits": ["bias=0.0", "offset=1.0", "function=gelu"],
     "SignTracker": ["schedule=[0.5, 0.25]", "steps=2"],
     "Trace": ["decay=0.5", "synaptic_decay=None"],
+    "Alpha": ["alpha=0.9", "beta=0.8"],
+    "Lapicque": ["R=5.0", "C=0.2"],
+    "Synaptic": ["alpha=0.9", "beta=0.8"],
 }
 # Its tables are neurons themselves.
 IN_PYTHON_ONLY = {"HG"}
@@ -91,9 +94,9 @@ def test_arguments_reach_the_generated_source(capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["Lif"], "neuron: must be one of HG, IF, LIF, "),
-        (["Exponential"], "neuron: must be one of HG, IF, LIF, "),
-        (["surrogate"], "neuron: must be one of HG, IF, LIF, "),
+        (["Lif"], "neuron: must be one of ALIF, EIF, HG, IAF, IF, "),
+        (["Exponential"], "neuron: must be one of ALIF, EIF, HG, IAF, IF, "),
+        (["surrogate"], "neuron: must be one of ALIF, EIF, HG, IAF, IF, "),
         (["Leaky"], "Leaky: missing a required argument: 'beta'; give its arguments as name=value"),
         (["HG"], "HG: missing a required argument: 'boundaries'"),
         (["HG", "boundaries=[]", "tables=[{}]"], "tables[0] must have theta, h and d, got dict"),

@@ -121,7 +121,8 @@ def test_a_host_s_modules_fire_from_rest_every_time(name, block):
     expected = block(x)
     set_form(block, "spikes", host(name).make)
     assert torch.equal(block(x), expected)
-    assert torch.equal(block(x[:3]), expected[:3])
+    # A matrix product of fewer rows may round otherwise.
+    torch.testing.assert_close(block(x[:3]), expected[:3])
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 from spikeloom.convert.las.recipe import LAS
 from spikeloom.convert.las.report import LASReport
 from spikeloom.convert.las.stored import INDEX, Place, places_in, store
+from spikeloom.files import write_text
 
 __all__ = ["las_folder"]
 
@@ -84,7 +85,7 @@ def _save(network: Any, places: dict[str, Place], target: Path) -> None:
     files = {name: place.path.name for name, place in places.items()} | dict.fromkeys(new, RANGES)
     size = sum(path.stat().st_size for path in target.glob("model*.safetensors"))
     index = {"metadata": {"total_size": size}, "weight_map": files}
-    (target / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    write_text(target / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
     network.config.save_pretrained(target)
     if network.can_generate():
         network.generation_config.save_pretrained(target)
