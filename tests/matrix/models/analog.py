@@ -76,7 +76,7 @@ class InPlaceSums(MLP):
     "One block serves three times.",
     tokens,
     layers=("block.0",),
-    multiplies=("block.1",),
+    multiplies=("block.0", "block.1"),
     time={"": "none", "block.0": "repeated"},
     refused={"to_nir": "block.0 (Linear)"},
 )

@@ -127,6 +127,7 @@ class InPlaceProduct(MLP):
     layers=("a", "b"),
     multiplies=("(model)", "b"),
     refused={
+        "calibrate, prune": "layer 'a': its output meets the operation 'gt'",
         "to_nir": "sample: must",
         "SignGD": "gt at the forward of",
     },
@@ -278,6 +279,7 @@ class NamedInputs(MLP):
     layers=("a", "b"),
     multiplies=("(model)", "b"),
     refused={
+        "calibrate, prune": "layer 'a': its output meets the operation 'gt'",
         "SignGD": "EarlyDecision cannot be captured",
     },
 )
@@ -333,7 +335,7 @@ class Moves(MLP):
     "A recurrent layer of torch.",
     tokens,
     layers=("head",),
-    multiplies=("head",),
+    multiplies=("gru", "head"),
     synapses=lambda s: (0.0, N * (3 * 3 * 8 * 6.0 + 2 * 3 * 6 * 6 + 3 * 6 * 4)),
     refused={
         "to_nir": "gru (GRU)",

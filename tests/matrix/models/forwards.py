@@ -189,6 +189,7 @@ class Where(nn.Module):
     currents,
     decays=TWO,
     real=("a",),
+    multiplies=("a",),
     refused={
         "calibrate, prune": "layer 'a'",
         "to_nir": "Two (Two)",
@@ -261,6 +262,7 @@ class Scaled(nn.Linear):
     "A subclass of Linear with a forward of its own.",
     currents,
     real=("a",),
+    multiplies=("a",),
     refused={"calibrate, prune": "layer 'a'", "to_nir": "a (Scaled)"},
 )
 class ScaledLinear(Two):
