@@ -167,6 +167,8 @@ def is_affine(node: fx.Node, carries: set[fx.Node]) -> bool:
     operation, value = meaning_of(name_of(node)), node.meta["val"]
     if operation is None or (isinstance(value, Tensor) and not value.is_floating_point()):
         return False
+    if operation.effect is Effect.MAKES:  # of a value's shape alone, or by chance
+        return False
     return operation.is_affine(node.args, node.kwargs, lambda leaf: _carried(leaf, carries))
 
 
