@@ -176,7 +176,14 @@ def cut(value: Any) -> Any:
 
 
 def _values(p: Any) -> dict[str, Any]:
-    return {name: getattr(p, name) for name in p._fields if name not in FIRE}
+    """The values of a parameter tuple.
+
+    Norse's cells begin at their parameters, and let what they begin at require grad, a default that
+    all tuples share included. So a default is a constant, whatever has become of it.
+    """
+    given = {name: getattr(p, name) for name in p._fields if name not in FIRE}
+    shared = p._field_defaults
+    return {name: cut(v) if v is shared.get(name) else v for name, v in given.items()}
 
 
 def _owned(name: str, value: Any) -> Any:

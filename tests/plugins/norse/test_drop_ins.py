@@ -176,3 +176,10 @@ def test_a_state_may_be_handed_over_and_learned_leaks_begin_where_they_are_now()
 def test_another_tuple_is_refused():
     with pytest.raises(TypeError, match="p: must be Norse's LIFParameters, got LIParameters"):
         loom.LIF(host.LIParameters())
+
+
+def test_a_default_that_norse_let_require_grad_is_no_learned_parameter():
+    host.IAF()(torch.ones(2, 1))
+    assert host.IAFParameters().v_reset.requires_grad  # shared by all tuples
+    assert not list(loom.IAF().parameters())
+    assert not loom.IAFCell()(torch.ones(1))[0].requires_grad
