@@ -88,7 +88,7 @@ def constant_when_compiled(function: F) -> F:
     The mark is the one of ``torch.compiler.assume_constant_result``, which imports Dynamo to set
     it: a second of CPU that nobody owes who compiles nothing.
     """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # functions take any
     return function
 
 

@@ -112,9 +112,9 @@ def _on_meta() -> Iterator[None]:
             value = nn.Parameter(value.to("meta"), value.requires_grad)
         register(module, name, value)
 
-    nn.Module.register_parameter = on_meta  # type: ignore[assignment, method-assign]
+    nn.Module.register_parameter = on_meta  # type: ignore[assignment, method-assign]  # put back below
     try:
         with _Empty():
             yield
     finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        nn.Module.register_parameter = register  # type: ignore[method-assign]  # as it was
