@@ -47,8 +47,9 @@ demo: setup ## train in three frameworks, exchange; convert a transformer; write
 	$(PY) examples/demo.py $(ARGS)
 	$(PY) examples/las_minilm.py --quick
 
+# A process for each core, with one thread each; the tests of a file stay together, with their fixtures.
 test: setup ## the tests, without the slow ones (ARGS="-k lif" selects)
-	$(PY) -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 test-all: setup ## every test
 	$(PY) -m pytest -m "" $(ARGS)

@@ -13,6 +13,7 @@ from spikingjelly.activation_based import surrogate as sj_surrogate
 import spikeloom
 from spikeloom.kernel.vocabulary import absolute, where
 from spikeloom.neurons import HG, IF, LIF, OAT, FewSpike, Leaky, LIFBox, LinearHG, surrogate
+from tests.ids import without_address
 
 SPIKINGJELLY = [
     "Sigmoid",
@@ -54,7 +55,7 @@ def test_spikingjelly_formula_and_default(name, alpha):
         (surrogate.Sigmoid(3.0), snntorch_surrogate.sigmoid(3)),
         (surrogate.StraightThrough(), snntorch_surrogate.straight_through_estimator()),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_snntorch_formula_and_default(ours, host):
     close(ours.derivative(U), host_derivative(host))

@@ -15,6 +15,7 @@ from spikeloom.models import SpikingMLP
 from spikeloom.models.spiking_mlp import PatchEncoding, TokenBlock
 from spikeloom.models.spiking_mlp.norms import TokenBatchNorm
 from spikeloom.models.spiking_mlp.published import load, token_places
+from tests.ids import without_address
 from tests.models.spiking_mlp.cases import image, small, wake
 from tests.models.spiking_mlp.spikingjelly_network import Network
 
@@ -333,7 +334,7 @@ def test_token_norm_normalises_every_position():
         ({"norm": "ln"}, ValueError, "norm: must be one of bn, tdbn, tebn"),
         ({"patch_encoding": "mlp"}, ValueError, "patch_encoding"),
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_bad_arguments_are_named(changes, error, message):
     if message is None:  # 12 / 2 = 6, and 6 / 2 = 3: fine for two stages

@@ -19,6 +19,7 @@ from spikeloom.plugins import snntorch as loom
 from spikeloom.plugins.contract import same, weight
 from spikeloom.plugins.snntorch.surrogate import host_form, recognise
 from tests.export.readers import with_snntorch
+from tests.ids import without_address
 from tests.plugins.exchange import sample, weighted
 
 GRADIENTS = [
@@ -93,7 +94,7 @@ def test_a_surrogate_travels_there_and_back(grad):
         {"spike_grad": FastSigmoid(7.0)},
         {"state_quant": quant.state_quant(num_bits=3, lower_limit=-2, upper_limit=2)},
     ],
-    ids=str,
+    ids=without_address,
 )
 def test_all_settings_are_carried_over(settings):
     neuron = loom.Leaky(0.5, **settings)
