@@ -102,7 +102,7 @@ Verdicts, each found by exporting:
 - **extension**: a nested graph that only spikeloom reads; `on_inexact="extension"` allows it.
 
 *portable* is the default target and stands for SpikingJelly, snnTorch and Norse: none of them may
-compute anything else without a word. Where one of them refuses a node with an error, the report
+silently compute anything else. Where one of them refuses a node with an error, the report
 says so. A column says *refused* where the export is refused for that target.
 """
 
@@ -297,7 +297,8 @@ def _hosts() -> str:
             for name, settings in described_classes(framework).items()
         ]
         writes = ", ".join(sorted(f"`{cls.__name__}`" for cls in framework.writes))
-        rows.append([framework.title, ", ".join(taken), f"{writes}, by `{framework.export_call}`"])
+        by_call = f"{writes}, by `{framework.export_call}`" if writes else ""
+        rows.append([framework.title, ", ".join(taken), by_call])
         followed += sorted(f"`{cls.__name__}`" for cls in framework.followed)
     table = _table(["Framework", "Written", "Written by the framework's own call only"], rows)
     containers = textwrap.fill(

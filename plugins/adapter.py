@@ -166,7 +166,7 @@ class Describing(Implemented):
 
     @classmethod
     def _check_methods(cls) -> None:
-        """Raise TypeError if a subclass, or a mixin of it, brings a method that nobody calls."""
+        """Raise TypeError if a subclass, or a mixin of it, brings a method that is never called."""
         if "_never_called" in vars(cls):
             return
         base = next(kind for kind in cls.__mro__ if "_never_called" in vars(kind))
@@ -219,7 +219,7 @@ class Describing(Implemented):
         return self._chosen()[1]
 
     def _shown_neuron(self) -> str:
-        """For repr: the neuron, only its arguments if the module bears its name."""
+        """For repr: the neuron, only its arguments if the module has its name."""
         name, shown = self.neuron.name, repr(self._now())
         if type(self).__name__.removesuffix("Cell") != name or not shown.startswith(f"{name}("):
             return shown

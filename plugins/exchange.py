@@ -26,7 +26,7 @@ class _Single(nn.Module):
 
 
 def named(net: nn.Module, name: str) -> nn.Module:
-    """A network whose single module, if it is one, bears a name."""
+    """A network whose single module, if it is one, has a name."""
     return net if any(net.children()) else _Single(net, name)
 
 

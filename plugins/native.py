@@ -203,7 +203,7 @@ def _difference(ours: Tensor, theirs: Tensor, where: str) -> str:
 
 
 def _with(net: nn.Module, found: dict[nn.Module, nn.Module]) -> nn.Module:
-    """The network with modules exchanged, wherever they are."""
+    """The network with all such modules exchanged."""
     if net in found:
         return found[net]
     for parent in list(net.modules()):

@@ -22,7 +22,7 @@ from torch.utils import checkpoint
 __all__ = ["Restarting"]
 
 REMEDY = (
-    "put it back to rest inside the checkpointed function, pass its state in and out, or use "
+    "reset it inside the checkpointed function, pass its state in and out, or use "
     "torch.utils.checkpoint.checkpoint(..., use_reentrant=False), not nested in another"
 )
 

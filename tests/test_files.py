@@ -82,7 +82,7 @@ def test_a_replaced_file_keeps_its_permissions(permissions, tmp_path):
     target.write_text("old")
     target.chmod(permissions)
     with whole_file(target) as temporary:
-        assert mode(temporary) & ~permissions == 0  # nobody reads on meanwhile
+        assert mode(temporary) & ~permissions == 0  # no other user can read it meanwhile
         temporary.write_text("new")
     assert (target.read_text(), mode(target)) == ("new", permissions)
 

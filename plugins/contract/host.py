@@ -24,7 +24,7 @@ class Host:
         forward: ``forward(module, x, state) -> (y, state)`` over a whole sequence ``[T, ...]``.
             States are a tuple in the neuron's order. ``state=None`` is the module's own state:
             at rest when the module is fresh or was reset.
-        reset: Puts the module's own state back to rest; does nothing where there is none.
+        reset: Resets the module's own state; does nothing where there is none.
         step: The same as ``forward`` for one step, ``x`` without the time axis, in the host's own
             single-step form. Without it, sequences of one step stand in.
     """

@@ -44,7 +44,7 @@ def to_nir(
         :class:`~spikeloom.export.ExportReport`.
 
     Raises:
-        NotExpressible: If a module cannot be written truly; every such module is listed.
+        NotExpressible: If a module cannot be written exactly; every such module is listed.
         TypeError: If an argument has the wrong type.
         ValueError: If an argument has a wrong value, or the network does not run on the sample.
 

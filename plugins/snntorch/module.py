@@ -1,4 +1,4 @@
-"""SpikingModule: any spikeloom neuron with snnTorch's manners."""
+"""SpikingModule: any spikeloom neuron with snnTorch's conventions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SpikingModule(Describing, KeepsStates):
         spk, syn, mem = neuron(x, syn, mem)
 
     As snnTorch's, a module keeps the states that a call leaves, and a step without states goes on
-    from them, or starts at rest if the input has another shape; put it back to rest with
+    from them, or starts at rest if the input has another shape; reset it with
     :meth:`reset_mem` or :func:`spikeloom.plugins.snntorch.reset`. Where that was forgotten, the
     next backward pass raises a RuntimeError that names it. With ``init_hidden=True`` no states are
     passed: ``spk = neuron(x)``, and with ``output=True`` also ``spk, mem = neuron(x)``; another

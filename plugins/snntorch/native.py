@@ -32,7 +32,7 @@ def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
     learned. Each is run beside ours on random input and on input that meets the threshold, and must
     fire the same spikes. Hooks on replaced neurons stay with the original.
 
-    From here on snnTorch's rules hold: a state of another shape starts anew without a word,
+    From here on snnTorch's rules hold: a state of another shape silently starts anew,
     ``surrogate.sigmoid`` yields NaN far below the threshold, and snnTorch's NIR exporter writes
     every reset as a reset to zero; :func:`export_to_nir` tells.
 

@@ -10,7 +10,7 @@ __all__ = ["reset"]
 
 
 def reset(net: nn.Module) -> None:
-    """Put the hidden states of a network back to rest, cut from any graph.
+    """Reset the hidden states of a network and detach them from any graph.
 
     Reaches nested and copied neurons, spikeloom's and snnTorch's own, and no other network.
     ``snntorch.utils.reset`` of snnTorch 1.0 looks one level deep, misses copies and classes it does

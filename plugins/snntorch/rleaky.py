@@ -305,7 +305,7 @@ def _connection(features: Any, channels: Any, kernel_size: Any) -> nn.Module:
 
 
 def _is_plain_linear(module: nn.Module) -> bool:
-    """Whether a module is torch's linear layer and nobody watches its calls."""
+    """Whether a module is torch's linear layer without hooks on its calls."""
     forward = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
     backward = module._backward_hooks or module._backward_pre_hooks
     return type(module) is nn.Linear and not forward and not backward

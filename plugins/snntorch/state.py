@@ -97,7 +97,7 @@ class KeepsStates(Restarting, nn.Module):
         self._is_set = True
 
     def reset_mem(self) -> Any:
-        """Put the states that are kept back to rest.
+        """Reset the states that are kept.
 
         Returns:
             An initial state: ``torch.zeros(0)``, snnTorch's sign for "no shape yet", for every
@@ -110,7 +110,7 @@ class KeepsStates(Restarting, nn.Module):
 
     @classmethod
     def reset_hidden(cls) -> None:
-        """Put every neuron of this class, in all networks, back to rest."""
+        """Reset every neuron of this class, in all networks."""
         for module in list(cls._live):
             if isinstance(module, cls):
                 module.reset_mem()

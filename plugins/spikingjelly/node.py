@@ -227,7 +227,7 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
             return how(neuron, inputs, states, **options)
 
     def reset(self) -> None:
-        """Put the node back to rest."""
+        """Reset the node."""
         self._restart(goes_on=False)
         super().reset()
 

@@ -104,7 +104,7 @@ class LinearRecurrentContainer(layer.LinearRecurrentContainer):
         return self._fed
 
     def _is_one_call(self) -> bool:
-        """Whether nothing but a node of ours is inside, and nobody sees its single steps."""
+        """Whether nothing but a node of ours is inside, and its single steps are not observed."""
         node = self.sub_module
         if not isinstance(node, SpikeloomNode) or counting_modes():
             return False

@@ -68,5 +68,5 @@ class Twin:
 
 
 def _cast(values: tuple[Tensor, ...], own: torch.dtype, wanted: torch.dtype) -> tuple[Tensor, ...]:
-    # Tensors are not asked for their dtype: somebody may count that.
+    # Tensors are not asked for their dtype: a counter may count that.
     return values if own is wanted else tuple(value.to(wanted) for value in values)

@@ -1,4 +1,4 @@
-"""spikeloom: neurons, converters and compressors of five papers, at home in three frameworks."""
+"""spikeloom: neurons, converters and compressors of five papers, for three frameworks."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING

@@ -1,7 +1,7 @@
-"""How a neuron module of any framework is made, run and put back to rest.
+"""How a neuron module of any framework is made, run and reset.
 
 A recipe, a model or an imported graph takes ``make=``, a function from a neuron to a module, such
-as ``plugins.<host>.make``. The modules differ in their manners: some take one step unless told
+as ``plugins.<host>.make``. The modules differ in their conventions: some take one step unless told
 otherwise, some keep their state, some return it beside the spikes. Their classes' conventions
 (:mod:`spikeloom.modules`) state them, and what a ``make`` returns is run once beside its neuron.
 """

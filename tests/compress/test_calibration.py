@@ -570,7 +570,7 @@ def test_spikelooms_own_sequence_method_is_followed():
     [torch.Tensor.bool, torch.Tensor.int, torch.signbit],
     ids=["bool", "int", "signbit"],
 )
-def test_a_cast_of_a_current_is_a_threshold_that_nobody_knows(threshold):
+def test_a_cast_of_a_current_is_an_unknown_threshold(threshold):
     class Net(nn.Module):
         def __init__(self):
             super().__init__()

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Unknown(TorchDispatchMode):
-    """Elements computed by each operation, views aside; nobody knows it for a counter."""
+    """Elements computed by each operation, views aside; it is not known as a counter."""
 
     IGNORED = ("detach", "select", "slice", "expand", "view", "alias", "unsqueeze", "squeeze")
 

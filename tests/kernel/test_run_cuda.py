@@ -48,7 +48,7 @@ def test_arguments_arrive_in_order(driver, run_cuda):
     assert (launch.blocks, launch.threads) == (2, BLOCK)  # 4 neurons a thread
 
 
-def test_a_gradient_that_nobody_sent_is_a_null_pointer(driver):
+def test_a_gradient_that_was_not_sent_is_a_null_pointer(driver):
     x = torch.randn(4, 8, requires_grad=True)
     spikeloom.run(LIF(), x)[0].sum().backward()
     arguments = driver.launches[-1].arguments

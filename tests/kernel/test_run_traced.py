@@ -145,7 +145,7 @@ def test_conditions_join_what_numbers_decide_and_what_neurons_decide():
         assert torch.equal(found, expected)
 
 
-def test_nobody_else_sees_the_operations_of_a_step():
+def test_the_operations_of_a_step_are_seen_nowhere_else():
     class Refined(Listing):
         """A user's own, made from a known one."""
 

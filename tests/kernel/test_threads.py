@@ -1,4 +1,4 @@
-"""Threads that help with a call: missed nowhere, waited for by nobody who has none."""
+"""Threads that help with a call: used where they exist, never waited for where they do not."""
 
 import os
 import subprocess

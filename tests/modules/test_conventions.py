@@ -1,4 +1,4 @@
-"""Modules whose manners once went unnoticed: what every part of the package makes of them."""
+"""Modules whose conventions once went unnoticed: what every part of the package makes of them."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from spikeloom.modules import Conventions, neuron_of, override_of, registry, tak
 
 
 class Keeps(nn.Module):
-    """Keeps its state, and puts it back to rest by a name of its own."""
+    """Keeps its state, and resets it by a name of its own."""
 
     def __init__(self, neuron):
         super().__init__()
@@ -56,7 +56,7 @@ def sample():
 
 
 def test_a_module_that_keeps_its_state_under_an_unknown_name_is_refused():
-    with pytest.raises(TypeError, match=r"make: .*Keeps.*goes on from its last call.*reset="):
+    with pytest.raises(TypeError, match=r"make: .*Keeps.*keeps its state from its last call.*reset="):
         made(Keeps, neurons.LIF())
 
 

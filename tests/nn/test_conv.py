@@ -154,7 +154,7 @@ def test_of_the_input_only_bits_are_kept():
     assert sum(tensor.nbytes for tensor in kept) == x.nbytes // 32
 
 
-def test_spikingjellys_convolution_keeps_its_manners(by_events):
+def test_spikingjellys_convolution_keeps_its_behaviour(by_events):
     torch.manual_seed(6)
     net = nn.Sequential(layer.Conv2d(4, 6, 3, padding=1), nn.Identity())
     functional.set_step_mode(net, "m")

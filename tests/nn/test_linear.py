@@ -267,7 +267,7 @@ def test_transformations_and_modes_see_torchs_own_operation():
     assert F.linear in names
 
 
-def test_a_default_device_is_nobody_looking_on(by_events):
+def test_a_default_device_does_not_count_as_a_mode(by_events):
     with torch.device("cpu"):
         layer()(spikes())
     assert by_events

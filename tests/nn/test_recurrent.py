@@ -205,7 +205,7 @@ def test_a_sequence_goes_on_where_another_has_ended():
     assert torch.equal(torch.cat((first, second)), whole) and torch.equal(last[0], expected[0])
 
 
-def test_nothing_is_kept_where_nobody_wants_a_gradient():
+def test_nothing_is_kept_where_no_gradient_is_needed():
     ours, x = layer(events_up_to=1.0), inputs()
     expected = ours(x)
     assert expected.requires_grad
@@ -244,7 +244,7 @@ def test_a_graph_that_was_freed_is_explained():
     ours, x = layer(), inputs()
     loss = ours(x).sum()
     loss.backward()
-    with pytest.raises(RuntimeError, match="back to rest"):
+    with pytest.raises(RuntimeError, match="reset it before"):
         loss.backward()
 
 
@@ -257,7 +257,7 @@ def test_a_graph_that_was_freed_is_explained():
     ),
     ids=("torch.compile", "vmap", "eval"),
 )
-def test_whoever_looks_on_sees_the_same_spikes(call):
+def test_followed_calls_fire_the_same_spikes(call):
     ours, x = layer(), inputs()
     assert torch.equal(call(ours, x), eager(ours, x)[0])
 

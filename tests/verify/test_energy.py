@@ -18,7 +18,7 @@ from spikeloom.plugins.snntorch import Leaky
 from spikeloom.verify import EnergyCosts, check_mfi, count_energy, fold_norms
 from tests.models.spiking_mlp.cases import image, small, wake
 
-# A synapse of this weight is there, and fires nobody.
+# A synapse of this weight exists, and makes no neuron fire.
 TINY = 2.0**-20
 
 

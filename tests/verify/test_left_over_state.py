@@ -1,4 +1,4 @@
-"""A neuron of an unknown class that goes on from its last call: no proof begins there."""
+"""A neuron of an unknown class that keeps its state from its last call: no proof begins there."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from spikeloom.verify import check_mfi, count_energy
 
 
 class Keeps(nn.Module):
-    """Keeps its state, which ``forget`` puts back to rest."""
+    """Keeps its state, which ``forget`` resets."""
 
     def __init__(self, state=None):
         super().__init__()
@@ -53,7 +53,7 @@ def sample():
 
 
 @pytest.mark.parametrize("check", [check_mfi, count_energy])
-def test_a_state_that_nobody_knows_how_to_reset_is_refused_by_its_module(check):
+def test_a_state_that_cannot_be_reset_is_refused_by_its_module(check):
     model = net(Keeps())
     fresh = str(check(model, sample()))
     with torch.no_grad():

@@ -54,7 +54,7 @@ def calibrate(
 
     Args:
         model: A trained network of SpikingJelly, snnTorch, Norse or plain torch, in evaluation
-            mode. Its hosts' states are put back to rest before each batch and at the end.
+            mode. Its hosts' states are reset before each batch and at the end.
         batches: Batches, or a single tensor or mapping; each a tensor, a tuple or list of the
             arguments that the model's forward has no defaults for (labels behind them are left
             out), or a mapping of arguments by name, see

@@ -84,7 +84,7 @@ def to_nir(
         The graph as it was read back, and a report of every module.
 
     Raises:
-        NotExpressible: If a module cannot be written truly; every such module is listed, and no
+        NotExpressible: If a module cannot be written exactly; every such module is listed, and no
             file is written or replaced.
         TypeError: If an argument has the wrong type.
         ValueError: If an argument has a wrong value, or the model does not fit the sample.

@@ -9,7 +9,7 @@ __all__ = ["NotExpressible", "Offence", "Refused", "Verdict"]
 
 
 class Verdict:
-    """How truly a module can be written in NIR."""
+    """How exactly a module can be written in NIR."""
 
     EXACT = "EXACT"
     SUBGRAPH = "SUBGRAPH"
@@ -33,7 +33,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Offence:
-    """One module that the export would not write truly.
+    """One module that the export would not write exactly.
 
     Attributes:
         module: Its name in the user's model.
@@ -57,7 +57,7 @@ class Offence:
 
 
 class NotExpressible(ValueError):
-    """The model cannot be written truly; every module that prevents it is listed.
+    """The model cannot be written exactly; every module that prevents it is listed.
 
     Attributes:
         offences: The modules, why, and the remedy for each.

@@ -86,7 +86,7 @@ def constant_when_compiled(function: F) -> F:
     """Mark a function whose answer a compiled graph takes as it is.
 
     The mark is the one of ``torch.compiler.assume_constant_result``, which imports Dynamo to set
-    it: a second of CPU that nobody owes who compiles nothing.
+    it: a second of CPU that only a process that compiles has to spend.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]  # functions take any
     return function

@@ -1,4 +1,4 @@
-"""Whether a counter of single operations looks on, which a kernel would hide them from."""
+"""Whether a counter of single operations is active, from which a kernel would hide them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _counts(cls: type) -> bool:
 
 @contextmanager
 def uncounted() -> Iterator[None]:
-    """A context whose operations nobody counts, because they are none of the network's.
+    """A context whose operations are not counted, because they are not the network's.
 
     A graph that is recorded holds them, as it holds everything that its values depend on.
     """

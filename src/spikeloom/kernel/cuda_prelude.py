@@ -195,7 +195,7 @@ struct WarpSums {{
 
 _ANEW = """
 // The value itself, as ``zero`` is 0. The compiler does not know that, so it computes again what
-// depends on the value, instead of keeping all of it in registers since the way forward.
+// depends on the value, instead of keeping all of it in registers since the forward sweep.
 {device} real anew(real value, unsigned int zero) {{
     return {from_bits}({to_bits}(value) ^ zero);
 }}

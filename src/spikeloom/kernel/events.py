@@ -226,7 +226,7 @@ def weight_gradient(spikes: Spikes, gy: Tensor) -> Tensor:
 @cache
 def _kernel(name: str, *dtype: str, **variant: bool) -> Any:
     """A compiled function of :mod:`emit_bits` or :mod:`emit_gather`."""
-    from spikeloom.kernel.compile_cpu import Kernel  # llvmlite is met where it is needed
+    from spikeloom.kernel.compile_cpu import Kernel  # llvmlite is imported where it is needed
 
     emit: Any = emit_gather.gather if name == "gather" else getattr(emit_bits, name)
     return Kernel(emit(*dtype, **variant), name)

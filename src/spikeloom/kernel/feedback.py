@@ -132,7 +132,7 @@ def _run(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """The output, what returned at each step, and the states before each step and after the last.
 
-    What nobody needs later is overwritten: one step returns into the place of the one before, and
+    What is not needed later is overwritten: one step returns into the place of the one before, and
     states go to and fro between two places.
     """
     steps = len(x)
@@ -231,7 +231,7 @@ class _Sweep(NamedTuple):
 
     Attributes:
         loop: What was run.
-        needed: Whether somebody wants its gradient, for each tensor argument of the loop.
+        needed: Whether its gradient is needed, for each tensor argument of the loop.
         inputs: N.
         dtype: Of the input.
     """
@@ -242,7 +242,7 @@ class _Sweep(NamedTuple):
     dtype: torch.dtype
 
     def __call__(self, grads: Sequence[Tensor | None], saved: Sequence[Any]) -> Gradients:
-        """The gradient of each tensor argument; None where nobody wants it.
+        """The gradient of each tensor argument; None where it is not needed.
 
         Args:
             grads: Those of the output and of the last states; None is zero.
@@ -277,7 +277,7 @@ class _Sweep(NamedTuple):
             inputs: The input, and what returned.
             rest: The states before each step, and the parameters.
             weight: The weight.
-            places: Receive the gradients of the inputs; None where nobody wants the first.
+            places: Receive the gradients of the inputs; None where the first is not needed.
         """
         plan, steps = self.loop.plan, len(inputs[0])
         kept, ps = _split(self.loop, rest)

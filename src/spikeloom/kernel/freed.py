@@ -1,6 +1,6 @@
 """A backward pass through a graph that an earlier one has freed, explained.
 
-It is met by everyone who keeps a state from one batch to the next. torch's own message says
+It affects everyone who keeps a state from one batch to the next. torch's own message says
 nothing of states.
 """
 
@@ -15,7 +15,7 @@ __all__ = ["in_one_node", "saved_tensors"]
 
 REMEDY = (
     "spikeloom: this backward pass reached a neuron's graph that an earlier one has freed. If a "
-    "state was carried on from an earlier sequence, put it back to rest before every sequence "
+    "state was carried on from an earlier sequence, reset it before every sequence "
     "(SpikingJelly: functional.reset_net(net); snnTorch: spikeloom.plugins.snntorch.reset(net); "
     "Norse: state=None), or detach it to truncate in time (functional.detach_net(net), "
     "detach_hidden(), state.detach()). To differentiate one loss twice, pass retain_graph=True to "

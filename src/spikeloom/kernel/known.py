@@ -98,8 +98,8 @@ def key_of(
         single: Whether the inputs are one step without a time axis.
 
     Returns:
-        The key; None if the call has to be checked in any case, because somebody looks on or its
-        tensors are not simply memory.
+        The key; None if the call has to be checked in any case, because it is traced or
+        transformed, or its tensors are not plain memory.
     """
     if is_watched() or not isinstance(neuron, Neuron) or counting_modes():
         return None

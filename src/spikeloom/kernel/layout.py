@@ -1,4 +1,4 @@
-"""Memory layout: a sequence as rows of neurons, without a copy wherever that is possible.
+"""Memory layout: a sequence as rows of neurons, without a copy where possible.
 
 A kernel sees an input as T rows of N values, each row dense. Any order of the axes behind the
 time axis will do (channels_last, say), as long as all tensors of one call share it.

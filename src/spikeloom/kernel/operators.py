@@ -2,7 +2,7 @@
 
 ``spikeloom::scan`` and ``spikeloom::scan_backward`` carry the program as text, so a compiled or
 exported graph is complete in itself. The functions behind them may be called as they are where
-nobody needs to see an operator.
+no operator has to be visible.
 """
 
 from __future__ import annotations

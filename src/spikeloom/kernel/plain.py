@@ -1,4 +1,4 @@
-"""Whether nobody but autograd follows a call, and its tensors are simply memory."""
+"""Whether only autograd follows a call, and its tensors are plain memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Facts = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device, bool]
 
 
 def _watchers() -> tuple[Callable[[], Any], ...]:
-    """Functions of this torch that tell whether somebody follows a call."""
+    """Functions of this torch that tell whether a call is traced or transformed."""
     try:
         return (
             torch._C._is_tracing,
@@ -25,7 +25,7 @@ def _watchers() -> tuple[Callable[[], Any], ...]:
             torch._C._are_functorch_transforms_active,
             torch._C._len_torch_dispatch_stack,
         )
-    except AttributeError:  # they have other names: take it that somebody does
+    except AttributeError:  # they have other names: assume that it is
         return (lambda: True,)
 
 
@@ -33,7 +33,7 @@ WATCHERS = _watchers()
 
 
 def is_watched() -> bool:
-    """Whether a graph, a transformation, a dispatch mode or a profile looks on now.
+    """Whether a graph, a transformation, a dispatch mode or a profiler is active.
 
     They see operators only.
     """
@@ -66,7 +66,7 @@ def facts(tensor: Any) -> Facts | None:
 
 
 def is_plain(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether nobody but autograd follows a call, and its tensors are simply memory.
+    """Whether only autograd follows a call, and its tensors are plain memory.
 
     Args:
         tensors: Those of the call; None stands for zeros.

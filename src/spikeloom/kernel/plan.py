@@ -215,7 +215,7 @@ class Plan:
             gws: Gradients of the last states; None is zero.
             notes: What :meth:`forward_noting` has noted; None if it did not run.
             into: Receive the gradients of the inputs, as :meth:`fresh_rows` makes them, None where
-                nobody wants one; empty makes room for them.
+                none is needed; empty makes room for them.
         """
         arrived = (*gys, *gws)
         key = wanted, lies(arrived)
@@ -299,7 +299,7 @@ class _Sweep:
         )
 
     def _results(self, wanted: tuple[int, ...]) -> list[Fresh | None]:
-        """What makes room for a gradient; None for those that nobody wants."""
+        """What makes room for a gradient; None for those that are not needed."""
         plan = self._plan
         kinds = [kind for _, kind in plan.program.tensors]
         found: list[Fresh] = [plan.fresh_rows(plan.rows)] * plan.inputs

@@ -100,8 +100,8 @@ class Replay:
             params: The tensors of the parameters.
 
         Returns:
-            The key; None if the call cannot be replayed, because a gradient is wanted, somebody
-            looks on, or the tensors are not plain memory of a CPU.
+            The key; None if the call cannot be replayed, because a gradient is wanted, the
+            call is followed, or the tensors are not plain memory of a CPU.
         """
         if counting_modes() or not is_plain((x, *params)):
             return None

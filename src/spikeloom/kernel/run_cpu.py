@@ -234,7 +234,7 @@ class Backward(_Launch):
             gys: Gradients of the outputs, with dense rows.
             gws: Gradients of the last states; None is zero.
             gxs: Receive the gradients of the inputs; None where the adjoint has none.
-            gvs: Receive the gradients of the initial states; None where nobody wants one.
+            gvs: Receive the gradients of the initial states; None where none is needed.
 
         Returns:
             Learned parameter -> gradient, in the parameter's shape (a row of neurons for per-neuron

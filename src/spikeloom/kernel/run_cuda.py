@@ -174,7 +174,7 @@ class Backward(_Launch):
             gys: Gradients of the outputs, with dense rows.
             gws: Gradients of the last states; None is zero.
             gxs: Receive the gradients of the inputs; None where the adjoint has none.
-            gvs: Receive the gradients of the initial states; None where nobody wants one.
+            gvs: Receive the gradients of the initial states; None where none is needed.
             notes: What the forward pass has noted, if it did.
 
         Returns:
@@ -229,7 +229,7 @@ def noting(program: Program, gradient: Adjoint, steps: int, dtype: torch.dtype) 
         dtype: Of the inputs.
     """
     size = steps, DTYPES[dtype]
-    # An input that entered once is not read again, whoever computes the states.
+    # An input that entered once is not read again, wherever the states are computed.
     needed = program.begin is None and is_checkpointed(program, gradient, *size)
     return segment_of(program, gradient, *size) if needed else 0
 

@@ -1,8 +1,8 @@
 """The scan as torch sees it: a differentiable function that can be mapped, compiled, exported.
 
 The operators beneath have no autograd rule of their own; the autograd.Function around them is the
-form that torch.compile, torch.export, torch.func and vmap all accept. Where none of these looks on,
-the plan of a call is followed without an operator, which is quicker.
+form that torch.compile, torch.export, torch.func and vmap all accept. Where none of these is
+active, the plan of a call is followed without an operator, which is faster.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Call(NamedTuple):
 
 
 def scan(call: Call, tensors: Tensors) -> Tensors:
-    """Run a program where somebody may look on; returns the outputs and the last states."""
+    """Run a program that may be traced or transformed; returns the outputs and the last states."""
     if forward_ad._current_level >= 0 and any(map(_has_tangent, tensors)):
         raise NotImplementedError(
             "spikeloom: a neuron has no forward-mode derivative; use reverse mode, as by "
@@ -99,7 +99,7 @@ def _has_tangent(tensor: Tensor) -> bool:
 
 
 def follow(plan: Plan, constant: tuple[int, ...], tensors: Tensors) -> Tensors:
-    """The same where nobody but autograd does, and the plan is known.
+    """The same where only autograd follows, and the plan is known.
 
     Args:
         plan: How to run.
@@ -174,7 +174,7 @@ class PlannedScan(torch.autograd.Function):
 def _swept_as_operator(
     plan: Plan, needed: tuple[bool, ...], saved: Tensors, grads: Sequence[Tensor | None]
 ) -> list[Tensor | None]:
-    """The gradients where somebody looks on, or what was saved has changed its layout."""
+    """The gradients where the call is followed, or what was saved has changed its layout."""
     call = _call_of(plan)
     if not plan.single:
         return _swept(call, needed, saved, grads)

@@ -119,7 +119,7 @@ def with_nan(value: Value, *sources: Value) -> Any:
     ``value + 0.0 * source`` it keeps the value where a source is infinite.
 
     Args:
-        value: What is right wherever no source is NaN.
+        value: The value where no source is NaN.
         sources: What the value depends on.
     """
     for source in sources:

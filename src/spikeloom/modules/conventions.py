@@ -46,7 +46,7 @@ class Conventions:
         take_sequences: Makes a module take whole sequences, time first, if it can.
         methods: The methods by which it may be called beside ``forward``, and whether each takes
             a whole sequence.
-        reset: The name of the method that puts its state back to rest; empty if it keeps none.
+        reset: The name of the method that resets its state; empty if it keeps none.
         keeps_state: Whether a module goes on from where its last call ended, without being handed
             its state.
         begins: From a module and its description to the potential at rest; None without a state.

@@ -59,7 +59,7 @@ def why_unlike(
             )
         if not _answers(twin, x, expected):
             return (
-                f"goes on from its last call, and how it is put back to rest is not known; say so: "
+                f"keeps its state from its last call, and how it is reset is not known; say so: "
                 f"spikeloom.modules.register({kind}, Conventions(reset='name of its method'))"
             )
     return ""

@@ -35,7 +35,7 @@ _bases: dict[type, type | None] = {}
 def register(cls: type, conventions: Conventions) -> None:
     """State how the modules of a class behave; their subclasses behave alike.
 
-    A package whose classes are to be known wherever they are met names the module that registers
+    A package whose classes are to be recognised everywhere names the module that registers
     them as an entry point, under its own top-level name; it is imported when a module of the
     package is first met::
 

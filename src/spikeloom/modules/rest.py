@@ -17,7 +17,7 @@ def output_of(result: Any) -> Any:
 
 
 def to_rest(model: nn.Module) -> None:
-    """Put every module that keeps its state back to rest.
+    """Reset every module that keeps its state.
 
     A module is put back by the method that its class's conventions name, see
     :func:`spikeloom.modules.register`; classes without conventions are left alone.

@@ -20,7 +20,7 @@ class Function:
     """One function of one or two operands.
 
     Attributes:
-        name: Its name; a function of one operand bears that of the operation of torch that it
+        name: Its name; a function of one operand has that of the operation of torch that it
             computes.
         value: The function, in the words of :mod:`spikeloom.kernel.vocabulary`. Arguments with a
             default are its constants, under the names that torch's operation gives them.

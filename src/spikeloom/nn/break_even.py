@@ -81,7 +81,7 @@ def size_of(operation: Operation, x: Tensor, weight: Tensor, *, learns: bool) ->
 def break_even(size: Size) -> float:
     """The density up to which events are quicker; 0 if they never are.
 
-    For products of less than :data:`FEWEST` nobody need ask.
+    For products of less than :data:`FEWEST` no measurement is needed.
 
     Args:
         size: The size of the product.

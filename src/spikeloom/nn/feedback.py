@@ -40,7 +40,7 @@ def run_with_feedback(
 
     At step t the neuron reads ``x[t]`` and ``weight @ y[t-1] + bias``. With a kernel on a CPU the
     whole sequence is one node of autograd's graph; elsewhere, and while a compiler, a
-    transformation, a dispatch mode, a profiler or autocast looks on, the steps are taken one by
+    transformation, a dispatch mode, a profiler or autocast is active, the steps are taken one by
     one.
 
     Args:
@@ -99,7 +99,7 @@ def _step_by_step(
     params: dict[str, Parameter],
     implementation: str,
 ) -> tuple[Tensor, State]:
-    """The same as a loop that autograd, or whoever else looks on, sees."""
+    """The same as a loop of torch operations, for autograd and for tracers."""
     y = x.new_zeros(x.shape[1:]) if spikes is None else spikes
     found = []
     for now in x:

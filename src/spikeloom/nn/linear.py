@@ -24,13 +24,13 @@ class SpikeLinear(SpikeFed, nn.Linear):
     for spikes :math:`x_{bk} = a_b\,s_{bk}` of 0 and 1, or of -1, 0 and 1, times an amplitude
     :math:`a_b` that may differ between rows, as between the steps of a few-spike train. The
     gradient of the weight adds rows of the output's gradient in the same manner. That of the input
-    is the dense product, and is computed only if somebody wants it. Of the input only bits are kept
+    is the dense product, and is computed only if it is needed. Of the input only bits are kept
     for the backward pass.
 
     Each call looks at some rows of its input. If these are no spikes, or more of them fire than
     ``threshold`` allows, the call is :class:`torch.nn.Linear`'s own; so it is for a small product,
     another dtype than float32 and float64, another device than a CPU, under autocast, and while
-    torch.func, a dispatch mode, a tracer or torch.export looks on.
+    torch.func, a dispatch mode, a tracer or torch.export is active.
 
     An infinite or NaN weight reaches only the outputs of rows in which its input fired.
 

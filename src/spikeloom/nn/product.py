@@ -90,7 +90,7 @@ def _fits(operation: Operation, x: Tensor, weight: Tensor, bias: Tensor | None) 
 
 
 def _is_watched() -> bool:
-    """Whether somebody looks on who is to see, or to transform, torch's own operation."""
+    """Whether a tracer, a mode or a transform is active that has to see torch's own operation."""
     if forward_ad._current_level >= 0 or torch.jit.is_tracing():
         return True
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack():
@@ -134,7 +134,7 @@ def _spikes_of(
 def _sum(
     operation: Operation, spikes: Spikes, shape: torch.Size, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """The product by events, as no view: autograd lets nobody change a function's view in place."""
+    """The product by events, as no view: autograd forbids changing a function's view in place."""
     y = operation.product(spikes, shape, weight, bias)
     return torch.ops.aten._unsafe_view(y, y.shape)
 
@@ -190,7 +190,7 @@ def _gradients(
     spikes: Spikes | None,
     bias: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients of the input, the weight and the bias, None where nobody wants them.
+    """The gradients of the input, the weight and the bias, None where they are not needed.
 
     Args:
         operation: The product.

@@ -91,7 +91,7 @@ class Recurrent(Implemented, nn.Module):
     The gradient of the weight is one product over all steps, of the spikes' bits.
 
     On a GPU, under autocast, and while ``torch.compile``, ``torch.func``, a dispatch mode or a
-    profiler looks on, the layer is a loop over the steps in Python, with the same results within
+    profiler is active, the layer is a loop over the steps in Python, with the same results within
     rounding. In 16 bits what returns is rounded to 16 bits; states are float32.
 
     Args:

@@ -2,7 +2,7 @@
 
 A layer stays the object that it is, with its parameters, hooks and name; only its class becomes
 one that adds events. So optimisers, tied weights and state_dicts notice nothing. A framework's own
-class, such as SpikingJelly's Linear, keeps its manners: its forward ends in ours instead of
+class, such as SpikingJelly's Linear, keeps its behaviour: its forward ends in ours instead of
 torch's.
 """
 

@@ -28,7 +28,7 @@ __all__ = [
 
 # Namespaces whose operations go by their plain names.
 PLAIN = ("aten", "spikeloom")
-# Where functions that are torch's, or stand for its methods, are at home.
+# Modules that define torch's functions, or stand for its methods.
 HOMES = ("torch", "_operator")
 
 

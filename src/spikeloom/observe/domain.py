@@ -24,7 +24,7 @@ class Domain(Run, Generic[L]):
     """A run whose tensors carry labels, from the arguments of each operation to its results.
 
     A derived class says in :meth:`join` what holds for several labels together, and has a method
-    for each effect that does something else: it bears the effect's name in lower case
+    for each effect that does something else: it has the effect's name in lower case
     (:class:`~spikeloom.observe.Effect`), or is ``passes`` for all of :data:`PASSING`. It takes the
     :class:`~spikeloom.observe.run.Call` and returns a label, or one for each result.
     """

@@ -145,7 +145,7 @@ class Seal:
 
     @contextmanager
     def seeing(self) -> Iterator[None]:
-        """Let this thread compute with sealed tensors: somebody sees what."""
+        """Let this thread compute with sealed tensors: its operations are seen."""
         before = self.is_seeing
         self._seeing.now = True
         try:
@@ -155,7 +155,7 @@ class Seal:
 
     @property
     def is_seeing(self) -> bool:
-        """Whether somebody sees what this thread computes."""
+        """Whether the operations of this thread are seen."""
         return getattr(self._seeing, "now", False)
 
     def refuse(self, why: str) -> NoReturn:

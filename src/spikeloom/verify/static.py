@@ -341,13 +341,13 @@ class KindTrace(SealedRun, Domain[Kind]):
         return [*outputs, *(REAL for _ in call.result[len(outputs) :])]
 
     def _check_rest(self, states: Iterable[Tensor]) -> None:
-        """Refuse a neuron that goes on from a state which nobody knows how to reset."""
+        """Refuse a neuron that goes on from a state that cannot be reset."""
         name, module = self.stack[-1] if self.stack else ("", None)
         kind = type(module).__name__
         if registered(type(module)) is None and any(map(_is_left_over, states)):
             raise ValueError(
                 f"model: {name!r} ({kind}) begins from a tensor that it had before; if that is the "
-                f"state of an earlier call, say how it is put back to rest: "
+                f"state of an earlier call, say how it is reset: "
                 f"spikeloom.modules.register({kind}, Conventions(reset='name of its method')); "
                 f"otherwise register it as a buffer"
             )

@@ -61,7 +61,7 @@ def test_a_network_can_be_copied(converted):
 def test_a_saved_module_computes_the_same_in_a_new_process(converted, tmp_path):
     _, network = converted("gpt2")
     batch = inputs("gpt2")
-    # Masked, as a mask that nobody applies would be a wrong number.
+    # Masked, as a mask that is not applied would be a wrong number.
     batch["attention_mask"] = (torch.arange(12) >= torch.tensor([[0], [3], [5], [0]])).long()
     torch.save((network, batch, network(**batch)[0]), tmp_path / "network.pt")
     script = (

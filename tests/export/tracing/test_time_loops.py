@@ -135,7 +135,7 @@ def test_a_host_neuron_that_is_reset_within_the_sequence_is_refused():
                     functional.reset_net(self)
             return torch.stack(spikes)
 
-    with pytest.raises(NotExpressible, match=f"put back to rest after 3 of {T} steps"):
+    with pytest.raises(NotExpressible, match=f"is reset after 3 of {T} steps"):
         to_nir(Resetting(3), torch.zeros(T, B, N))
     graph, _ = to_nir(Resetting(T), torch.zeros(T, B, N))
     assert torch.equal(run_nir(graph, fresh()), Resetting(T)(fresh()))

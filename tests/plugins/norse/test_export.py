@@ -76,7 +76,7 @@ def test_a_reset_that_norse_would_drop_is_refused():
 
 
 @pytest.mark.parametrize("lif", [loom.LIFBox, loom.LIFBoxCell])
-def test_a_single_module_bears_the_name_of_the_model(lif):
+def test_a_single_module_has_the_name_of_the_model(lif):
     x = 20 * torch.rand(*((9,) if lif is loom.LIFBox else ()), 4, 3)
     assert "lif" in loom.to_nir(lif(), x, "lif").nodes
     assert "norse" in loom.to_nir(lif(), x).nodes

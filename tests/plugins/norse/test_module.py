@@ -81,7 +81,7 @@ def test_a_state_is_a_named_tuple_of_whole_tensors(make):
 
 
 def test_named_tuples_are_found_again_by_name():
-    """H 3: in another process, where nobody has asked for them yet."""
+    """H 3: in another process, where they have not been imported yet."""
     made = named_tuple("Parameters", ("tau", "beta"))
     assert named_tuple("Parameters", ("tau", "beta")) is made
     text = pickle.dumps(made)

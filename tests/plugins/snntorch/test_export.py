@@ -71,7 +71,7 @@ def test_a_reset_that_snntorch_would_write_as_another_is_refused(leaky, mechanis
         loom.export_to_nir(weighted(net, False), sample(4, 6, grid=False)[0])
 
 
-def test_a_single_module_bears_the_name_of_the_model():
+def test_a_single_module_has_the_name_of_the_model():
     alone = loom.Leaky(0.5, reset_mechanism="zero")
     assert "lif" in loom.export_to_nir(alone, 3 * torch.rand(4, 3), "lif").nodes
     assert "snntorch" in loom.export_to_nir(alone, 3 * torch.rand(4, 3)).nodes

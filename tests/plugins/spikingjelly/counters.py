@@ -58,7 +58,7 @@ def measured(item, net, x, run=None):
 
     Args:
         item: The class or the function.
-        net: The network; it is put back to rest first.
+        net: The network; it is reset first.
         x: Its input.
         run: What is counted; by default one call without gradients.
     """

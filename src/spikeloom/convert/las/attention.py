@@ -89,7 +89,7 @@ class Attention(nn.Module):
 
         Returns:
             The context ``[batch, heads, queries, features]`` and the probabilities, which may be
-            None where nobody asks for them.
+            None where they are not asked for.
         """
         if self.form == "spikes" and not self.observing:
             return self._spikes(q, k, v, mask, scaling)
@@ -140,7 +140,7 @@ def _repeated(x: Tensor, q: Tensor) -> Tensor:
 
 
 def _may_be_differentiated(*tensors: Tensor | None) -> bool:
-    """Whether somebody may want gradients, or records the operations."""
+    """Whether gradients may be needed, or the operations are recorded."""
     if torch.compiler.is_compiling():
         return True
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)

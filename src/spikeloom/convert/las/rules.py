@@ -185,7 +185,7 @@ def left_in_float(network: nn.Module, exclude: Sequence[str]) -> list[str]:
 
 
 def _faithful(module: nn.Module, new: nn.Module | None) -> nn.Module | None:
-    """The spiking layer, unless it only bears the name of a layer that computes something else.
+    """The spiking layer, unless it only has the name of a layer that computes something else.
 
     Args:
         module: A layer.

@@ -112,7 +112,7 @@ class Site(nn.Module):
         return y
 
     def decoded(self, x: Tensor) -> Tensor:
-        """The decoded value of the spikes, whoever reads it."""
+        """The decoded value of the spikes."""
         x = self._watched(x)
         # Rows as time: ranges need not be copied for every row, and the decoder has no memory.
         if self.channels == (-3, -1):

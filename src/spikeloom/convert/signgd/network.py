@@ -31,7 +31,7 @@ __all__ = ["SignGDNetwork", "beyond_reach", "finite", "neuron_of"]
 
 # Elements of a window, and inputs of one neuron, above which joining them would not pay.
 MANY = 9
-# Functions that are the same to the bit wherever they are computed.
+# Functions whose results do not depend on where they are computed.
 EXACT = frozenset({"relu", "leaky_relu", "abs"})
 # Sees a site and the estimates that it sends, [T, batch, *].
 Observe = Callable[[Site, Tensor], None]

@@ -36,7 +36,7 @@ def rewrite(graph: fx.Graph) -> None:
 
 
 def _replace(graph: fx.Graph, old: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-    """An operator in the place of another, which nobody reads then."""
+    """An operator in the place of another, which is then unused."""
     new = _made(graph, old, target, *args, **kwargs)
     old.replace_all_uses_with(new)
     graph.erase_node(old)
@@ -58,7 +58,7 @@ def _parts(node: fx.Node) -> dict[int, fx.Node] | None:
 
 
 def _values_alone(graph: fx.Graph, node: fx.Node, target: Any, *args: Any) -> None:
-    """The values of an operator that also tells where it found them, if nobody reads that."""
+    """The values of an operator that also tells where it found them, if those places are unused."""
     parts = _parts(node)
     if parts is None or set(parts) != {0}:
         return

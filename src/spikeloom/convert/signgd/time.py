@@ -170,7 +170,7 @@ def _feeding(nodes: list[fx.Node], name: str, sites: Mapping[str, Site]) -> tupl
 
 
 def _last_uses(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
-    """For each node, the values that nobody reads after it."""
+    """For each node, the values that are not read after it."""
     last: dict[fx.Node, fx.Node] = {}
     for node in nodes:
         for source in (node, *node.all_input_nodes):

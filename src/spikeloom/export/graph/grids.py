@@ -2,7 +2,7 @@
 
 A file holds every weight as float32, zeros included, so readers need not know of any grid. What
 pruning and quantisation left on a layer, the buffers ``weight_mask`` and ``weight_scale``, is told
-in the node's metadata, for people and tools; nobody has to read it.
+in the node's metadata, for people and tools; no reader needs it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Targets: what each reader makes of a NIR node.
 
-A reader may take a node as NIR means it, refuse it with an error, or compute something else
-without a word. The last is what an exporter has to prevent. The rules were found by giving files
+A reader may take a node as NIR means it, refuse it with an error, or silently compute
+something else. The last is what an exporter has to prevent. The rules were found by giving files
 to the readers named as checked, and by documentation for the others.
 """
 

@@ -76,7 +76,7 @@ def shown_bytes(size: int) -> str:
 
 @dataclass(frozen=True)
 class _View:
-    """A selection of a source's features that somebody reads.
+    """A selection of a source's features that are read.
 
     Attributes:
         source: The source.
@@ -242,7 +242,7 @@ class _Rewriting:
         return replace(site, module=module, shape_in=size, shape_out=size, map=site.shape_out)
 
     def _is_flattened(self, site: Site) -> bool:
-        """Whether a map is read by somebody as one axis."""
+        """Whether a map is read as one axis."""
         readers = {
             reader.name for reader in self.sites.values() if site.name in reader.sources
         } & self.flat
@@ -251,7 +251,7 @@ class _Rewriting:
         return many and (bool(readers) or output)
 
     def _names(self, view: _View, flat: bool) -> list[str]:
-        """The new sites whose sum is what somebody reads."""
+        """The new sites whose sum is read."""
         site = self.sites[view.source]
         if view.source in self.matrices:
             number = self.views[view.source].index(view)
@@ -282,7 +282,7 @@ class _Rewriting:
 
 
 def _numbered(name: str, number: int, part: int) -> str:
-    """The name of one of a layer's matrices; the first bears the layer's own."""
+    """The name of one of a layer's matrices; the first has the layer's own."""
     return name + (f".view{number}" if number else "") + (f".part{part}" if part else "")
 
 

@@ -82,6 +82,6 @@ def keeps_its_state(module: Any) -> bool:
 
 
 def resets_of(module: nn.Module) -> str:
-    """The name of the method that puts a neuron back to rest; empty if there is none."""
+    """The name of the method that resets a neuron; empty if there is none."""
     conventions = conventions_of(module)
     return "" if conventions is None else conventions.reset

@@ -84,7 +84,7 @@ class Calls:
     def _reset(self, name: str, original: Any, args: Any, kwargs: Any) -> Any:
         site = self.record.sites.get(name)
         if site is not None and 0 < site.steps < self.record.T:
-            reason = f"is put back to rest after {site.steps} of {self.record.T} steps"
+            reason = f"is reset after {site.steps} of {self.record.T} steps"
             site.block(reason, "reset it before the sequence", derived=False)
         return original(*args, **kwargs)
 

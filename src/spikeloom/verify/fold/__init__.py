@@ -1,4 +1,4 @@
-"""Batch norm into weights, thresholds and pools, wherever that is exact.
+"""Batch norm into weights, thresholds and pools, where that is exact.
 
 In eval mode a batch norm is ``y = a u + d`` with one pair ``(a, d)`` for each feature. Behind a
 weight layer with the same feature axis it is part of the weights; in front of a neuron it is part

@@ -1,4 +1,4 @@
-"""fold_norms: batch norm into weights, thresholds and pools, wherever that is exact."""
+"""fold_norms: batch norm into weights, thresholds and pools, where that is exact."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fold_norms(
     make: Make = SpikingLayer,
     keep: Collection[str] = (),
 ) -> nn.Module:
-    r"""A copy of a model whose batch norms are folded away, exactly, wherever that is possible.
+    r"""A copy of a model whose batch norms are folded away, exactly, where possible.
 
     With :math:`a = \gamma / \sqrt{\sigma^2 + \epsilon}` and :math:`d = \beta - a \mu`:
 

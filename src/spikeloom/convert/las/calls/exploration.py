@@ -24,7 +24,7 @@ TOKENS = 3  # the first has no cache, the second one of two lengths, the third a
 
 
 def explore(network: nn.Module, call: Batch) -> None:
-    """Call a network in its other ways while calibration looks on.
+    """Call a network in its other ways while calibration records.
 
     What its sites saw so far stays what they know; only sites that are new observe.
 

@@ -1,4 +1,4 @@
-"""Functions of torch, taken over wherever the forward of a converted network calls them.
+"""Functions of torch, intercepted where the forward of a converted network calls them.
 
 Hooks say which module runs; a mode of torch sees every function that its own code calls. While
 calibration runs, a call of which an activation is an argument is given its neurons; afterwards the

@@ -45,7 +45,7 @@ def place(module: nn.Module) -> tuple[nn.Module, str]:
             me = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
             if isinstance(me, nn.Module):
                 if owner is not None and me is not owner:
-                    break  # whoever calls that module's code
+                    break  # the caller of that module's code
                 owner = me
             if not own:
                 found.append(_position(code, frame.f_lasti))
