@@ -18,6 +18,7 @@ from spikeloom.kernel.known import Answer, Known, Parameters, key_of, remember, 
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.kernel.plan import plan_for
 from spikeloom.kernel.scan import Call, follow, scan
+from spikeloom.kernel.sharded import check_unsharded, is_sharded, run_sharded
 
 __all__ = ["COMPUTED", "run", "run_step"]
 
@@ -41,6 +42,9 @@ def run(
     of events, are promoted as by torch: to the dtype of the neuron's tensors, or else to torch's
     default dtype. The backward pass keeps only the inputs and the initial state, on a GPU also the
     states at every 16th step of a longer sequence, and recomputes the rest.
+
+    Where an input is a DTensor, each rank runs the neurons that it holds, and all results are
+    DTensors: sharded as the input along the batch and along features, and gathered in time.
 
     The spike of a potential that is NaN is NaN. The CPU kernel also refuses a last state that is
     NaN; the other implementations do not look, because that would stop a GPU.
@@ -130,6 +134,14 @@ def _run(
     key = key_of(neuron, xs, state, params, (record, reduce, implementation), single)
     if key is not None and (known := neuron.known_calls.get(key)) is not None:
         return known(neuron, xs, state, params)
+    if isinstance(neuron, Neuron):
+        if is_sharded(xs):
+
+            def run_local(xs: State, state: State | None, params: Parameters) -> Any:
+                return _run(neuron, xs, state, params, record, reduce, implementation, single)
+
+            return run_sharded(run_local, neuron, xs, state, params, single)
+        check_unsharded(neuron, state, params)
     given, xs = xs, _with_time(xs) if single else xs
     whole, xs = xs, checked.inputs(neuron, xs, params)
     stored, dtype = xs[0].dtype, COMPUTED[xs[0].dtype]
