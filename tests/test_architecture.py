@@ -27,6 +27,7 @@ SHARED = {
     "calibrate",
     "rows",
     "grid",
+    "ranks",
 }
 MAY_IMPORT = {
     "kernel": {"kernel"},
@@ -40,6 +41,7 @@ MAY_IMPORT = {
     "files": set(),
     "rows": set(),
     "grid": {"rows"},
+    "ranks": set(),
     "report": {"files"},
     "calibrate": {"kernel", "neurons", "layer", "modules", "hosted", "report", "files"},
     "diagnosis": {"kernel", "neurons", "report"},

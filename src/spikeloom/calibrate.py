@@ -29,7 +29,12 @@ class Batch:
 
 
 def batches(
-    model: nn.Module, data: Any, *, name: str = "calibration", progress: bool = True
+    model: nn.Module,
+    data: Any,
+    *,
+    name: str = "calibration",
+    progress: bool = True,
+    required: bool = True,
 ) -> Iterator[Batch]:
     """The calls that calibration data stand for.
 
@@ -38,6 +43,7 @@ def batches(
         data: A tensor, or an iterable of tensors, tuples, lists or dicts.
         name: How errors and the progress bar call the data.
         progress: Show a bar when there are many batches.
+        required: Refuse data without a batch.
 
     Yields:
         One :class:`Batch` after another.
@@ -54,11 +60,13 @@ def batches(
         >>> [len(batch.args) for batch in batches(nn.Linear(3, 2), pairs)]
         [1]
     """
-    for item in each_batch(data, name=name, progress=progress):
+    for item in each_batch(data, name=name, progress=progress, required=required):
         yield arguments_of(model, item, name=name)
 
 
-def each_batch(data: Any, *, name: str = "calibration", progress: bool = True) -> Iterator[Any]:
+def each_batch(
+    data: Any, *, name: str = "calibration", progress: bool = True, required: bool = True
+) -> Iterator[Any]:
     """The batches that data hold, as they are.
 
     Args:
@@ -66,13 +74,14 @@ def each_batch(data: Any, *, name: str = "calibration", progress: bool = True) -
             DataLoader.
         name: How errors and the progress bar call the data.
         progress: Show a bar when there are many batches.
+        required: Refuse data without a batch; one of several processes may have none.
 
     Yields:
         One batch after another.
 
     Raises:
         TypeError: If data are neither.
-        ValueError: If there is no batch.
+        ValueError: If there is no batch, and one is required.
     """
     if isinstance(data, (Tensor, Mapping, Batch)):
         data = [data]
@@ -84,7 +93,7 @@ def each_batch(data: Any, *, name: str = "calibration", progress: bool = True) -
     for item in tqdm(data, desc=name, leave=False, delay=2.0, disable=not progress):
         count += 1
         yield item
-    if not count:
+    if required and not count:
         raise ValueError(
             f"{name}: holds no batch; give at least one, and a list instead of a generator that "
             f"was read before"

@@ -27,6 +27,7 @@ from spikeloom.kernel.call import run
 from spikeloom.modules import watched_calls
 from spikeloom.names import names_of
 from spikeloom.neurons import Trace
+from spikeloom.ranks import added_up, check_same_model, first_of_all, gathered, is_shared, together
 from spikeloom.rows import is_linear, outputs_of
 
 __all__ = ["calibrate"]
@@ -35,6 +36,7 @@ __all__ = ["calibrate"]
 DECAYS = 8
 
 
+@together()
 def calibrate(
     model: nn.Module,
     batches: Iterable[Any],
@@ -50,7 +52,7 @@ def calibrate(
     neuron each layer drives and which axis is time), without gradients, from rest. Inputs of a
     layer are filtered as the membranes behind it filter them; only one filtered input and the
     Hessians are in memory. With ``torch.distributed`` initialised, the Hessians of all processes
-    are summed, so that each may see its own share of the data.
+    are summed, so that each may see its own share of the data, or none of it.
 
     Args:
         model: A trained network of SpikingJelly, snnTorch, Norse or plain torch, in evaluation
@@ -79,7 +81,9 @@ def calibrate(
         ValueError: If the model is in training mode or compiled, there is no sample, an activation
             is NaN or infinite, a layer or its steps cannot be made out, or a weight cannot be
             compressed in place: because it is computed from other tensors, another module's too,
-            not finite, or not all that its layer applies.
+            not finite, or not all that its layer applies. With several processes, if none has a
+            batch, or they have different models or numbers of steps.
+        RankFailed: If another process of ``torch.distributed`` failed.
         UnknownNeuron: If the decay of a neuron is not known and not stated.
 
     Warns:
@@ -101,21 +105,24 @@ def calibrate(
     _check_mode(model)
     wanted = None if layers is None else names_of("layers", layers)
     _check_traces(traces)
-    recorders: list[_Recorder] = []
+    check_same_model(model)
+    given = each_batch(batches, name="batches", required=not is_shared())
+    # All processes look at the same batch, so that they find the same neurons and steps.
+    first, _, own = first_of_all("batches", given)
     with torch.no_grad(), ExitStack() as stack:
         stack.callback(to_rest, model)
-        for batch in each_batch(batches, name="batches"):
+        sites, reasons = discover(model, _bound(model, first, forward), wanted, dict(traces or {}))
+        recorders = [_Recorder(site, plain) for site in sites]
+        for recorder in recorders:
+            stack.enter_context(recorder.listening(model))
+        for batch in own:
             run_batch = _bound(model, batch, forward)
-            if not recorders:
-                sites, reasons = discover(model, run_batch, wanted, dict(traces or {}))
-                recorders = [_Recorder(site, plain) for site in sites]
-                for recorder in recorders:
-                    stack.enter_context(recorder.listening(model))
             for recorder in recorders:
                 recorder.start()
             run_batch()
             for recorder in recorders:
                 recorder.stop()
+    _check_same_steps(recorders)
     found = {r.site.name: r.statistics(model) for r in recorders}
     return Statistics(found, why_left_out(model, found, reasons))
 
@@ -186,6 +193,7 @@ class _Recorder:
             self.plain if same and self.plain else SecondMoment(site.layer) for same in identity
         ]
         self.first_steps: int | None = None
+        self.steps = site.steps
         self.start()
 
     @contextmanager
@@ -214,12 +222,17 @@ class _Recorder:
         if self.first_steps is None:
             self.first_steps = self.neuron_steps
         if self.neuron_steps != self.first_steps:
-            raise ValueError(
-                f"layer {self.site.name!r}: its neuron {self.site.neuron!r} ran "
-                f"{self.neuron_steps} steps on a batch and {self.first_steps} on the first; where "
-                "the layer's input does not show them (folded into the batch, or the same for all "
-                "steps), every batch must have the T of the first"
+            raise _other_steps(
+                self.site, self.neuron_steps, "a batch", self.first_steps, "the first"
             )
+
+    def seen_steps(self) -> tuple[int, int] | None:
+        """The steps of the neuron in each batch, and of the layer in the last; None without one."""
+        if self.first_steps is None:
+            return None
+        of_calls = self.site.time == "calls"
+        steps = self.calls // self.site.streams if of_calls else self.site.steps
+        return self.first_steps, steps
 
     def _count_steps(self, neuron: nn.Module, args: Any, kwargs: Any, whole: bool) -> None:
         x = signal_of(neuron, args, kwargs, whole)
@@ -264,7 +277,7 @@ class _Recorder:
         facts = Facts(
             site.neuron,
             _shown_decays([response for _, response in self.rows]),
-            self.calls // site.streams if site.time == "calls" else site.steps,
+            self.steps,
             self.moments[0].samples,
             fingerprint(site.layer.weight),
         )
@@ -293,14 +306,31 @@ def _blocks(moment: SecondMoment, rows: Tensor) -> list[Block]:
 
 
 def _sum_over_processes(moment: SecondMoment) -> None:
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        samples = moment.total.new_tensor(moment.samples)
-        distributed.all_reduce(moment.total)
-        distributed.all_reduce(samples)
-        moment.samples = float(samples)
+    moment.samples = math.fsum(gathered(moment.samples))
+    moment.total = added_up(moment.total)
     if not moment.samples:
         raise ValueError("batches: the layers saw not one sample")
+
+
+def _check_same_steps(recorders: Sequence[_Recorder]) -> None:
+    """Make sure that the batches of all processes had as many steps, and let all know how many."""
+    of_ranks = gathered([recorder.seen_steps() for recorder in recorders])
+    for recorder, *seen in zip(recorders, *of_ranks, strict=True):
+        with_batches = [(rank, steps) for rank, steps in enumerate(seen) if steps is not None]
+        (one, (of_one, _)), *others = with_batches
+        for rank, (steps, _) in others:
+            if steps != of_one:
+                raise _other_steps(recorder.site, steps, f"rank {rank}", of_one, f"rank {one}")
+        # The last batch of all is the last process's.
+        recorder.steps = with_batches[-1][1][1]
+
+
+def _other_steps(site: Site, steps: int, here: str, others: int, there: str) -> ValueError:
+    return ValueError(
+        f"layer {site.name!r}: its neuron {site.neuron!r} ran {steps} steps on {here} and {others} "
+        f"on {there}; where the layer's input does not show them (folded into the batch, or the "
+        f"same for all steps), every batch must have the T of the first"
+    )
 
 
 def _chain_scale(model: nn.Module, chain: Sequence[str], rows: int) -> Tensor | None:

@@ -100,7 +100,7 @@ def _mind_uncalled(names: list[str], asked_for: bool) -> None:
         warnings.warn(
             f"calibrate: {name!r} is not called in the forward pass, even if its weight is used, "
             "and is left as it is",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -120,7 +120,7 @@ def _weight_layers(
         warnings.warn(
             f"calibrate: the weight of {name!r} belongs to a neuron (it is recurrent) and is left "
             "as it is",
-            stacklevel=4,
+            stacklevel=5,
         )
     wanted = [name for name in (found if layers is None else layers) if name not in inside]
     check_weights(modules, wanted)
@@ -161,7 +161,7 @@ def _site(
             warnings.warn(
                 f"calibrate: {name!r} feeds neurons of different decay "
                 f"({', '.join(responses)}); the first one's is used",
-                stacklevel=5,
+                stacklevel=6,
             )
     place_steps(site, seen.inputs[name], site.neuron, inputs[site.neuron], strict=True)
     return site

@@ -125,7 +125,7 @@ def place_steps(
     if strict and repeated > 1:
         warnings.warn(
             f"calibrate: {site.name!r} is used {repeated} times; its statistics cover all uses",
-            stacklevel=6,
+            stacklevel=7,
         )
 
 

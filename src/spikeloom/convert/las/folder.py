@@ -19,12 +19,14 @@ from spikeloom.convert.las.recipe import LAS
 from spikeloom.convert.las.report import LASReport
 from spikeloom.convert.las.stored import INDEX, Place, places_in, store
 from spikeloom.files import write_text
+from spikeloom.ranks import number, together
 
 __all__ = ["las_folder"]
 
 RANGES = "model-las.safetensors"
 
 
+@together()
 def las_folder(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -66,7 +68,8 @@ def las_folder(
     store(model, places)
     recipe = replace(recipe or LAS(), low_memory=True)
     network = recipe.apply(model.eval(), calibration)
-    _save(network, places, target)
+    if number() == 0:
+        _save(network, places, target)
     return network.report  # type: ignore[return-value]  # not a tensor
 
 

@@ -66,10 +66,8 @@ class Observation:
                 f"scale the model's values down"
             )
         if self.peaks is None:
-            self.peaks = torch.zeros_like(peaks)
-            # Of one channel there may be more values than 32 bits count.
-            dtype = torch.int64 if len(peaks) == 1 else torch.int32
-            self.counts = torch.zeros(BINS, len(peaks), dtype=dtype)
+            self.fill(len(peaks), self.top)
+        assert self.peaks is not None
         self.peaks = torch.maximum(self.peaks, peaks)
         self.reach(max(largest, self.bound))
         length = max(CHUNK // len(peaks), BINS)
@@ -93,17 +91,17 @@ class Observation:
             self.counts[0] += lost
         self.top = max(top, self.top)
 
-    def add(self, other: Observation) -> None:
-        """Count what another observation of the same channels saw."""
-        if other.peaks is None:
-            return
+    def fill(self, channels: int, top: int) -> None:
+        """Take the form of observations of so many channels that reach to this bin.
+
+        Args:
+            channels: How many.
+            top: The bin in which the next larger magnitude would be.
+        """
         if self.peaks is None:
-            self.peaks, self.counts = torch.zeros_like(other.peaks), other.counts.clone().zero_()
-        self.peaks = torch.maximum(self.peaks, other.peaks)
-        top = max(self.top, other.top)
+            self.peaks = torch.zeros(channels, dtype=torch.float64)
+            self.counts = torch.zeros(BINS, channels, dtype=_counting(channels))
         self._rise(top)
-        other._rise(top)
-        self.counts += other.counts
 
     def forget_channels(self) -> None:
         """Take all values for those of one channel."""
@@ -123,6 +121,11 @@ class Observation:
                 # Those of the last bin are too small to be told from zero.
                 values = low + share * (high - low) if number else torch.zeros_like(share)
                 yield values, (count / DRAWN).expand(DRAWN, channels)
+
+
+def _counting(channels: int) -> torch.dtype:
+    """In which values are counted: of one channel there may be more than 32 bits count."""
+    return torch.int64 if channels == 1 else torch.int32
 
 
 def choose_ranges(observation: Observation, steps: int, between: int) -> list[Tensor]:

@@ -1,40 +1,26 @@
-"""Calibration by several processes of ``torch.distributed``: each sees its share of the batches.
+"""Calibration by several processes: each sees its share of the batches.
 
 What sites count is whole numbers, so the ranges are those of one process that sees all batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, distributed, nn
+from torch import nn
 
 from spikeloom.calibrate import Batch, batches
 from spikeloom.convert.las.calls.kinds import Product
 from spikeloom.convert.las.layers import Activation
 from spikeloom.convert.las.ranges import Observation
 from spikeloom.convert.las.sites import Site
+from spikeloom.ranks import added_up, first_of_all, gathered, is_shared, largest
 
 __all__ = ["add_up", "calls_of_rank", "forget_all", "new_forget"]
 
 OBSERVERS = (Site, Activation, Product)
-
-
-def _is_shared() -> bool:
-    return (
-        distributed.is_available()
-        and distributed.is_initialized()
-        and distributed.get_world_size() > 1
-    )
-
-
-def _gathered(value: Any) -> list[Any]:
-    """What every process has, in the order of the ranks."""
-    values = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values
 
 
 def calls_of_rank(model: nn.Module, calibration: Any, progress: bool) -> tuple[list[Batch], bool]:
@@ -52,19 +38,11 @@ def calls_of_rank(model: nn.Module, calibration: Any, progress: bool) -> tuple[l
         TypeError: As :func:`spikeloom.calibrate.batches`.
         ValueError: Likewise; with several processes if none has a batch.
     """
-    if not _is_shared():
-        return list(batches(model, calibration, progress=progress)), True
-    if isinstance(calibration, Iterable) and not isinstance(calibration, (Tensor, Mapping)):
-        calibration = list(calibration)
-    is_empty = isinstance(calibration, list) and not calibration
-    own = [] if is_empty else list(batches(model, calibration, progress=progress))
-    firsts = _gathered(own[:1])
-    rank = next((rank for rank, first in enumerate(firsts) if first), None)
-    if rank is None:
-        raise ValueError("calibration: no process has a batch; give at least one of them one")
-    if rank == distributed.get_rank():
-        return own, True
-    return [*firsts[rank], *own], False
+    given = batches(model, calibration, progress=progress, required=not is_shared())
+    if not is_shared():
+        return list(given), True
+    first, is_own, calls = first_of_all("calibration", given)
+    return [*calls] if is_own else [first, *calls], is_own
 
 
 @contextmanager
@@ -101,47 +79,66 @@ def _forget(module: nn.Module) -> None:
 def add_up(network: nn.Module) -> None:
     """Let every site and table of a network know what those of all processes saw.
 
+    Counts are added up and peaks compared where they are: however many processes there are, each
+    sends and keeps what one site holds.
+
     Args:
         network: After the calibration of every process.
 
     Raises:
         ValueError: If a process reached a place that another did not.
     """
-    if not _is_shared():
+    if not is_shared():
         return
     observers = {n: m for n, m in network.named_modules() if isinstance(m, OBSERVERS)}
-    names = _gathered(list(observers))
-    everywhere = set(names[0]).intersection(*names)
-    for rank, own in enumerate(names):
+    of_ranks = gathered({name: _facts(module) for name, module in observers.items()})
+    everywhere = set(of_ranks[0]).intersection(*of_ranks)
+    for rank, own in enumerate(of_ranks):
         if more := [name for name in own if name not in everywhere]:
             raise ValueError(
                 f"calibration: the batches of rank {rank} reached {more[0]!r}, those of others did "
                 f"not; give every process batches that use the same parts of the model"
             )
     for name in sorted(everywhere):
-        _share(observers[name])
+        _share(observers[name], [own[name] for own in of_ranks])
 
 
-def _share(module: nn.Module) -> None:
-    if isinstance(module, Site):
-        seen = _gathered((module.channels, module.heads, module.calibrated, module.observation))
-        shapes, heads, values, observations = zip(*seen, strict=True)
-        # Places rather than features, if one process saw other numbers of them than another.
-        if len({len(o.peaks) for o in observations if o.peaks is not None}) > 1:
-            shapes = ((),)
-        module.channels, module.heads = min(shapes, key=len), max(heads)
-        module.calibrated, module.observation = sum(values), _total(observations, module.channels)
-    elif isinstance(module, Activation):
-        lows, highs = zip(*_gathered((module.low, module.high)), strict=True)
-        module.low, module.high = min(lows), max(highs)
+def _facts(module: nn.Module) -> tuple[Any, ...]:
+    """What a process says of a site or table, but for counts and peaks."""
+    if isinstance(module, Activation):
+        return module.low, module.high
+    if isinstance(module, Product):
+        return (module.multiply_adds,)
+    assert isinstance(module, Site) and module.observation is not None
+    seen = module.observation
+    features = None if seen.peaks is None else len(seen.peaks)
+    return module.channels, module.heads, module.calibrated, seen.top, features
+
+
+def _share(module: nn.Module, of_ranks: list[tuple[Any, ...]]) -> None:
+    """Let a site or table know what all processes say of it.
+
+    Args:
+        module: This process's.
+        of_ranks: The facts of each process's.
+    """
+    facts = list(zip(*of_ranks, strict=True))
+    if isinstance(module, Activation):
+        module.low, module.high = min(facts[0]), max(facts[1])
     elif isinstance(module, Product):
-        module.multiply_adds = sum(_gathered(module.multiply_adds))
-
-
-def _total(observations: tuple[Observation, ...], channels: tuple[int, ...]) -> Observation:
-    total = Observation(observations[0].bound)
-    for observation in observations:
-        if not channels:
-            observation.forget_channels()
-        total.add(observation)
-    return total
+        module.multiply_adds = sum(facts[0])
+    elif isinstance(module, Site):
+        shapes, heads, values, tops, features = facts
+        lengths = {length for length in features if length is not None}
+        # Places rather than features, if one process saw other numbers of them than another.
+        module.channels = () if len(lengths) > 1 else min(shapes, key=len)
+        module.heads, module.calibrated = max(heads), sum(values)
+        seen = module.observation
+        assert seen is not None
+        if not module.channels:
+            seen.forget_channels()
+            lengths = {1} if lengths else lengths
+        if lengths:
+            seen.fill(lengths.pop(), max(tops))
+            assert seen.peaks is not None
+            seen.peaks, seen.counts = largest(seen.peaks), added_up(seen.counts)

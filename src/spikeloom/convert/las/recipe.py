@@ -45,6 +45,7 @@ from spikeloom.neurons.arguments import (
     checked_steps,
 )
 from spikeloom.neurons.tables import checked_segments
+from spikeloom.ranks import check_same_model, together
 
 __all__ = ["LAS"]
 
@@ -148,13 +149,15 @@ class LAS:
                     f"expression: {error}"
                 ) from None
 
+    @together()
     def apply(self, model: nn.Module, calibration: Any) -> nn.Module:
         """A converted copy of a model; the model itself is not touched.
 
         Args:
             model: A model of transformers, or a plain module of layers that have a rule.
             calibration: Batches: tensors, tuples, or dicts of keyword arguments. With
-                ``torch.distributed`` initialised, those of this process; the ranges are of all.
+                ``torch.distributed`` initialised, those of this process, maybe none; the ranges
+                are of all.
 
         Returns:
             The same class of model, in eval mode, with a ``report``; a model that is itself one
@@ -168,7 +171,9 @@ class LAS:
             ValueError: If the model is converted already, has quantised weights or none, or cannot
                 be copied, a block only looks like one that has a rule, an excluded name is a part
                 of what is converted as a whole, the calibration is empty, an activation is NaN or
-                infinite, or a pattern in ``site_steps`` fits no name.
+                infinite, a pattern in ``site_steps`` fits no name, or the processes of
+                ``torch.distributed`` have different models.
+            RankFailed: If another process of ``torch.distributed`` failed.
         """
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: must be a torch.nn.Module, got {type(model).__name__}")
@@ -180,6 +185,7 @@ class LAS:
         if self.make is not None:
             # Refused before the work rather than after it.
             node_for(self.make, OAT(self.steps, 1.0, 2.0))
+        check_same_model(model)
         calls, is_first_own = calls_of_rank(model, calibration, self.progress)
         with torch.inference_mode(False), torch.no_grad(), _as_written(model):
             network = _copied(model, self.low_memory).eval()

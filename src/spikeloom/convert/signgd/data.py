@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Data", "are_alike", "relative_error", "spread_of", "squared_error"]
+__all__ = ["Data", "relative_error", "spread_of", "squared_error"]
 
 
 @dataclass(frozen=True)
@@ -50,20 +49,3 @@ def spread_of(exact: Tensor) -> float:
     spread = (values - values.mean(0)).square().mean().sqrt()
     size = values.square().mean().sqrt().clamp_min(torch.finfo(exact.dtype).tiny)
     return max(float(spread), 0.1 * float(size))
-
-
-def are_alike(calls: Sequence[Sequence[Any]]) -> bool:
-    """Whether there are several samples, and all are the same.
-
-    Args:
-        calls: The flat arguments of calls.
-    """
-    columns = [
-        [value for value in values if isinstance(value, Tensor) and value.dim()]
-        for values in zip(*calls, strict=True)
-    ]
-    columns = [tensors for tensors in columns if tensors]
-    several = any(sum(map(len, tensors)) > 1 for tensors in columns)
-    return several and all(
-        bool((tensor == tensors[0][:1]).all()) for tensors in columns for tensor in tensors
-    )

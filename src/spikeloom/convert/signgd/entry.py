@@ -34,12 +34,11 @@ class Entry:
 
     Args:
         names: Of the flat arguments.
-        calls: The flat arguments of the calibration batches.
+        seen: The largest magnitude that each had in calibration.
     """
 
-    def __init__(self, names: Sequence[str], calls: Sequence[Sequence[Any]]) -> None:
-        self.names = tuple(names)
-        self.seen = tuple(max(map(largest, values)) for values in zip(*calls, strict=True))
+    def __init__(self, names: Sequence[str], seen: Sequence[float]) -> None:
+        self.names, self.seen = tuple(names), tuple(seen)
         self.has_warned = False
 
     def check(self, inputs: Sequence[Any]) -> None:

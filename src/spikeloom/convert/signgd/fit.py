@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from spikeloom.convert.signgd.calls import Calls
 from spikeloom.convert.signgd.data import Data, squared_error
 from spikeloom.convert.signgd.disturbance import Disturbance, disturbance
 from spikeloom.convert.signgd.entry import Entry
@@ -26,7 +27,6 @@ from spikeloom.convert.signgd.network import SignGDNetwork
 from spikeloom.convert.signgd.operators import Plan, Site
 from spikeloom.convert.signgd.portions import (
     are_independent,
-    have_one_length,
     head,
     length,
     portion_size,
@@ -73,16 +73,15 @@ class Fit:
         recipe: The user's settings.
         captured: The graph.
         plan: Its nodes.
-        calls: The flat arguments of the calibration batches.
+        calls: The calibration data.
     """
 
-    def __init__(
-        self, recipe: SignGD, captured: Captured, plan: Plan, calls: list[list[Any]]
-    ) -> None:
+    def __init__(self, recipe: SignGD, captured: Captured, plan: Plan, calls: Calls) -> None:
         self.recipe, self.captured, self.plan, self.calls = recipe, captured, plan, calls
         self.ann = Machine(captured.module, plan, over_time=False)
         self.timed = Machine(captured.module, plan, over_time=True)
         self.data, self.portion = self._samples()
+        self.samples = calls.count()
         self.reaches = self._reaches(calls)
         self.basis = Basis(self.ann, self._few(self.data), self.reaches)
         self.trackers = {site.name: self._tracker(site) for site in plan.sites}
@@ -100,7 +99,7 @@ class Fit:
             {name: scale for name, (_, scale) in steps.items()},
             self.recipe.make,
             self.portion,
-            Entry(names, self.calls),
+            Entry(names, self.calls.largest()),
         )
 
     def steps_needed(self) -> int | None:
@@ -126,7 +125,7 @@ class Fit:
         # Each half is unseen once; of many samples, one half tells enough.
         folds = [(one, other), (other, one)][: 2 if count <= MANY else 1]
         trials = [
-            (Basis(self.ann, self._few(shown), self._reaches([shown.inputs])), self._few(unseen))
+            (Basis(self.ann, self._few(shown), self._reaches(_only(shown))), self._few(unseen))
             for shown, unseen in folds
         ]
 
@@ -240,15 +239,15 @@ class Fit:
             return self.ann(inputs, lambda site, operands, compute: compute())
 
         calls, count = self.calls, self.recipe.samples
-        if have_one_length(calls):
-            data = self._data(spread(calls, count))
+        if calls.have_one_length():
+            data = self._data(calls.spread(count))
             if are_independent(plain, data.inputs, data.outputs):
                 graph = self.captured.module.graph
                 return data, portion_size(graph, self.plan, self.recipe.steps)
-        return self._data(head(calls[0], count)), None
+        return self._data(head(calls.first, count)), None
 
-    def _reaches(self, calls: list[list[Any]]) -> dict[str, Tensor]:
-        per = parts(self.recipe.per, _count(self.calls))
+    def _reaches(self, calls: Calls) -> dict[str, Tensor]:
+        per = parts(self.recipe.per, self.samples)
         return reaches(self.ann, calls, self.recipe.quantile, per)
 
 
@@ -290,5 +289,6 @@ def settled_later(factor: float, setting: Setting, steps: int) -> Exponential:
     return Exponential(setting.margin * (1.0 - setting.decay), setting.decay, min(hold, steps))
 
 
-def _count(calls: list[list[Any]]) -> int:
-    return max(1, sum(map(length, calls)))
+def _only(data: Data) -> Calls:
+    """Samples that all processes have, for all that there are."""
+    return Calls([data.inputs], data.inputs, are_shared=False)

@@ -97,7 +97,7 @@ def _settling(network: SignGDNetwork, off: float) -> list[str]:
         warnings.warn(
             f"signGD: after {network.steps} steps the network has not settled, its outputs are off "
             f"by {off:.0%} of their spread on calibration data; {expected}",
-            stacklevel=4,
+            stacklevel=5,
         )
     return [f"The outputs are off by {off:.2g} of their spread; {expected}."]
 
@@ -107,5 +107,5 @@ def _warn_of_saturation(site: Site, saturated: float) -> None:
         f"signGD: {saturated:.1%} of the values of {site.operator} at {site.place} lie beyond the "
         f"node's reach and are cut; leave out scale and margin so that they are fitted, use "
         f"a larger quantile, more steps, or a schedule with a larger sum",
-        stacklevel=4,
+        stacklevel=5,
     )

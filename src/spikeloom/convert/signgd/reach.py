@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from spikeloom.calibrate import batch_quantile
+from spikeloom.convert.signgd.calls import Calls
 from spikeloom.convert.signgd.operators import Site
 from spikeloom.convert.signgd.time import Machine
+from spikeloom.ranks import gathered, largest
 
 __all__ = ["PER", "parts", "reaches", "with_floor"]
 
@@ -41,19 +43,17 @@ def parts(per: str, samples: int) -> str:
     return "neuron" if samples >= SUFFICIENT else "channel"
 
 
-def reaches(
-    ann: Machine, calls: Sequence[Sequence[Any]], quantile: float, per: str
-) -> dict[str, Tensor]:
+def reaches(ann: Machine, calls: Calls, quantile: float, per: str) -> dict[str, Tensor]:
     """For every node the magnitude that it has to reach, by name.
 
     Args:
         ann: The plain network.
-        calls: Flat arguments of calls.
+        calls: The calibration data; all processes have the same of what they find.
         quantile: The share of values that must lie within reach.
         per: One of ``PER`` but ``"auto"``.
 
     Raises:
-        ValueError: If a value is NaN or infinite.
+        ValueError: If a value is NaN or infinite, or processes have values of different shapes.
     """
     found: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -63,12 +63,38 @@ def reaches(
         value: Tensor = compute()
         seen = batch_quantile(value, quantile, _joined_axes(site, value, per))
         found[site.name] = torch.maximum(found.get(site.name, seen), seen)
-        counts[site.name] = counts.get(site.name, 0) + value.numel() // seen.numel()
+        count = value.numel() // seen.numel() if calls.own else 0
+        counts[site.name] = counts.get(site.name, 0) + count
         return value
 
-    for flat in calls:
+    for flat in calls.to_watch():
         ann(flat, note)
+    if calls.are_shared:
+        counts = _of_all(found, counts)
     return {name: with_floor(reach, counts[name], channels[name]) for name, reach in found.items()}
+
+
+def _of_all(found: dict[str, Tensor], counts: dict[str, int]) -> dict[str, int]:
+    """Let magnitudes be the largest of all processes.
+
+    Args:
+        found: By name, those of this process; replaced.
+        counts: Of how many values each of them is the largest.
+
+    Returns:
+        The counts of all processes.
+    """
+    forms = gathered({name: (list(seen.shape), counts[name]) for name, seen in found.items()})
+    for rank, others in enumerate(forms):
+        for name, (shape, _) in others.items():
+            if shape != (of_zero := forms[0][name][0]):
+                raise ValueError(
+                    f"calibration: the value at {name!r} has shape {shape} in the batches of rank "
+                    f"{rank} and {of_zero} in those of rank 0; give all ranks samples of one shape"
+                )
+    for name, seen in found.items():
+        found[name] = largest(seen)
+    return {name: sum(own[name][1] for own in forms) for name in counts}
 
 
 def with_floor(reach: Tensor, count: int, channel: int | None = None) -> Tensor:

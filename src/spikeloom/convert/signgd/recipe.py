@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from spikeloom.calibrate import Batch, batches
-from spikeloom.convert.signgd.data import are_alike
+from spikeloom.convert.signgd.calls import Calls
 from spikeloom.convert.signgd.decompose import decompose_operators
 from spikeloom.convert.signgd.fit import Fit
 from spikeloom.convert.signgd.graph import capture
@@ -24,6 +24,7 @@ from spikeloom.convert.signgd.reach import PER
 from spikeloom.hosted import Make
 from spikeloom.kernel.values import checked_count
 from spikeloom.neurons.schedules import Schedule, as_schedule
+from spikeloom.ranks import check_same_model, first_of_all, is_shared, together
 
 __all__ = ["SignGD"]
 
@@ -139,6 +140,7 @@ class SignGD:
         """Whether the user decided how far nodes reach."""
         return self.margin is not None or self.scale is not None or self.quantile != 1.0
 
+    @together()
     def apply(self, model: nn.Module, calibration: Any) -> SignGDNetwork:
         """The converted network, in evaluation mode; the model is left as it is.
 
@@ -146,14 +148,18 @@ class SignGD:
             model: A trained network. It is converted in evaluation mode.
             calibration: A tensor, or batches as tensors, tuples of positional arguments (a label
                 behind them is left out) or dicts of keyword arguments. The first axis of tensors
-                is the batch; other shapes must stay as in the first batch.
+                is the batch; other shapes must stay as in the first batch. With
+                ``torch.distributed`` initialised, those of this process, maybe none; the network
+                is that of one process with all of them, in the order of the ranks.
 
         Raises:
             NotImplementedError: If an operator is neither affine nor has a node; names every one.
             TypeError: If the model is no module, its control flow depends on values, or a batch
                 is no batch.
             ValueError: If there is no batch, the model yields NaN, is affine throughout, or cannot
-                be copied by torch.
+                be copied by torch; or if the processes of ``torch.distributed`` have different
+                models, or samples of different shapes.
+            RankFailed: If another process of ``torch.distributed`` failed.
 
         Warns:
             UserWarning: If the network has not settled after so many steps: half of the outputs'
@@ -166,22 +172,22 @@ class SignGD:
                 f"model: must be a torch.nn.Module, got {model!r}; call functions in the forward "
                 f"of a module"
             )
-        given = batches(model, calibration, progress=self.progress)
-        calls = [call for call in given if _length(call) != 0]
-        if not calls:
-            raise ValueError("calibration: its batches hold no sample; give at least one")
+        check_same_model(model)
+        given = batches(model, calibration, progress=self.progress, required=not is_shared())
+        first, _, calls = first_of_all("calibration", (c for c in given if _length(c) != 0))
         # What is made in inference mode could not be used outside of it.
         with torch.inference_mode(False), torch.no_grad():
-            captured = capture(model, calls[0])
+            captured = capture(model, first)
             if self.decompose:
                 decompose_operators(captured)
             plan = classify(captured.module.graph)
-            inputs = [captured.flatten(call.args, call.kwargs) for call in calls]
-            if are_alike(inputs):
+            own = [captured.flatten(call.args, call.kwargs) for call in calls]
+            inputs = Calls(own, captured.flatten(first.args, first.kwargs))
+            if inputs.are_alike():
                 warnings.warn(
                     "calibration: its samples are all alike, so they do not show what the network "
                     "has to tell apart; give samples like the inputs that it will get",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
             fit = Fit(self, captured, plan, inputs)
             network = fit.network()

@@ -7,7 +7,6 @@ stretches: the first few would miss the last class, and every second one might m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from spikeloom.convert.signgd.portions import is_batched, length
 
-__all__ = ["halves", "spread"]
+__all__ = ["drawn", "halves", "have_same_numbers", "put_together", "spread"]
 
 
 def spread(calls: Sequence[Sequence[Any]], count: int) -> list[Any]:
@@ -26,13 +25,30 @@ def spread(calls: Sequence[Sequence[Any]], count: int) -> list[Any]:
             the first is left out.
         count: How many samples; all, if there are fewer.
     """
-    calls = [call for call in calls if _have_same_numbers(call, calls[0])]
-    lengths = [length(call) for call in calls]
-    drawn = _places(sum(lengths), count)
+    calls = [call for call in calls if have_same_numbers(call, calls[0])]
+    return put_together(drawn(calls, 0, sum(map(length, calls)), count))
+
+
+def drawn(calls: Sequence[Sequence[Any]], before: int, total: int, count: int) -> list[list[Any]]:
+    """Of each call the samples that are drawn of a larger whole.
+
+    Args:
+        calls: The flat inputs of each.
+        before: How many samples of the whole come before theirs.
+        total: How many there are in all.
+        count: How many are drawn of all.
+    """
+    places = _places(total, count) - before
     parts = []
-    for call, size, end in zip(calls, lengths, accumulate(lengths), strict=True):
-        start = end - size
-        parts.append(_taken(call, drawn[(drawn >= start) & (drawn < end)] - start))
+    for call in calls:
+        size = length(call)
+        parts.append(_taken(call, places[(places >= 0) & (places < size)]))
+        places = places - size
+    return parts
+
+
+def put_together(parts: Sequence[Sequence[Any]]) -> list[Any]:
+    """The samples of several flat inputs as one."""
     return [
         torch.cat(values) if is_batched(values[0]) else values[0]
         for values in zip(*parts, strict=True)
@@ -64,6 +80,7 @@ def _taken(inputs: Sequence[Any], places: Tensor) -> list[Any]:
     return [x[places.to(x.device)] if is_batched(x) else x for x in inputs]
 
 
-def _have_same_numbers(call: Sequence[Any], first: Sequence[Any]) -> bool:
+def have_same_numbers(call: Sequence[Any], first: Sequence[Any]) -> bool:
+    """Whether the values without a batch axis are those of the first call."""
     pairs = zip(call, first, strict=True)
     return all(torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor) and not a.dim())

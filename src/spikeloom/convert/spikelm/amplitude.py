@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from spikeloom.hosted import Make, made, spikes_from_rest
 from spikeloom.kernel.call import COMPUTED, run
@@ -16,6 +16,7 @@ from spikeloom.kernel.neuron import Neuron, Parameter, PerStep, kind, tensor_of
 from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import SpikingLayer
 from spikeloom.modules import Conventions, register
+from spikeloom.ranks import added_up
 
 __all__ = ["RULES", "BiSpikes", "measure_amplitude"]
 
@@ -105,8 +106,7 @@ def _mean_magnitude(m: Tensor, counted: Tensor, shape: torch.Size) -> Tensor:
     # NaN at a padded place must not reach the sum.
     magnitude = torch.where(counted > 0, m.abs(), 0.0).double()
     sums = torch.stack([part.sum_to_size(shape) for part in (magnitude, counted.double())])
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(sums)
+    sums = added_up(sums)
     return (sums[0] / sums[1]).to(m.dtype)
 
 

@@ -1,0 +1,217 @@
+"""Several processes of ``torch.distributed`` that do one piece of work.
+
+They are told apart by their rank. What all of them have to know goes through :func:`gathered`,
+whatever it is: so a rank that fails can say so in the place of its answer, and no other one waits
+for it. Tensors are added up where they are, after such an exchange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from itertools import chain, islice
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+
+__all__ = [
+    "RankFailed",
+    "added_up",
+    "check_same_model",
+    "exchanged",
+    "first_of_all",
+    "gathered",
+    "is_shared",
+    "largest",
+    "number",
+    "together",
+]
+
+Item = TypeVar("Item")
+
+_is_together: ContextVar[bool] = ContextVar("is_together", default=False)
+
+
+class RankFailed(RuntimeError):
+    """Another process failed at work that all of them share, which its message names."""
+
+
+class _Failure(NamedTuple):
+    """What a rank that fails says in the place of its answer."""
+
+    rank: int
+    error: str
+
+
+def is_shared() -> bool:
+    """Whether there are several processes."""
+    is_ready = distributed.is_available() and distributed.is_initialized()
+    return is_ready and distributed.get_world_size() > 1
+
+
+def number() -> int:
+    """The rank of this process."""
+    return distributed.get_rank() if is_shared() else 0
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Work that all processes do, or none.
+
+    A process that fails in the block raises its own error. All others raise :class:`RankFailed`,
+    with the rank and the error, at the next exchange or at the end of the block. A process that
+    dies without a word is noticed when its connection breaks, or by the time-out of the group (see
+    ``timeout`` of ``torch.distributed.init_process_group``). In one process, and inside another
+    block, it does nothing.
+    """
+    if not is_shared() or _is_together.get():
+        yield
+        return
+    token = _is_together.set(True)
+    try:
+        yield
+        gathered(None)
+    except RankFailed:
+        raise
+    except BaseException as error:
+        with suppress(RankFailed):
+            _exchange(_Failure(distributed.get_rank(), f"{type(error).__name__}: {error}"))
+        raise
+    finally:
+        _is_together.reset(token)
+
+
+def gathered(value: Item) -> list[Item]:
+    """What every process has, in the order of the ranks.
+
+    Args:
+        value: What this process has; it is pickled.
+
+    Raises:
+        RankFailed: If a process failed instead.
+    """
+    if not is_shared():
+        return [value]
+    values = _exchange(value)
+    for found in values:
+        if isinstance(found, _Failure):
+            raise RankFailed(f"rank {found.rank} failed, so all ranks stop: {found.error}")
+    return values
+
+
+def _exchange(value: Any) -> list[Any]:
+    values: list[Any] = [None] * distributed.get_world_size()
+    try:
+        distributed.all_gather_object(values, value)
+    except RuntimeError as error:
+        raise RankFailed(
+            f"a rank has ended or did not answer within the time-out of the process group, so rank "
+            f"{distributed.get_rank()} stops: {error}"
+        ) from error
+    return values
+
+
+def added_up(values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, which all give one of the same shape.
+
+    Args:
+        values: On any device; the sum is there too.
+    """
+    return _reduced(values, "SUM")
+
+
+def largest(values: Tensor) -> Tensor:
+    """The largest of each value of a tensor over all processes, as :func:`added_up`."""
+    return _reduced(values, "MAX")
+
+
+def _reduced(values: Tensor, operation: str) -> Tensor:
+    if not is_shared():
+        return values
+    # What the group sends: gloo and MPI send from the host, NCCL from the device.
+    is_host = distributed.get_backend() in ("gloo", "mpi")
+    device = torch.device("cpu") if is_host else torch.accelerator.current_accelerator()
+    result = values.detach().to(device, copy=True).contiguous()
+    distributed.all_reduce(result, getattr(distributed.ReduceOp, operation))
+    return result.to(values.device)
+
+
+def first_of_all(name: str, items: Iterable[Item]) -> tuple[Item, bool, Iterator[Item]]:
+    """The first item of the first process that has one.
+
+    Args:
+        name: The argument that the items come from, for errors.
+        items: Those of this process, maybe none.
+
+    Returns:
+        The item, whether it is this process's own, and all items of this process.
+
+    Raises:
+        ValueError: If no process has one.
+        RankFailed: As :func:`gathered`.
+    """
+    own = iter(items)
+    head = list(islice(own, 1))
+    holders = [rank for rank, has_one in enumerate(gathered(bool(head))) if has_one]
+    if not holders:
+        raise ValueError(f"{name}: no process has a batch; give at least one of them one")
+    first = exchanged(dict(enumerate(head)), {0: holders[0]})[0]
+    return first, number() == holders[0], chain(head, own)
+
+
+def exchanged(own: Mapping[Any, Item], owners: Mapping[Any, int]) -> dict[Any, Item]:
+    """Items by key, each of them sent by the process that has it to all others.
+
+    Args:
+        own: Those that this process has; they are pickled.
+        owners: The rank of each item's owner, in the same order on all processes.
+
+    Raises:
+        RankFailed: As :func:`gathered`.
+    """
+    gathered(None)  # all have got so far
+    if not is_shared():
+        return {key: own[key] for key in owners}
+    found = {}
+    for key, owner in owners.items():
+        held = [own[key] if owner == distributed.get_rank() else None]
+        distributed.broadcast_object_list(held, owner)
+        found[key] = held[0]
+    return found  # type: ignore[return-value]  # every owner has its own
+
+
+def check_same_model(model: nn.Module) -> None:
+    """Refuse processes whose models differ in a parameter or in a floating-point buffer.
+
+    Args:
+        model: This process's.
+
+    Raises:
+        ValueError: On all processes, with the rank and the first name that differs.
+        RankFailed: As :func:`gathered`.
+    """
+    if not is_shared():
+        return
+    models = gathered(dict(_marks(model)))
+    for rank, other in enumerate(models):
+        for name in {**models[0], **other}:
+            if models[0].get(name) != other.get(name):
+                raise ValueError(
+                    f"model: {name!r} of rank {rank} is not that of rank 0; give all ranks the "
+                    f"same model, for example the one that rank 0 loads and broadcasts"
+                )
+
+
+def _marks(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Of each tensor its form, and a sum that other values would hardly have."""
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        total = None
+        if value.is_floating_point() and type(value) in (Tensor, nn.Parameter):
+            bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(value.itemsize)
+            if bits is not None and not value.is_meta:
+                total = int(value.detach().contiguous().view(bits).sum(dtype=torch.int64))
+        elif not value.is_floating_point():
+            continue
+        yield name, (tuple(value.shape), str(value.dtype), total)
