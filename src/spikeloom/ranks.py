@@ -26,6 +26,7 @@ __all__ = [
     "is_shared",
     "largest",
     "number",
+    "size",
     "together",
 ]
 
@@ -54,6 +55,11 @@ def is_shared() -> bool:
 def number() -> int:
     """The rank of this process."""
     return distributed.get_rank() if is_shared() else 0
+
+
+def size() -> int:
+    """How many processes there are."""
+    return distributed.get_world_size() if is_shared() else 1
 
 
 @contextmanager

@@ -20,10 +20,12 @@ from spikeloom.compress.order import Order, Pattern
 from spikeloom.compress.pruning import choose, prune_blocks, working_memory
 from spikeloom.compress.quantization import check_bits, grid, quantize_blocks, round_to_grid
 from spikeloom.compress.removal import by_magnitude
+from spikeloom.compress.split import Done, in_step, of_all, owners_of
 from spikeloom.compress.statistics import LayerStatistics, Statistics, fingerprint
 from spikeloom.compress.swap import Change, make_changes
 from spikeloom.compress.weights import check_weights
 from spikeloom.names import names_of
+from spikeloom.ranks import check_same_model, number
 from spikeloom.report import Report
 from spikeloom.rows import (
     WeightLayer,
@@ -35,6 +37,7 @@ from spikeloom.rows import (
 __all__ = ["load_compressed", "prune", "quantize"]
 
 
+@in_step
 def prune(
     model: nn.Module,
     stats: Statistics,
@@ -46,6 +49,7 @@ def prune(
     pattern: str | Pattern | None = None,
     layers: Sequence[str] | None = None,
     effort: str = "balanced",
+    split: bool = False,
 ) -> Report:
     """Remove weights of a trained network in place, without training.
 
@@ -73,6 +77,8 @@ def prune(
         pattern: Such as ``"2:4"``: of each 4 neighbouring input channels, 2 stay.
         layers: Names of the layers to prune; None takes all that were calibrated.
         effort: ``"exact"``, ``"balanced"`` or ``"fast"``, see :func:`prune_weight`.
+        split: Share the layers among the processes of ``torch.distributed``, which all call this;
+            each of them then has all results.
 
     Returns:
         A report with a row for each layer: how many weights were to go and went, how they were
@@ -86,7 +92,9 @@ def prune(
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range, a layer is missing or changed after calibration,
             its weight cannot be compressed in place, or the statistics lack what the method needs
-            or are on another device. The model is untouched then.
+            or are on another device; or, if split, the processes have different models. The model
+            is untouched then.
+        RankFailed: If split, and another process failed.
 
     Example:
         >>> import torch
@@ -102,6 +110,8 @@ def prune(
     """
     _choice("method", method, ("osbc", "obs", "magnitude"))
     parsed = None if pattern is None else Pattern.parse(pattern)
+    if split:
+        check_same_model(model)
     found = _selected(model, stats, layers)
     weights = {name: outputs_first(layer, layer.weight) for name, layer in found.items()}
     if parsed is not None:
@@ -131,7 +141,7 @@ def prune(
         return _Result(pruned, W.masked_fill(mask, 0.0), {"weight_mask": mask}, shown, memory)
 
     columns = ("weights", "target", "removed", "order")
-    report = _compress(f"Pruned by {method}", columns, found, stats, one)
+    report = _compress(f"Pruned by {method}", columns, found, stats, one, split)
     report.notes[:0] = _shares(model, sum(report.column("weights")), sum(report.column("removed")))
     report.notes += _left_out(model, found, stats)
     earlier = [name for name, _, target, removed, *_ in report.rows if removed > target]
@@ -140,6 +150,7 @@ def prune(
     return report
 
 
+@in_step
 def quantize(
     model: nn.Module,
     stats: Statistics,
@@ -147,6 +158,7 @@ def quantize(
     method: str = "osbc",
     *,
     layers: Sequence[str] | None = None,
+    split: bool = False,
 ) -> Report:
     """Round the weights of a trained network to a grid in place, without training.
 
@@ -164,6 +176,7 @@ def quantize(
         method: ``"osbc"`` compensates by the filtered inputs, ``"obc"`` by the inputs as they are,
             ``"rtn"`` rounds each weight to the nearest value of the same grid.
         layers: Names of the layers to quantise; None takes all that were calibrated.
+        split: As for :func:`prune`.
 
     Returns:
         A report with a row for each layer: its bits, the errors of rounding to nearest ("before")
@@ -175,7 +188,9 @@ def quantize(
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range, a layer is missing or changed after calibration,
             its weight cannot be compressed in place, or the statistics lack what the method needs
-            or are on another device. The model is untouched then.
+            or are on another device; or, if split, the processes have different models. The model
+            is untouched then.
+        RankFailed: If split, and another process failed.
 
     Example:
         >>> import torch
@@ -189,6 +204,8 @@ def quantize(
     """
     _choice("method", method, ("osbc", "obc", "rtn"))
     check_bits(bits)
+    if split:
+        check_same_model(model)
     found = _selected(model, stats, layers)
 
     def one(name: str, W: Tensor, layer: LayerStatistics) -> _Result:
@@ -206,7 +223,7 @@ def quantize(
         shown = (W.numel(), bits)
         return _Result(quantised, scale.double()[:, None] * nearest, buffers, shown, memory)
 
-    report = _compress(f"Quantised by {method}", ("weights", "bits"), found, stats, one)
+    report = _compress(f"Quantised by {method}", ("weights", "bits"), found, stats, one, split)
     report.notes += _left_out(model, found, stats)
     return report
 
@@ -268,23 +285,28 @@ def _compress(
     found: Mapping[str, WeightLayer],
     stats: Statistics,
     one: Callable[[str, Tensor, LayerStatistics], _Result],
+    split: bool,
 ) -> Report:
     """Compress every layer, and only then write the results into the model."""
     errors = [f"{metric} {when}" for metric in METRICS for when in ("before", "after")]
     report = Report(title, ("layer", *columns, *errors, "seconds", "MB"))
-    results = {}
-    for name, layer in tqdm(found.items(), desc=title.lower(), disable=None):
-        start = time.perf_counter()
+    owners = owners_of(found) if split else dict.fromkeys(found, number())
+    own = [name for name in found if owners[name] == number()]
+    done: dict[str, Done] = {}
+    for name in tqdm(own, desc=title.lower(), disable=None):
+        layer, start = found[name], time.perf_counter()
         W = outputs_first(layer, layer.weight.detach()).flatten(1).double()
-        results[name] = result = one(name, W, stats[name])
+        result = one(name, W, stats[name])
         seconds = time.perf_counter() - start
         before, after = (_errors(W, new, stats[name]) for new in (result.plain, result.weight))
         values = [value for pair in zip(before, after, strict=True) for value in pair]
-        report.add(name, *result.shown, *values, seconds, result.memory / 1e6)
-    changes = {
-        name: _change(found[name], result, stats[name].facts.fingerprint)
-        for name, result in results.items()
-    }
+        row = (name, *result.shown, *values, seconds, result.memory / 1e6)
+        done[name] = _change(layer, result, stats[name].facts.fingerprint), row
+    if split:
+        done = of_all(done, owners, found)
+    for name in found:
+        report.add(*done[name][1])
+    changes = {name: done[name][0] for name in found}
     make_changes(changes.values())
     off_grid = [n for n, change in changes.items() if change.buffers.get("weight_codes", 0) is None]
     if off_grid:

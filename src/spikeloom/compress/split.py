@@ -1,0 +1,78 @@
+"""Layers that several processes compress, each of them some; all processes get all results."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any, ParamSpec
+
+import torch
+from torch import Tensor
+
+from spikeloom.compress.swap import Change
+from spikeloom.ranks import exchanged, size, together
+from spikeloom.report import Report
+from spikeloom.rows import WeightLayer, outputs_first
+
+__all__ = ["Done", "in_step", "of_all", "owners_of"]
+
+Arguments = ParamSpec("Arguments")
+
+# What becomes of a layer, and its row of the report.
+Done = tuple[Change, tuple[Any, ...]]
+
+
+def in_step(compress: Callable[Arguments, Report]) -> Callable[Arguments, Report]:
+    """A function whose processes all succeed or all fail, if it is called with ``split=True``."""
+
+    @functools.wraps(compress)
+    def compress_in_step(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Report:
+        with together() if kwargs.get("split") else nullcontext():
+            return compress(*args, **kwargs)
+
+    return compress_in_step
+
+
+def owners_of(layers: Mapping[str, WeightLayer]) -> dict[str, int]:
+    """The process that compresses each layer: the largest first, to whom has least to do so far.
+
+    Args:
+        layers: By name, the same on all processes.
+    """
+    widths = {name: outputs_first(m, m.weight)[0].numel() for name, m in layers.items()}
+    work = {name: layer.weight.numel() * widths[name] ** 2 for name, layer in layers.items()}
+    loads, owners = [0] * size(), {}
+    for name in sorted(layers, key=work.__getitem__, reverse=True):
+        owners[name] = loads.index(min(loads))
+        loads[owners[name]] += work[name]
+    return {name: owners[name] for name in layers}
+
+
+def of_all(
+    done: Mapping[str, Done], owners: Mapping[str, int], layers: Mapping[str, WeightLayer]
+) -> dict[str, Done]:
+    """What all processes have done, for the layers of this one.
+
+    Args:
+        done: What this process has done.
+        owners: The process of each layer.
+        layers: This process's own.
+    """
+    # Through the host, because a tensor is sent with the name of its device; and without the layer.
+    sent = {
+        name: (change.weight.cpu(), _on("cpu", change.buffers), change.compressed_from, row)
+        for name, (change, row) in done.items()
+    }
+    outcomes = {}
+    for name, (weight, buffers, marks, row) in exchanged(sent, owners).items():
+        layer, device = layers[name], layers[name].weight.device
+        outcomes[name] = Change(layer, weight.to(device), _on(device, buffers), marks), row
+    return outcomes
+
+
+def _on(
+    device: torch.device | str, buffers: Mapping[str, Tensor | None]
+) -> dict[str, Tensor | None]:
+    """Buffers on a device."""
+    return {name: None if held is None else held.to(device) for name, held in buffers.items()}
