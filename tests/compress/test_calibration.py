@@ -1,8 +1,6 @@
 """Calibration in every host; expected Hessians come from the inputs that hooks see."""
 
 import copy
-import os
-import socket
 
 import norse.torch as norse
 import pytest
@@ -517,33 +515,6 @@ def test_a_failing_batch_leaves_no_hooks_behind():
     with pytest.raises(ValueError):
         compress.calibrate(model, [X, X * torch.nan])
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-
-
-# --- Several processes ------------------------------------------------------------------------
-
-
-def _calibrate_share(rank, port, results):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 3), SpikingLayer(neurons.LIF())).eval()
-    stats = compress.calibrate(model, [spikes(T, B, 6)[:, rank::2]])
-    results[rank] = stats["0"].spiking[0].hessian
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_processes_sum_their_hessians():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with torch.multiprocessing.Manager() as manager:
-        results = manager.dict()
-        torch.multiprocessing.spawn(_calibrate_share, (port, results), nprocs=2)
-        first, second = results[0], results[1]
-    assert torch.equal(first, second)
-    expected = compress.layer_hessian(spikes(T, B, 6), nn.Linear(6, 3), neurons.Trace(0.5))
-    torch.testing.assert_close(first, expected)
 
 
 def test_spikelooms_own_sequence_method_is_followed():

@@ -25,7 +25,12 @@ class Ranks:
     Args:
         size: How many processes.
         folder: Where they meet.
+
+    Attributes:
+        answers: Of the last call: of each rank whether it did well, and what it returned or raised.
     """
+
+    answers: list[tuple[bool, Any]]
 
     def __init__(self, size: int, folder: Path) -> None:
         spawning = multiprocessing.get_context("spawn")
@@ -53,10 +58,10 @@ class Ranks:
         meeting = f"file://{self.folder}/group{self.groups}"
         for pipe in self.pipes:
             pipe.send_bytes(pickle.dumps((meeting, function, args)))
-        answers = [self._answer(rank) for rank in range(self.size)]
-        for rank, (is_well, found) in enumerate(answers):
+        self.answers = [self._answer(rank) for rank in range(self.size)]
+        for rank, (is_well, found) in enumerate(self.answers):
             assert is_well, f"rank {rank}:\n{found}"
-        return [found for _, found in answers]
+        return [found for _, found in self.answers]
 
     def _answer(self, rank: int) -> tuple[bool, Any]:
         assert self.pipes[rank].poll(SECONDS), f"rank {rank} has not come back"

@@ -3,8 +3,6 @@
 import copy
 import functools
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -286,41 +284,6 @@ def test_nothing_waits_for_the_device_after_the_first_batch(rule):
     with Waits() as second:
         site(x)
     assert first.found and not second.found
-
-
-RANK = """
-import os, sys, torch
-from torch import distributed
-from spikeloom.convert import BiSpikes
-from spikeloom.neurons import ElasticBiSpike
-rank = int(sys.argv[1])
-torch.set_num_threads(1)
-distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
-x = torch.load(sys.argv[3])[:, rank::2]
-site = BiSpikes(ElasticBiSpike(torch.ones(2)), rule="moving_average")
-for _ in range(2):
-    site(x)
-torch.save(site.amplitude, sys.argv[3] + str(rank))
-distributed.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-def test_all_ranks_of_a_distributed_run_agree_on_the_mean_of_all(tmp_path):
-    x = torch.randn(2, 6, 5)
-    torch.save(x, tmp_path / "x")
-    command = [sys.executable, "-W", "ignore", "-c", RANK]
-    ranks = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "meeting"), str(tmp_path / "x")])
-        for rank in range(2)
-    ]
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
-    found = [torch.load(f"{tmp_path / 'x'}{rank}") for rank in range(2)]
-    assert torch.equal(*found)
-    alone = BiSpikes(table(2), rule="moving_average")
-    for _ in range(2):
-        alone(x)
-    torch.testing.assert_close(found[0], alone.amplitude)
 
 
 @pytest.mark.parametrize("steps", [None, 4])

@@ -1,15 +1,9 @@
 """Processes that share the calibration batches find the ranges of one that has all of them."""
 
-import os
-import socket
-
-import pytest
 import torch
 from torch import nn
 
 from spikeloom import convert
-
-pytestmark = pytest.mark.slow
 
 
 class Network(nn.Module):
@@ -42,41 +36,24 @@ def converted(calibration):
     return network.state_dict(), report.rows, report.layers.rows, report.spikes_per_value
 
 
-def _of_process(rank, port, shares, results):
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=len(shares))
+def of_rank(rank, shares):
     try:
-        results[rank] = converted([passage(*numbers) for numbers in shares[rank]])
+        return converted([passage(*numbers) for numbers in shares[rank]])
     except ValueError as error:
-        results[rank] = str(error)
-    torch.distributed.destroy_process_group()
+        return str(error)
 
 
-def of_processes(*shares):
-    """What each of some processes finds that are given these passages."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with torch.multiprocessing.Manager() as manager:
-        results = manager.dict()
-        torch.multiprocessing.spawn(_of_process, (port, shares, results), nprocs=len(shares))
-        return [results[rank] for rank in range(len(shares))]
-
-
-def test_ranges_and_report_are_those_of_one_process_bit_for_bit():
-    shares = [], [(2,), (0,)], [(1,), (3,), (4,)]
+def test_ranges_and_report_are_those_of_one_process_bit_for_bit(pair):
+    shares = [(2,), (0,)], [(1,), (3,), (4,)]
     # All begin with the first batch that a process has.
     weights, *expected = converted([passage(*numbers) for share in shares for numbers in share])
-    for found, *reported in of_processes(*shares):
+    for found, *reported in pair.run(of_rank, shares):
         assert found.keys() == weights.keys()
         assert all(torch.equal(found[name], weights[name]) for name in weights)
         assert reported == expected
 
 
-def test_what_one_process_alone_reached_and_no_batch_at_all_are_named():
-    for message in of_processes([(0,)], [(1,), (5, 9)]):
+def test_what_one_process_alone_reached_is_named(pair):
+    for message in pair.run(of_rank, ([(0,)], [(1,), (5, 9)])):
         assert "the batches of rank 1 reached 'las_calls." in message
         assert "give every process batches that use the same parts" in message
-    assert set(of_processes([], [])) == {
-        "calibration: no process has a batch; give at least one of them one"
-    }
