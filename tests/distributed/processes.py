@@ -44,12 +44,13 @@ class Ranks:
             process.start()
             end.close()
 
-    def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+    def run(self, function: Callable[..., Any], *args: Any, seconds: float = SECONDS) -> list[Any]:
         """What each rank returns of ``function(rank, *args)``, in a new group of all ranks.
 
         Args:
             function: Of a module that the processes can import.
             args: Whatever can be pickled.
+            seconds: How long it may take.
 
         Raises:
             AssertionError: With the trace of the first rank that raised, or that died.
@@ -58,13 +59,13 @@ class Ranks:
         meeting = f"file://{self.folder}/group{self.groups}"
         for pipe in self.pipes:
             pipe.send_bytes(pickle.dumps((meeting, function, args)))
-        self.answers = [self._answer(rank) for rank in range(self.size)]
+        self.answers = [self._answer(rank, seconds) for rank in range(self.size)]
         for rank, (is_well, found) in enumerate(self.answers):
             assert is_well, f"rank {rank}:\n{found}"
         return [found for _, found in self.answers]
 
-    def _answer(self, rank: int) -> tuple[bool, Any]:
-        assert self.pipes[rank].poll(SECONDS), f"rank {rank} has not come back"
+    def _answer(self, rank: int, seconds: float) -> tuple[bool, Any]:
+        assert self.pipes[rank].poll(seconds), f"rank {rank} has not come back"
         try:
             return pickle.loads(self.pipes[rank].recv_bytes())
         except EOFError:
