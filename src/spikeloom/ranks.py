@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, distributed, nn
 
+from spikeloom.sent import packed, unpacked
+
 __all__ = [
     "RankFailed",
     "added_up",
@@ -93,7 +95,7 @@ def gathered(value: Item) -> list[Item]:
     """What every process has, in the order of the ranks.
 
     Args:
-        value: What this process has; it is pickled.
+        value: What this process has; as :func:`spikeloom.sent.packed`.
 
     Raises:
         RankFailed: If a process failed instead.
@@ -110,13 +112,13 @@ def gathered(value: Item) -> list[Item]:
 def _exchange(value: Any) -> list[Any]:
     values: list[Any] = [None] * distributed.get_world_size()
     try:
-        distributed.all_gather_object(values, value)
+        distributed.all_gather_object(values, packed(value))
     except RuntimeError as error:
         raise RankFailed(
             f"a rank has ended or did not answer within the time-out of the process group, so rank "
             f"{distributed.get_rank()} stops: {error}"
         ) from error
-    return values
+    return [unpacked(found) for found in values]
 
 
 def added_up(values: Tensor) -> Tensor:
@@ -171,7 +173,7 @@ def exchanged(own: Mapping[Any, Item], owners: Mapping[Any, int]) -> dict[Any, I
     """Items by key, each of them sent by the process that has it to all others.
 
     Args:
-        own: Those that this process has; they are pickled.
+        own: Those that this process has; as :func:`spikeloom.sent.packed`.
         owners: The rank of each item's owner, in the same order on all processes.
 
     Raises:
@@ -182,10 +184,11 @@ def exchanged(own: Mapping[Any, Item], owners: Mapping[Any, int]) -> dict[Any, I
         return {key: own[key] for key in owners}
     found = {}
     for key, owner in owners.items():
-        held = [own[key] if owner == distributed.get_rank() else None]
+        is_own = owner == distributed.get_rank()
+        held = [packed(own[key]) if is_own else b""]
         distributed.broadcast_object_list(held, owner)
-        found[key] = held[0]
-    return found  # type: ignore[return-value]  # every owner has its own
+        found[key] = own[key] if is_own else unpacked(held[0])
+    return found
 
 
 def check_same_model(model: nn.Module) -> None:

@@ -59,9 +59,9 @@ def of_all(
         owners: The process of each layer.
         layers: This process's own.
     """
-    # Through the host, because a tensor is sent with the name of its device; and without the layer.
+    # The layer itself is not sent.
     sent = {
-        name: (change.weight.cpu(), _on("cpu", change.buffers), change.compressed_from, row)
+        name: (change.weight, dict(change.buffers), change.compressed_from, row)
         for name, (change, row) in done.items()
     }
     outcomes = {}
@@ -71,8 +71,6 @@ def of_all(
     return outcomes
 
 
-def _on(
-    device: torch.device | str, buffers: Mapping[str, Tensor | None]
-) -> dict[str, Tensor | None]:
+def _on(device: torch.device, buffers: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
     """Buffers on a device."""
     return {name: None if held is None else held.to(device) for name, held in buffers.items()}

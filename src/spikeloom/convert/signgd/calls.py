@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from spikeloom.convert.signgd.entry import largest
 from spikeloom.convert.signgd.portions import have_one_length, is_batched, length
@@ -63,9 +62,7 @@ class Calls:
         before = sum(lengths[: number()])
         own = drawn(calls, before, sum(lengths), count)
         if is_shared():
-            # A tensor is sent with the name of its device, which is another one's elsewhere.
-            sent = pytree.tree_map_only(Tensor, Tensor.cpu, own)
-            parts = [part for parts in gathered(sent) for part in parts]
+            parts = [part for parts in gathered(own) for part in parts]
             own = [_as_of(part, self.first) for part in parts]
         return put_together(own)
 

@@ -1,0 +1,1 @@
+"""Training and compression with several processes, in plain torch and in three trainers."""
