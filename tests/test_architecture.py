@@ -28,6 +28,7 @@ SHARED = {
     "rows",
     "grid",
     "ranks",
+    "stored",
 }
 MAY_IMPORT = {
     "kernel": {"kernel"},
@@ -43,6 +44,7 @@ MAY_IMPORT = {
     "grid": {"rows"},
     "ranks": {"sent"},
     "sent": set(),
+    "stored": set(),
     "report": {"files"},
     "calibrate": {"kernel", "neurons", "layer", "modules", "hosted", "report", "files"},
     "diagnosis": {"kernel", "neurons", "report"},

@@ -4,6 +4,7 @@ from spikeloom.compress.allocation import allocate
 from spikeloom.compress.calibration import calibrate
 from spikeloom.compress.compression import load_compressed, prune, quantize
 from spikeloom.compress.finish import finish
+from spikeloom.compress.folder import osbc_folder
 from spikeloom.compress.hessian import layer_hessian
 from spikeloom.compress.objective import quadratic_error
 from spikeloom.compress.pruning import prune_weight
@@ -24,6 +25,7 @@ __all__ = [
     "layer_hessian",
     "linear_response",
     "load_compressed",
+    "osbc_folder",
     "prune",
     "prune_weight",
     "quadratic_error",

@@ -5,21 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
-
 from spikeloom.convert.las.recipe import LAS
 from spikeloom.convert.las.report import LASReport
-from spikeloom.convert.las.stored import INDEX, Place, places_in, store
 from spikeloom.files import write_text
 from spikeloom.ranks import number, together
+from spikeloom.stored import INDEX, Place, on_meta, places_in, store
 
 __all__ = ["las_folder"]
 
@@ -63,7 +57,7 @@ def las_folder(
     places = places_in(source)
     config = transformers.AutoConfig.from_pretrained(source)
     built: Any = model_class or getattr(transformers, config.architectures[0])
-    with _on_meta():
+    with on_meta():
         model = built._from_config(config, dtype=config.dtype)
     store(model, places)
     recipe = replace(recipe or LAS(), low_memory=True)
@@ -92,32 +86,3 @@ def _save(network: Any, places: dict[str, Place], target: Path) -> None:
     network.config.save_pretrained(target)
     if network.can_generate():
         network.generation_config.save_pretrained(target)
-
-
-class _Empty(TorchFunctionMode):
-    """Lets what is made to be filled have no memory, as the weights of torch's layers."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """The function itself."""
-        where = {"device": "meta"} if func is torch.empty else {}
-        return func(*args, **{**(kwargs or {}), **where})
-
-
-@contextmanager
-def _on_meta() -> Iterator[None]:
-    """Build modules whose parameters have no values; buffers, which are small, are computed."""
-    register = nn.Module.register_parameter
-
-    def on_meta(module: nn.Module, name: str, value: nn.Parameter | None) -> None:
-        if value is not None and not value.is_meta:
-            value = nn.Parameter(value.to("meta"), value.requires_grad)
-        register(module, name, value)
-
-    nn.Module.register_parameter = on_meta  # type: ignore[assignment, method-assign]  # put back below
-    try:
-        with _Empty():
-            yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]  # as it was

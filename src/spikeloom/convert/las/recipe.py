@@ -35,7 +35,6 @@ from spikeloom.convert.las.report import (
 from spikeloom.convert.las.rules import left_in_float, replace_layers
 from spikeloom.convert.las.sharing import Readers
 from spikeloom.convert.las.sites import Site
-from spikeloom.convert.las.stored import let_load, without_place
 from spikeloom.hosted import Make, copied
 from spikeloom.neurons import OAT
 from spikeloom.neurons.arguments import (
@@ -46,6 +45,7 @@ from spikeloom.neurons.arguments import (
 )
 from spikeloom.neurons.tables import checked_segments
 from spikeloom.ranks import check_same_model, together
+from spikeloom.stored import let_load, without_place
 
 __all__ = ["LAS"]
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-__all__ = ["INDEX", "Place", "let_load", "places_in", "store", "without_place"]
+__all__ = [
+    "INDEX",
+    "Place",
+    "in_memory",
+    "let_load",
+    "on_meta",
+    "places_in",
+    "store",
+    "without_place",
+]
 
 INDEX = "model.safetensors.index.json"
 # The attribute of a parameter on the meta device that says where its values are.
-STORED_AT = "las_stored_at"
+STORED_AT = "spikeloom_stored_at"
 
 
 class Place(NamedTuple):
@@ -52,6 +64,12 @@ def places_in(folder: str | os.PathLike[str]) -> dict[str, Place]:
     index, whole = folder / INDEX, folder / "model.safetensors"
     if index.exists():
         files = json.loads(index.read_text())["weight_map"]
+        for name in sorted(set(files.values())):
+            if not (folder / name).is_file():
+                raise ValueError(
+                    f"source: {folder / name} is missing, which {INDEX} names; copy the whole "
+                    f"checkpoint again"
+                )
         return {key: Place(folder / name, key) for key, name in files.items()}
     if not whole.exists():
         raise ValueError(f"source: {folder} holds neither model.safetensors nor {INDEX}")
@@ -111,13 +129,40 @@ def let_load(network: nn.Module) -> None:
             module.register_forward_hook(reading.put_back, always_call=True)
 
 
+@contextmanager
+def in_memory(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Hold the stored weights of some layers in memory while the block runs.
+
+    Args:
+        modules: Of a network that :func:`let_load` was called with.
+    """
+    held = [
+        (module, hook)
+        for module in modules
+        for hook in module._forward_pre_hooks.values()
+        if isinstance(hook, _Reading)
+    ]
+    try:
+        for module, reading in held:
+            reading(module, ())
+            reading.is_held = True
+        yield
+    finally:
+        for module, reading in held:
+            reading.is_held = False
+            reading.put_back(module, (), None)
+
+
 class _Reading:
     """The hooks of a layer: its weights are there only while it computes."""
 
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         self.parameters = parameters
+        self.is_held = False
 
     def __call__(self, module: nn.Module, args: Any) -> None:
+        if self.is_held:
+            return
         with torch._C.DisableTorchFunction():
             for name, parameter in self.parameters.items():
                 value = getattr(parameter, STORED_AT).read()
@@ -125,4 +170,34 @@ class _Reading:
 
     def put_back(self, module: nn.Module, args: Any, output: Any) -> None:
         """Let go of the weights."""
-        module._parameters.update(self.parameters)
+        if not self.is_held:
+            module._parameters.update(self.parameters)
+
+
+class _Empty(TorchFunctionMode):
+    """Lets what is made to be filled have no memory, as the weights of torch's layers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """The function itself."""
+        where = {"device": "meta"} if func is torch.empty else {}
+        return func(*args, **{**(kwargs or {}), **where})
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Build modules whose parameters have no values; buffers, which are small, are computed."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, value: nn.Parameter | None) -> None:
+        if value is not None and not value.is_meta:
+            value = nn.Parameter(value.to("meta"), value.requires_grad)
+        register(module, name, value)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[assignment, method-assign]  # put back below
+    try:
+        with _Empty():
+            yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]  # as it was
