@@ -83,6 +83,28 @@ def osbc_folder(
             other settings; or as :func:`calibrate`, :func:`prune` and :func:`quantize`.
         OSError: If a file cannot be written; the blocks before it stay.
         RankFailed: If another process of ``torch.distributed`` failed.
+
+    Example:
+        >>> import tempfile, pathlib, torch
+        >>> from safetensors.torch import load_file, save_file
+        >>> from spikeloom import SpikingLayer, compress, neurons
+        >>> from spikeloom.stored import on_meta
+        >>> def network():
+        ...     neuron = SpikingLayer(neurons.LIF())
+        ...     return torch.nn.Sequential(torch.nn.Linear(8, 4), neuron).eval()
+        >>> source, target = (pathlib.Path(tempfile.mkdtemp()) for _ in "ab")
+        >>> save_file(network().state_dict(), source / "model.safetensors")
+        >>> with on_meta():
+        ...     empty = network()
+        >>> batches = [torch.rand(10, 16, 8).round()]
+        >>> (report,) = compress.osbc_folder(source, target, empty, batches, sparsity=0.75)
+        >>> report.column("removed")
+        [24]
+        >>> tensors = [load_file(file) for file in target.glob("*.safetensors")]
+        >>> small = network()
+        >>> compress.load_compressed(small, {k: v for part in tensors for k, v in part.items()})
+        >>> int((small[0].weight == 0).sum())
+        24
     """
     source, target = Path(source), Path(target)
     if target.exists() and source.samefile(target):

@@ -83,6 +83,45 @@ def test_what_cannot_be_converted_file_by_file_is_named(tmp_path):
     assert not (tmp_path / "spiking").exists()
 
 
+def test_a_missing_file_is_named(tmp_path):
+    decoder().save_pretrained(tmp_path, max_shard_size="60KB")
+    lost = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(ValueError, match=rf"source: .*{lost.name} is missing, which model.safet"):
+        convert.las_folder(tmp_path, tmp_path / "spiking", BATCHES)
+
+
+def test_a_full_disk_leaves_whole_files_and_no_converted_model(tmp_path, monkeypatch):
+    from spikeloom.convert.las import folder
+
+    decoder().save_pretrained(tmp_path / "float", max_shard_size="60KB")
+    folders = tmp_path / "float", tmp_path / "spiking"
+    convert.las_folder(*folders, BATCHES, QUIET)
+    expected = convert.load_las(folders[1]).state_dict()
+    copy, copied = folder.shutil.copyfile, []
+
+    def copy_to_full_disk(path, to):
+        copied.append(path)
+        if len(copied) == 2:
+            to.write_bytes(b"half of it")
+            raise OSError(28, "No space left on device", str(path))
+        copy(path, to)
+
+    monkeypatch.setattr(folder.shutil, "copyfile", copy_to_full_disk)
+    for fresh in (folders[1], tmp_path / "new"):
+        copied.clear()
+        with pytest.raises(OSError, match="No space left on device"):
+            convert.las_folder(folders[0], fresh, BATCHES, QUIET)
+        assert not (fresh / "config.json").exists()
+        with pytest.raises((OSError, ValueError), match=r"config\.json"):
+            convert.load_las(fresh)
+        for path in fresh.glob("*.safetensors"):
+            assert b"half of it" not in path.read_bytes()
+        convert.las_folder(folders[0], fresh, BATCHES, QUIET)
+        found = convert.load_las(fresh).state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
 def test_weights_without_values_are_named():
     with pytest.raises(ValueError, match=r"no values for 'weight', 'bias' .*; load them, or"):
         QUIET.apply(nn.Linear(2, 2, device="meta"), torch.zeros(4, 2))

@@ -11,7 +11,7 @@ from typing import Any
 
 from spikeloom.convert.las.recipe import LAS
 from spikeloom.convert.las.report import LASReport
-from spikeloom.files import write_text
+from spikeloom.files import whole_file, write_text
 from spikeloom.ranks import number, together
 from spikeloom.stored import INDEX, Place, on_meta, places_in, store
 
@@ -32,7 +32,9 @@ def las_folder(
 
     A layer's matrix is read from its file when the layer computes, for every batch anew, and is let
     go then. In memory are the matrix of one layer, the activations, and what the sites count: 512
-    bytes a channel. The weights themselves do not change; their files are copied.
+    bytes a channel. The weights themselves do not change; their files are copied. With
+    ``torch.distributed`` initialised, all processes call this, each with its share of the batches;
+    the first one writes.
 
     Args:
         source: A folder that ``save_pretrained`` wrote, in one file or in several.
@@ -46,8 +48,11 @@ def las_folder(
 
     Raises:
         TypeError: As :meth:`LAS.apply`.
-        ValueError: Likewise; if the source holds no weights, or not all of the model's, or is the
-            target as well.
+        ValueError: Likewise; if the source holds no weights, or not all of the model's, lacks a
+            file, or is the target as well.
+        OSError: If a file cannot be written. The target is then no converted model, and every file
+            in it is whole; call this again once there is room.
+        RankFailed: If another process of ``torch.distributed`` failed.
     """
     import transformers
 
@@ -71,18 +76,22 @@ def _save(network: Any, places: dict[str, Place], target: Path) -> None:
     from safetensors.torch import save_file
 
     target.mkdir(parents=True, exist_ok=True)
-    for path in {place.path for place in places.values()}:
-        shutil.copyfile(path, target / path.name)
+    # What makes it a converted model is written last: a folder without it is not taken for one.
+    (target / "config.json").unlink(missing_ok=True)
+    for path in sorted({place.path for place in places.values()}):
+        with whole_file(target / path.name) as temporary:
+            shutil.copyfile(path, temporary)
     new = {
         name: value.contiguous()
         for name, value in network.state_dict().items()
         if name not in places and not value.is_meta
     }
-    save_file(new, target / RANGES, metadata={"format": "pt"})
+    with whole_file(target / RANGES) as temporary:
+        save_file(new, temporary, metadata={"format": "pt"})
     files = {name: place.path.name for name, place in places.items()} | dict.fromkeys(new, RANGES)
     size = sum(path.stat().st_size for path in target.glob("model*.safetensors"))
     index = {"metadata": {"total_size": size}, "weight_map": files}
     write_text(target / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
-    network.config.save_pretrained(target)
     if network.can_generate():
         network.generation_config.save_pretrained(target)
+    network.config.save_pretrained(target)
