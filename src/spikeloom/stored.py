@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 __all__ = [
     "INDEX",
     "Place",
+    "files_of",
     "in_memory",
     "let_load",
     "on_meta",
@@ -63,18 +64,32 @@ def places_in(folder: str | os.PathLike[str]) -> dict[str, Place]:
     folder = Path(folder)
     index, whole = folder / INDEX, folder / "model.safetensors"
     if index.exists():
-        files = json.loads(index.read_text())["weight_map"]
-        for name in sorted(set(files.values())):
-            if not (folder / name).is_file():
-                raise ValueError(
-                    f"source: {folder / name} is missing, which {INDEX} names; copy the whole "
-                    f"checkpoint again"
-                )
+        files = files_of(folder, "source")
         return {key: Place(folder / name, key) for key, name in files.items()}
     if not whole.exists():
         raise ValueError(f"source: {folder} holds neither model.safetensors nor {INDEX}")
     with safe_open(whole, "pt") as file:
         return {key: Place(whole, key) for key in file.keys()}  # noqa: SIM118 -- no mapping
+
+
+def files_of(folder: str | os.PathLike[str], argument: str) -> dict[str, str]:
+    """The file of each tensor, as the index of a checkpoint in several files says; all are there.
+
+    Args:
+        folder: The checkpoint.
+        argument: What errors call it.
+
+    Raises:
+        ValueError: If a file is missing.
+    """
+    files: dict[str, str] = json.loads((Path(folder) / INDEX).read_text())["weight_map"]
+    for name in sorted(set(files.values())):
+        if not (Path(folder) / name).is_file():
+            raise ValueError(
+                f"{argument}: {Path(folder) / name} is missing, which {INDEX} names; copy the "
+                f"whole checkpoint again"
+            )
+    return files
 
 
 def store(network: nn.Module, places: dict[str, Place]) -> None:

@@ -252,3 +252,14 @@ def test_amplitudes_agree_on_all_ranks(pair, rule):
     assert torch.equal(torch.cat([one[0], other[0]], 1), y)
     assert torch.equal(one[1], other[1])
     torch.testing.assert_close(one[1], torch.stack(expected), rtol=1e-6, atol=0)
+
+
+def learned_gradient(rank):
+    network = DistributedDataParallel(Bispiking("learned"))
+    return learns(network, part_of(rank, inputs()) - 2)[1]["spikes.node.alpha"]
+
+
+def test_a_learned_amplitudes_gradient_is_scaled_by_the_neurons_of_a_process(pair):
+    _, expected = learns(Bispiking("learned"), inputs() - 2)
+    for found in pair.run(learned_gradient):
+        torch.testing.assert_close(found, 2**0.5 * expected["spikes.node.alpha"])

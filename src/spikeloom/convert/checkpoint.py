@@ -7,6 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
+from spikeloom.stored import INDEX, files_of
+
 __all__ = ["load_weights"]
 
 
@@ -18,10 +20,13 @@ def load_weights(network: nn.Module, folder: str | os.PathLike[str]) -> None:
         folder: Where it was saved.
 
     Raises:
-        ValueError: If the folder holds no weights, or others than the model's.
+        ValueError: If the folder holds no weights, or others than the model's, or lacks a file that
+            its index names.
     """
     from safetensors.torch import load_file
 
+    if (Path(folder) / INDEX).exists():
+        files_of(folder, "folder")
     parts = sorted(Path(folder).glob("model*.safetensors"))
     if not parts:
         raise ValueError(f"folder: {os.fspath(folder)} holds no model.safetensors")

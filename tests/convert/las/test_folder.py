@@ -85,6 +85,10 @@ def test_what_cannot_be_converted_file_by_file_is_named(tmp_path):
 
 def test_a_missing_file_is_named(tmp_path):
     decoder().save_pretrained(tmp_path, max_shard_size="60KB")
+    convert.las_folder(tmp_path, tmp_path / "spiking", BATCHES, QUIET)
+    (tmp_path / "spiking" / "model-las.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"folder: .*model-las.safetensors is missing, which"):
+        convert.load_las(tmp_path / "spiking")
     lost = sorted(tmp_path.glob("model-*.safetensors"))[1]
     lost.unlink()
     with pytest.raises(ValueError, match=rf"source: .*{lost.name} is missing, which model.safet"):
