@@ -56,7 +56,7 @@ def sample():
 
 
 def test_a_module_that_keeps_its_state_under_an_unknown_name_is_refused():
-    with pytest.raises(TypeError, match=r"make: .*Keeps.*keeps its state from its last call.*reset="):
+    with pytest.raises(TypeError, match=r"make: .*Keeps.*keeps its state from.* call.*reset="):
         made(Keeps, neurons.LIF())
 
 
