@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-__all__ = ["Facts", "facts", "is_plain", "is_watched"]
+__all__ = ["Facts", "facts", "is_memory", "is_plain", "is_watched"]
 
 # The shape, strides, dtype and device of a tensor, and whether it requires grad.
 Facts = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device, bool]
+
+STRIDED = torch.strided
 
 
 def _watchers() -> tuple[Callable[[], Any], ...]:
@@ -54,15 +56,24 @@ def facts(tensor: Any) -> Facts | None:
     Returns:
         The facts; None if it is no tensor, or its values are not what lies at its address.
     """
-    kind = type(tensor)
-    if kind is not Tensor and kind is not Parameter:
-        return None
-    try:
-        if tensor.layout is not torch.strided or tensor.is_neg() or not tensor.data_ptr():
-            return None
-    except RuntimeError:  # it wraps another
+    if not is_memory(tensor):
         return None
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor.requires_grad
+
+
+def is_memory(tensor: Any) -> bool:
+    """Whether this is a tensor whose values are what lies at its address.
+
+    Args:
+        tensor: Any argument of a call.
+    """
+    kind = type(tensor)
+    if kind is not Tensor and kind is not Parameter:
+        return False
+    try:
+        return tensor.layout is STRIDED and not tensor.is_neg() and tensor.data_ptr() != 0
+    except RuntimeError:  # it wraps another
+        return False
 
 
 def is_plain(tensors: Sequence[Tensor | None]) -> bool:
@@ -73,4 +84,4 @@ def is_plain(tensors: Sequence[Tensor | None]) -> bool:
     """
     if is_watched():
         return False
-    return all(tensor is None or facts(tensor) is not None for tensor in tensors)
+    return all([tensor is None or is_memory(tensor) for tensor in tensors])

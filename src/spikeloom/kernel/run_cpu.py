@@ -81,8 +81,12 @@ class _Launch:
         self._has_huge_pages = size >= HUGE_PAGE
         self._tiles: dict[bool, Tiles] = {}
 
-    def _tiles_for(self, fresh: Sequence[Tensor]) -> Tiles:
-        """How to go through the neurons, after these sequences have been made ready."""
+    def tiles_for(self, fresh: Sequence[Tensor]) -> Tiles:
+        """How to go through the neurons, after these sequences have been made ready.
+
+        Args:
+            fresh: New sequences that the kernel is to write.
+        """
         if self._has_huge_pages:
             advise_huge_pages(fresh)
         # Past the cache if every row is aligned.
@@ -170,7 +174,7 @@ class Forward(_Launch):
         """
         nan = ctypes.c_int64(0)
         arguments = [ctypes.addressof(nan), *words]
-        _run(self._tiles_for(ys), self.steps, self.neurons, arguments, even=True)
+        _run(self.tiles_for(ys), self.steps, self.neurons, arguments, even=True)
         if nan.value:
             raise ValueError(
                 f"run: a state is NaN after {self.steps} steps; the input or the initial state "
@@ -241,7 +245,7 @@ class Backward(_Launch):
             ones), perhaps in a wider dtype. Sums are taken in a fixed order, whatever the number of
             threads.
         """
-        tiles = self._tiles_for([gx for gx in gxs if gx is not None])
+        tiles = self.tiles_for([gx for gx in gxs if gx is not None])
         sums = self._sums(tiles, ps)
         keep: list[Any] = []
         words = [self._segment]
@@ -375,20 +379,26 @@ def _run(tiles: Tiles, steps: int, neurons: int, words: list[int], *, even: bool
     most = steps * neurons // WORTH_A_THREAD
     threads = min(torch.get_num_threads(), most) if most > 1 else 1
     if threads == 1:
-        _run_part(tiles, (steps, neurons, 0, neurons), words)
+        run_part(tiles, (steps, neurons, 0, neurons), words)
         return
     size = tiles.size
 
     def part(first: int) -> None:
-        _run_part(tiles, (steps, neurons, first, min(first + share, neurons)), words)
+        run_part(tiles, (steps, neurons, first, min(first + share, neurons)), words)
 
     unit = 64 if even else size
     share = -(-neurons // (threads * unit)) * unit
     share_out(range(0, neurons, share), part, threads)
 
 
-def _run_part(tiles: Tiles, where: tuple[int, ...], words: list[int]) -> None:
-    """Run the neurons from a first to a last one."""
+def run_part(tiles: Tiles, where: tuple[int, ...], words: Sequence[int]) -> None:
+    """Run the neurons from a first to a last one, in the thread that calls.
+
+    Args:
+        tiles: The kernel, and how it goes through the neurons.
+        where: T, N, the first neuron and the one behind the last.
+        words: The kernel's arguments behind ``scratch``.
+    """
     address = _scratch.address(8 * tiles.scratch + 64)
     tiles.kernel([*where, tiles.size, address, *words], tiles.numbers)
 

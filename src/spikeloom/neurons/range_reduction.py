@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from spikeloom.kernel.call import COMPUTED, run
-from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.pointwise import Pointwise
 from spikeloom.kernel.promotion import promoted
 from spikeloom.kernel.vocabulary import with_grad
 from spikeloom.neurons import octaves_by_bits, octaves_by_comparison
@@ -97,16 +97,18 @@ class Reduced:
 
     function: str
     neuron: LinearHG
-    _decoder: Neuron = field(init=False)
+    _decoder: Pointwise = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_decoder", self.neuron.decoder())
+        object.__setattr__(self, "_decoder", Pointwise(self.neuron.decoder()))
 
     def __call__(self, x: Tensor) -> Tensor:
         """The decoded value of every element; NaN stays NaN."""
         x = promoted(x, dict)
         mantissa, scale = self.parts(x)
-        y, _ = run(self._decoder, mantissa.reshape(1, -1))
+        y = self._decoder(mantissa)
+        if y is None:
+            y, _ = run(self._decoder.neuron, mantissa.reshape(1, -1))
         y = y.reshape(x.shape) * scale
         y = y + _octaves().logarithm(x.to(COMPUTED[x.dtype])) if self.function == "log" else y
         return self._sloped(y.to(x.dtype), x, 1)

@@ -42,14 +42,15 @@ def attend(
     Returns:
         The context ``[batch, heads, queries, features]``, and the probabilities or None.
     """
-    (batch, heads, queries, _), (groups, keys) = q.shape, k.shape[1:3]
+    (batch, heads, queries, features), (groups, keys) = q.shape, k.shape[1:3]
     shared = heads // groups
-    q = q.unflatten(1, (groups, shared))
+    q = q.view(batch, groups, shared, queries, features)
     mask = None if mask is None else _grouped(mask, groups, keys)
     b, g, i = _sizes(batch, groups, queries, shared * keys, _limit(q))
     if (b, g, i) == (batch, groups, queries) and _seen(mask, keys) == slice(0, keys):
         context, p = _block(q, k, v, mask, scaling, probabilities)
-        return context.flatten(1, 2), p.flatten(1, 2) if weights else None
+        context = context.view(batch, heads, queries, v.shape[-1])
+        return context, p.flatten(1, 2) if weights else None
     context = q.new_empty(batch, groups, shared, queries, v.shape[-1])
     kept = q.new_zeros(batch, groups, shared, queries, keys) if weights else None
     for asking in _pieces(queries, i):

@@ -93,5 +93,6 @@ def _encode(las: Attention, layer: Any) -> None:
     for site, held in ((las.k, layer.keys), (las.v, layer.values)):
         new = held[..., count:, :]
         if new.numel():
-            new.copy_(site.decoded(new))
+            # A cache's own strides change with every token, and plans belong to strides.
+            new.copy_(site.decoded(new.contiguous()))
     setattr(layer, NOTE, (las.code, layer.keys.shape[-2]))

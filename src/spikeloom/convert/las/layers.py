@@ -19,7 +19,7 @@ from spikeloom.convert.las.trains import linear, product, same_steps
 from spikeloom.convert.las.watch import Watch
 from spikeloom.hosted import Make
 from spikeloom.kernel.call import COMPUTED, run
-from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.pointwise import Pointwise
 from spikeloom.neurons import LinearHG, fit_hg
 from spikeloom.neurons.tables import FUNCTIONS, REACH
 
@@ -134,7 +134,7 @@ FLAT = 9.0
 @lru_cache(maxsize=256)
 def activation_neuron(
     function: str, low: float, high: float, steps: int, segments: int, focus: float | None
-) -> tuple[LinearHG, Neuron]:
+) -> tuple[LinearHG, Pointwise]:
     """An activation on a range, with the tails that it has; and its closed form."""
     if function in REACH:
         core = REACH[function]
@@ -146,7 +146,7 @@ def activation_neuron(
     neuron = fit_hg(
         function, low, high, steps, segments=segments, strict=False, focus=focus, **tails
     )
-    return neuron, neuron.decoder()
+    return neuron, Pointwise(neuron.decoder())
 
 
 class Activation(Spiking):
@@ -199,7 +199,9 @@ class Activation(Spiking):
     def decoded(self, x: Tensor) -> Tensor:
         """The function of every element."""
         x = self._watched(x)
-        y, _ = run(self._decoder, x.reshape(1, -1))
+        y = self._decoder(x)
+        if y is None:
+            y, _ = run(self._decoder.neuron, x.reshape(1, -1))
         return y.view(x.shape)
 
     def spikes(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from spikeloom.convert.las.sharing import Latest, version_of
 from spikeloom.convert.las.watch import Watch
 from spikeloom.hosted import Make
 from spikeloom.kernel.call import run
-from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.pointwise import Pointwise
 from spikeloom.neurons import OAT
 
 __all__ = ["SharedSite", "Site"]
@@ -44,7 +44,7 @@ class Site(nn.Module):
         self.calibrated = 0  # values that it observed
         self.neuron: OAT | None = None
         self.node: nn.Module | None = None
-        self._decoder: Neuron | None = None
+        self._decoder: Pointwise | None = None
         self.latest = Latest()
         # The code, and which tensors of which versions it is made of.
         self._coded: tuple[list[Any], str] | None = None
@@ -70,7 +70,7 @@ class Site(nn.Module):
             self.register_buffer(name, value)
         inner, *between, outlier = map(self._taken, ranges)
         self.neuron = OAT(steps, inner, outlier, between, rounding=rounding)
-        self._decoder = self.neuron.decoder()
+        self._decoder = Pointwise(self.neuron.decoder())
         self.observation = None
 
     def _taken(self, value: Any) -> Any:
@@ -114,10 +114,14 @@ class Site(nn.Module):
     def decoded(self, x: Tensor) -> Tensor:
         """The decoded value of the spikes."""
         x = self._watched(x)
+        assert self.neuron is not None and self._decoder is not None
+        y = self._decoder(x, [self._buffers[name] for name in self.neuron.ranges])  # type: ignore[misc]  # fitted
+        if y is not None:
+            return y
         # Rows as time: ranges need not be copied for every row, and the decoder has no memory.
         if self.channels == (-3, -1):
             return self._of_heads(x)
-        y, _ = run(self._decoder, self._flat(x), params=self._ranges(x))  # type: ignore[arg-type]  # fitted
+        y, _ = run(self._decoder.neuron, self._flat(x), params=self._ranges(x))
         return y.view(x.shape)
 
     def _of_heads(self, x: Tensor) -> Tensor:
@@ -127,7 +131,9 @@ class Site(nn.Module):
             name: value.transpose(-3, -2) if value.dim() else value
             for name, value in self._ranges().items()
         }
-        y, _ = run(self._decoder, rows.reshape(-1, 1, *rows.shape[-2:]), params=ranges)  # type: ignore[arg-type]  # fitted
+        assert self._decoder is not None
+        places = rows.reshape(-1, 1, *rows.shape[-2:])
+        y, _ = run(self._decoder.neuron, places, params=ranges)
         return y.view(rows.shape).transpose(-3, -2)
 
     @property
