@@ -22,8 +22,9 @@ from spikeloom.kernel.threads import share_out
 from spikeloom.kernel.trace import Program
 
 # Bytes of states (forward) or history (backward) that a tile may take, chosen by measurement.
-# Rows that are large but not written past the cache want long tiles.
-TILE_FORWARD = 16 * 1024
+# Rows that are written past the cache want longer tiles, large ones that are not the longest.
+TILE_FORWARD = 8 * 1024
+TILE_STREAMED = 16 * 1024
 TILE_LONG = 256 * 1024
 TILE_BACKWARD = 128 * 1024
 # Output bytes from which on writing past the cache pays.
@@ -122,7 +123,8 @@ class Forward(_Launch):
     def _made(self, stream: bool, written: bool) -> Tiles:
         assume = Assume(self._powers, stream, self._indexed, permutes())
         kernel = forward_kernel(self.program, layout.DTYPES[self._dtype], assume)
-        room = TILE_LONG if self._is_large and written and not stream else TILE_FORWARD
+        room = TILE_LONG if self._is_large and written else TILE_FORWARD
+        room = TILE_STREAMED if stream else room
         states = max(1, self.program.states)
         size = max(256, _aligned(room // (self._width * states)))
         return Tiles(kernel, size, size * states, self._numbers)
