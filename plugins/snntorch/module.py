@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -203,13 +202,15 @@ class SpikingModule(Describing, KeepsStates):
         self, x: Input, state: State | None, params: Any, steps: bool, record: str | None
     ) -> Any:
         """The outputs, the states after them and with ``record`` its sequence."""
-        how: Any = run_step if steps else partial(run, record=record)
-        return how(self.neuron, x, state, params=params, implementation=self.implementation)
+        how = {"params": params, "implementation": self.implementation}
+        if steps:
+            return run_step(self.neuron, x, state, **how)
+        return run(self.neuron, x, state, record=record, **how)
 
     def _start(self, given: tuple[Any, ...], x: Input, steps: bool) -> State | None:
         """The states before a call; None for rest."""
         shape = _first(x).shape if steps else _first(x).shape[1:]
-        passed = any(state is not None for state in given)
+        passed = any([state is not None for state in given])
         self._restart(goes_on=self.init_hidden or (not passed and (steps or self._is_set)))
         if not self.init_hidden:
             if passed:
@@ -239,25 +240,27 @@ class SpikingModule(Describing, KeepsStates):
 
     def _passed(self, given: tuple[Any, ...], x: Input, shape: torch.Size) -> State | None:
         """The states a caller passed, in the neuron's order; None for rest."""
-        if all(is_rest(state) for state in given):
+        resting = [is_rest(state) for state in given]
+        if all(resting):
             return None
-        names = _membrane_last(self.neuron.state_names)
-        if len(given) != len(names) or any(is_rest(state) for state in given):
+        if len(given) != len(self.neuron.state_names) or any(resting):
+            names = _membrane_last(self.neuron.state_names)
             raise ValueError(
                 f"{self.neuron.name}: pass all its states ({', '.join(names)}), or none to start "
-                f"at rest; got {len(given)} with {sum(map(is_rest, given))} of them at rest"
+                f"at rest; got {len(given)} with {sum(resting)} of them at rest"
             )
         return self._fitted(given[-1:] + given[:-1], x, shape)
 
     def _fitted(self, states: tuple[Any, ...], x: Input, shape: torch.Size) -> State:
-        for name, state in zip(self.neuron.rest, states, strict=True):
+        for name, state in zip(self.neuron.state_names, states, strict=True):
             if isinstance(state, Tensor) and state.shape != shape:
                 raise ValueError(
                     f"{self.neuron.name}: state {name!r} has shape {tuple(state.shape)}, a step of "
                     f"the input {tuple(shape)}; start a new batch at rest: with init_hidden by "
                     f"reset(net) or reset_mem(), else by mem=None"
                 )
-        return tuple([_widened(state, _first(x)) for state in states])
+        first = _first(x)
+        return tuple([_widened(state, first) for state in states])
 
     @property
     def _returns_states(self) -> bool:
@@ -314,7 +317,7 @@ def _stays(states: State) -> bool:
     """Whether states outlive the call: those of an export or a transformation do not."""
     if _exporting() or torch._C._are_functorch_transforms_active():
         return False
-    return not any(isinstance(state, FakeTensor) for state in states)
+    return not any([isinstance(state, FakeTensor) for state in states])
 
 
 def _widened(state: Any, x: Tensor) -> Any:

@@ -18,10 +18,12 @@ __all__ = ["KeepsStates", "is_rest"]
 
 State = tuple[Tensor, ...]
 
+REST = torch.Size([0])
+
 
 def is_rest(state: Any) -> bool:
     """Whether a state says "at rest": None, or ``torch.zeros(0)`` as in snnTorch."""
-    return state is None or (isinstance(state, Tensor) and state.shape == (0,))
+    return state is None or (isinstance(state, Tensor) and state.shape == REST)
 
 
 class KeepsStates(Restarting, nn.Module):

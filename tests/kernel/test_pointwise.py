@@ -1,4 +1,4 @@
-"""Pointwise neurons give the bits of ``run``, whatever the length, and leave to it what they cannot."""
+"""Pointwise neurons give the bits of ``run`` at any length, and leave to it what they cannot."""
 
 import copy
 import pickle
@@ -101,20 +101,19 @@ def test_rows_of_two_shapes_are_left_to_run():
     assert Pointwise(neuron.decoder())(torch.randn(2, 4, 3), held(neuron)) is None
 
 
-def test_a_copy_and_a_pickle_compute_the_same():
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda apply: pickle.loads(pickle.dumps(apply))],
+    ids=["copy", "pickle"],
+)
+def test_copies_hold_no_compiled_code_and_compute_the_same(copied):
     torch.manual_seed(0)
-    apply = Pointwise(neurons.fit_reduced("exp2", 8, segments=32)._decoder)
-    x = torch.rand(50)
-    expected = apply(x)
-    assert torch.equal(copy.deepcopy(apply)(x), expected)
-
-
-def test_pickling_keeps_no_compiled_code():
-    neuron = oat(4)
+    neuron, x = oat(4), torch.randn(3, 4)
     apply = Pointwise(neuron.decoder())
-    x = torch.randn(3, 4)
     expected = apply(x, held(neuron))
-    assert torch.equal(pickle.loads(pickle.dumps(apply))(x, held(neuron)), expected)
+    again = copied(apply)
+    assert not again._kernels
+    assert torch.equal(again(x, held(neuron)), expected)
 
 
 @pytest.mark.parametrize("neuron", [neurons.LIF(), neurons.OAT(4)], ids=["states", "begin"])

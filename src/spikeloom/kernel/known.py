@@ -114,12 +114,15 @@ def key_of(
         found.append(facts(tensor))
     own, replaced = neuron.params, 0
     for name in neuron.tensor_params:
-        value = own[name]
         if name in params:
             value = params[name]
             replaced += 1
-        found.append(type(value))
-        found.append(facts(tensor_of(value)))
+        else:
+            value = own[name]
+        if not isinstance(value, Tensor):
+            found.append(type(value))
+            value = tensor_of(value)
+        found.append(facts(value))
     if len(params) > replaced:
         found.append(_numbers(neuron, params))
     return None if None in found else tuple(found)
@@ -227,7 +230,8 @@ def remember(neuron: Neuron, key: Key, known: Known) -> None:
 def _held(neuron: Neuron, params: Parameters) -> list[Tensor]:
     """The tensors of the parameters in this call, in order."""
     own = neuron.params
-    return [tensor_of(params.get(name, own[name])) for name in neuron.tensor_params]  # type: ignore[misc]  # those that are tensors
+    values = [params[name] if name in params else own[name] for name in neuron.tensor_params]
+    return [value if isinstance(value, Tensor) else tensor_of(value) for value in values]  # type: ignore[misc]  # those that hold tensors
 
 
 def _scaled(neuron: Neuron, tensor: Tensor) -> bool:

@@ -136,7 +136,9 @@ class _Held:
         rows = [t.shape for t, kind in zip(tensors, kinds, strict=True) if kind == "neuron"]
         self.row = rows[0] if rows else torch.Size()
         self.size = self.row.numel() if rows else 0
-        simple = all(facts(t) and t.is_cpu and t.is_contiguous() and t.dtype is dtype for t in tensors)
+        simple = all(
+            facts(t) and t.is_cpu and t.is_contiguous() and t.dtype is dtype for t in tensors
+        )
         single = all(t.numel() == 1 for t, k in zip(tensors, kinds, strict=True) if k != "neuron")
         if not (simple and single and all(row == self.row for row in rows)):
             self.row = None

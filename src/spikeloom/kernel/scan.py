@@ -19,8 +19,8 @@ from spikeloom.kernel import operators
 from spikeloom.kernel.batch import Dims, Mapped, each_sample, more_neurons
 from spikeloom.kernel.freed import saved_tensors
 from spikeloom.kernel.operators import LIBRARY
-from spikeloom.kernel.plain import is_plain
-from spikeloom.kernel.plan import Plan, lies
+from spikeloom.kernel.plain import is_plain, is_watched
+from spikeloom.kernel.plan import Plan, lies_plainly
 from spikeloom.kernel.trace import Program
 
 __all__ = ["Call", "follow", "scan"]
@@ -161,14 +161,15 @@ class PlannedScan(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         plan, needed, kept = ctx.plan, ctx.needs_input_grad[2:], saved_tensors(ctx)
         saved, notes = kept[:-1], kept[-1]
-        # Hooks on what is saved may bring it back in another layout.
-        if torch.is_grad_enabled() or lies(saved) != plan.tensors or not is_plain((*saved, *grads)):
-            return None, None, *_swept_as_operator(plan, needed, saved, grads)
-        wanted, outputs = _wanted(needed), len(plan.program.outputs)
+        outputs, count = len(plan.program.outputs), len(saved)
         arrived = _filled(grads, outputs, plan.written, saved[0])
-        gys, gws = arrived[:outputs], arrived[outputs:]
-        found = plan.backward(wanted, saved, gys, gws, notes)
-        return None, None, *_placed(wanted, found, len(needed))
+        lie = lies_plainly((*saved, *arrived))
+        # Hooks on what is saved may bring it back in another layout.
+        if lie is None or lie[:count] != plan.tensors or torch.is_grad_enabled() or is_watched():
+            return None, None, *_swept_as_operator(plan, needed, saved, grads)
+        wanted, gys, gws = _wanted(needed), arrived[:outputs], arrived[outputs:]
+        found = plan.backward(wanted, saved, gys, gws, notes, lie=lie[count:])
+        return None, None, *_placed(wanted, found, count)
 
 
 def _swept_as_operator(
