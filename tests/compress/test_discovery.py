@@ -184,3 +184,62 @@ def test_a_tensor_that_only_has_a_layers_shape_is_no_sum_of_it():
     )
     assert found["first"].facts.neuron is None
     assert str(found) == str(expected)
+
+
+def steep_sigmoid(v):
+    return torch.sigmoid(50.0 * (v - 1.0))
+
+
+def steep_clamp(v):
+    return (50.0 * (v - 1.0)).clamp(0.0, 1.0)
+
+
+class Steep(nn.Module):
+    """A leaky neuron of the user that fires by a steep function, in steps or over a sequence."""
+
+    def __init__(self, fire, stepped, resets):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.fire, self.stepped, self.resets = fire, stepped, resets
+
+    def forward(self, x):
+        v, total = torch.zeros(()), 0.0
+        currents = (self.first(now) for now in x) if self.stepped else self.first(x).unbind(0)
+        for current in currents:
+            v = 0.75 * v + current
+            spikes = self.fire(v)
+            v = v * (1.0 - spikes) if self.resets == "hard" else v - spikes
+            total = total + self.second(spikes)
+        return total
+
+
+@pytest.mark.parametrize("fire", [steep_sigmoid, steep_clamp, torch.tanh])
+@pytest.mark.parametrize("stepped", [True, False], ids=["steps", "sequence"])
+@pytest.mark.parametrize("resets", ["hard", "soft"])
+def test_the_decay_of_a_neuron_that_fires_by_a_steep_function_has_to_be_said(fire, stepped, resets):
+    net, x = Steep(fire, stepped, resets).eval(), torch.rand(4, 5, 6)
+    with pytest.raises(UnknownNeuron, match="layer 'first': its output meets .* gave before"):
+        calibrate(net, [x])
+    found = calibrate(net, [x], traces={"first": neurons.Trace(0.75)})
+    assert {*found} == {"first", "second"}
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        nn.functional.silu,
+        lambda y: y * torch.sigmoid(y),
+        lambda y: nn.functional.glu(torch.cat([y, y], -1)),
+        lambda y: y + torch.relu(y),
+        lambda y: torch.sigmoid(y).clamp(0.1, 0.9),
+        lambda y: 0.5 * y * (1.0 + torch.tanh(0.8 * (y + 0.04 * y**3))),
+    ],
+    ids=["silu", "gate", "glu", "residual", "twice", "gelu"],
+)
+def test_functions_of_a_layers_output_are_no_neuron(between):
+    class Float(Between):
+        def forward(self, x):
+            return self.last(self.between(self.first(x)))
+
+    found = calibrate(Float(between).eval(), [batch()])
+    assert {*found} == {"first", "last"}

@@ -2,7 +2,8 @@
 
 Normalisation, pooling, dropout, reshaping and residual additions pass that on; a neuron, a function
 without memory or the next weight layer ends it. A tensor of other origin is a sum of none. What a
-rectifier ends is remembered all the same, as a neuron may rectify its potential before it fires.
+function ends is remembered all the same: a neuron may rectify its potential before it fires, and
+one that fires by a steep function instead of a comparison applies it to what it has left behind.
 """
 
 from __future__ import annotations
@@ -36,13 +37,16 @@ class Source(NamedTuple):
     Attributes:
         layer: Its name.
         norms: The normalisations passed.
-        is_rectified: Whether a rectifier has ended the current.
+        ended: Whether a function has ended the current, as ``"rectified"`` or ``"activated"``.
     """
 
     layer: str
     norms: tuple[str, ...] = ()
-    is_rectified: bool = False
+    ended: str = ""
 
+
+# Functions that no neuron fires by.
+POWERS = frozenset({"pow", "square"})
 
 Sources = frozenset[Source]
 NOTHING: Sources = frozenset()
@@ -145,10 +149,10 @@ class Currents(Domain[Sources]):
 
     def sources(self, values: Any) -> Sources:
         """The layers that any of the tensors within is a sum of."""
-        return frozenset(s for s in self._origins(values) if not s.is_rectified)
+        return frozenset(s for s in self._origins(values) if not s.ended)
 
     def _origins(self, values: Any) -> Sources:
-        """The same, and the layers whose current a rectifier has ended."""
+        """The same, and the layers whose current a function has ended."""
         return self.join(*map(self.labels.of, _tensors(values)))
 
     def passed(self, given: Tensor, taken: Tensor) -> None:
@@ -170,14 +174,19 @@ class Currents(Domain[Sources]):
         if self.inside:
             return self.otherwise(call)
         operation: Any = call.operation
-        if operation.bounds is None:
+        given = self.join(self.otherwise(call))
+        flowing, ended = ({s.layer for s in given if bool(s.ended) is e} for e in (False, True))
+        for layer in flowing & ended:
+            self.thresholds.setdefault(layer, f"{operation.name} of what it gave before")
+        if operation.name in POWERS:
             return NOTHING
-        return frozenset(s._replace(is_rectified=True) for s in self.join(self.otherwise(call)))
+        kind = "activated" if operation.bounds is None else "rectified"
+        return frozenset(s._replace(ended=s.ended or kind) for s in given)
 
     def weighs(self, call: Call) -> Sources | list[Sources]:
         """Nobody's potential is rectified before the weights that form it."""
         passed = self.join(self.otherwise(call))
-        return frozenset(source for source in passed if not source.is_rectified)
+        return frozenset(source for source in passed if not source.ended)
 
     def orders(self, call: Call) -> Sources | list[Sources]:
         """What only a neuron does to a current is an error outside of a known neuron."""
@@ -196,7 +205,8 @@ class Currents(Domain[Sources]):
     def exits(self, values: Any, operation: str) -> None:
         """Note the layers whose output meets what only a neuron does, or leaves torch."""
         for source in () if self.inside else self._origins(values):
-            self.thresholds.setdefault(source.layer, operation)
+            if source.ended != "activated":
+                self.thresholds.setdefault(source.layer, operation)
 
 
 class _Exits(TorchFunctionMode):
