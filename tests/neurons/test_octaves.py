@@ -20,11 +20,17 @@ def numbers(dtype):
     return torch.cat([x[(x.abs() >= info.tiny) & x.isfinite()], ends])
 
 
+def positive(x):
+    return x[(x > 0) & x.isfinite()]
+
+
 SPLITS = {
     "mantissa_and_scale": lambda by, x: by.mantissa_and_scale(x),
     "logarithm": lambda by, x: (by.logarithm(x.abs()),),
     "sqrt": lambda by, x: by.even_parts(x[x.isfinite()], 1),
     "rsqrt": lambda by, x: by.even_parts(x[x.isfinite()], -1),
+    "sqrt of positive": lambda by, x: by.even_parts(positive(x), 1),
+    "rsqrt of positive": lambda by, x: by.even_parts(positive(x), -1),
     "whole_and_rest": lambda by, x: by.whole_and_rest(x[x.abs() < 1e4]),
     "whole_and_rest of small": lambda by, x: by.whole_and_rest(torch.linspace(-140, 140, 5001)),
 }

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from spikeloom.kernel.plain import is_memory, is_watched
+
 __all__ = ["even_parts", "logarithm", "mantissa_and_scale", "whole_and_rest"]
 
 # dtype -> integer dtype, bits of the fraction, bias of the exponent.
@@ -33,6 +35,12 @@ def logarithm(x: Tensor) -> Tensor:
 
 def even_parts(x: Tensor, sign: int) -> tuple[Tensor, Tensor]:
     """X = mantissa * 4**e, the mantissa in [1, 4); returns it and 2**(sign * e)."""
+    if _is_positive(x):
+        integer, fraction, bias = LAYOUT[x.dtype]
+        bits, one = x.contiguous().view(integer), bias << fraction
+        e = (bits - one) >> (fraction + 1)
+        mantissa = bits - (e << (fraction + 1))
+        return mantissa.view(x.dtype), (e * (sign << fraction) + one).view(x.dtype)
     half, exponent = torch.frexp(x)
     e = (exponent - 1) >> 1
     mantissa = torch.ldexp(half, exponent - 2 * e)
@@ -42,6 +50,14 @@ def even_parts(x: Tensor, sign: int) -> tuple[Tensor, Tensor]:
     scale = torch.where(zero, 0.0 if sign > 0 else math.inf, scale)
     mantissa = torch.where(zero, 1.0, mantissa)
     return torch.where(x < 0, math.nan, mantissa), scale
+
+
+def _is_positive(x: Tensor) -> bool:
+    """Whether every number is positive, finite and normal, where that can be seen at no cost."""
+    if is_watched() or not (is_memory(x) and x.is_cpu):
+        return False
+    least, most = torch.aminmax(x.detach())
+    return float(least) >= torch.finfo(x.dtype).tiny and float(most) < math.inf
 
 
 def whole_and_rest(x: Tensor) -> tuple[Tensor, Tensor]:
