@@ -210,7 +210,7 @@ class SpikingModule(Describing, KeepsStates):
     def _start(self, given: tuple[Any, ...], x: Input, steps: bool) -> State | None:
         """The states before a call; None for rest."""
         shape = _first(x).shape if steps else _first(x).shape[1:]
-        passed = any([state is not None for state in given])
+        passed = any(state is not None for state in given)
         self._restart(goes_on=self.init_hidden or (not passed and (steps or self._is_set)))
         if not self.init_hidden:
             if passed:
@@ -317,7 +317,7 @@ def _stays(states: State) -> bool:
     """Whether states outlive the call: those of an export or a transformation do not."""
     if _exporting() or torch._C._are_functorch_transforms_active():
         return False
-    return not any([isinstance(state, FakeTensor) for state in states])
+    return not any(isinstance(state, FakeTensor) for state in states)
 
 
 def _widened(state: Any, x: Tensor) -> Any:

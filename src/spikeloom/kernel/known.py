@@ -119,10 +119,10 @@ def key_of(
             replaced += 1
         else:
             value = own[name]
-        if not isinstance(value, Tensor):
-            found.append(type(value))
-            value = tensor_of(value)
-        found.append(facts(value))
+        if isinstance(value, Tensor):
+            found.append(facts(value))
+        else:
+            found += (type(value), facts(tensor_of(value)))
     if len(params) > replaced:
         found.append(_numbers(neuron, params))
     return None if None in found else tuple(found)

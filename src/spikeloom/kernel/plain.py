@@ -84,4 +84,4 @@ def is_plain(tensors: Sequence[Tensor | None]) -> bool:
     """
     if is_watched():
         return False
-    return all([tensor is None or is_memory(tensor) for tensor in tensors])
+    return all(tensor is None or is_memory(tensor) for tensor in tensors)

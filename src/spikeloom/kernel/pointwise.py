@@ -17,7 +17,7 @@ from spikeloom.kernel.checked import COMPUTED
 from spikeloom.kernel.choose import choose
 from spikeloom.kernel.counted import counting_modes
 from spikeloom.kernel.neuron import Neuron
-from spikeloom.kernel.plain import facts, is_watched
+from spikeloom.kernel.plain import is_memory, is_watched
 from spikeloom.kernel.trace import Program
 
 __all__ = ["Pointwise"]
@@ -73,7 +73,7 @@ class Pointwise:
             because the tensor is large, strided or on a GPU, gradients are wanted or somebody looks
             on.
         """
-        if not self._is_compiled or is_watched() or counting_modes() or facts(x) is None:
+        if not self._is_compiled or is_watched() or counting_modes() or not is_memory(x):
             return None
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *held)):
             return None
@@ -111,7 +111,7 @@ class _Kernel:
         neurons = found.size or count
         y = torch.empty_like(x)
         words = (NOTE, x.data_ptr(), neurons, y.data_ptr(), *found.words)
-        self._run(self._tiles, (count // neurons if count else 0, neurons, 0, neurons), words)
+        self._run(self._tiles, (count // neurons, neurons, 0, neurons), words)
         return y
 
 
@@ -131,17 +131,21 @@ class _Held:
     """
 
     def __init__(self, tensors: Sequence[Tensor], kinds: Sequence[str], dtype: torch.dtype) -> None:
+        self.row: torch.Size | None = None
+        self.size = 0
+        self.words: list[int] = []
+        self._tensors: list[tuple[Tensor, int, torch.Size]] = []
+        if not all(
+            is_memory(t) and t.is_cpu and t.is_contiguous() and t.dtype is dtype for t in tensors
+        ):
+            return
         self._tensors = [(tensor, tensor.data_ptr(), tensor.shape) for tensor in tensors]
         self.words = [address for _, address, _ in self._tensors]
         rows = [t.shape for t, kind in zip(tensors, kinds, strict=True) if kind == "neuron"]
-        self.row = rows[0] if rows else torch.Size()
-        self.size = self.row.numel() if rows else 0
-        simple = all(
-            facts(t) and t.is_cpu and t.is_contiguous() and t.dtype is dtype for t in tensors
-        )
+        row = rows[0] if rows else torch.Size()
         single = all(t.numel() == 1 for t, k in zip(tensors, kinds, strict=True) if k != "neuron")
-        if not (simple and single and all(row == self.row for row in rows)):
-            self.row = None
+        if single and all(other == row for other in rows):
+            self.row, self.size = row, row.numel() if rows else 0
 
     def is_of(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these are the tensors still, where they were."""

@@ -8,6 +8,7 @@ import torch
 transformers = pytest.importorskip("transformers")
 
 from spikeloom.convert import LAS  # noqa: E402
+from spikeloom.kernel.plan import _plan  # noqa: E402
 from tests.convert.las.families import GENERATING, build, inputs  # noqa: E402
 
 DynamicCache = transformers.DynamicCache
@@ -152,3 +153,16 @@ def test_probabilities_are_returned_to_those_who_ask(converted):
     assert seen[0] is None
     assert len(found) == 2 and torch.equal(found[0], seen[1])
     assert torch.allclose(found[0].sum(-1), torch.ones(2, 4, 10), atol=5e-3)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@torch.no_grad()
+def test_a_further_token_needs_no_further_plan(family, converted):
+    _, network = converted(family)
+    cache, tokens = DynamicCache(config=network.config), prompt()
+    logits(network, tokens, cache)
+    logits(network, tokens[:, :1], cache)  # the first token alone
+    made = _plan.cache_info().misses
+    for token in tokens.T[1:5]:
+        logits(network, token[:, None], cache)
+    assert _plan.cache_info().misses == made

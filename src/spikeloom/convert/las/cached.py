@@ -87,12 +87,12 @@ def _layers(module: nn.Module) -> list[Any]:
 
 
 def _encode(las: Attention, layer: Any) -> None:
-    whose, count = getattr(layer, NOTE, ("", 0))
-    if whose != las.code:
+    (whose, count), code = getattr(layer, NOTE, ("", 0)), las.code
+    if whose != code:
         count = 0
     for site, held in ((las.k, layer.keys), (las.v, layer.values)):
         new = held[..., count:, :]
         if new.numel():
             # A cache's own strides change with every token, and plans belong to strides.
             new.copy_(site.decoded(new.contiguous()))
-    setattr(layer, NOTE, (las.code, layer.keys.shape[-2]))
+    setattr(layer, NOTE, (code, layer.keys.shape[-2]))
