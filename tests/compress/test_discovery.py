@@ -218,7 +218,7 @@ class Steep(nn.Module):
 @pytest.mark.parametrize("resets", ["hard", "soft"])
 def test_the_decay_of_a_neuron_that_fires_by_a_steep_function_has_to_be_said(fire, stepped, resets):
     net, x = Steep(fire, stepped, resets).eval(), torch.rand(4, 5, 6)
-    with pytest.raises(UnknownNeuron, match="layer 'first': its output meets .* gave before"):
+    with pytest.raises(UnknownNeuron, match=r"layer .first.: its output meets .* gave before"):
         calibrate(net, [x])
     found = calibrate(net, [x], traces={"first": neurons.Trace(0.75)})
     assert {*found} == {"first", "second"}
