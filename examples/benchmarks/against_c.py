@@ -52,7 +52,7 @@ def compiled(folder: Path) -> Callable[[Tensor, Tensor, Tensor], None]:
     if gcc is None:
         sys.exit("against_c.py compares with a loop that gcc compiles: install gcc")
     source, library = folder / "lif.c", folder / "lif.so"
-    source.write_text(LOOP)
+    write_text(source, LOOP)
     flags = ["-O3", "-march=native", "-ffp-contract=off", "-shared", "-fPIC"]
     subprocess.run([gcc, *flags, "-o", library, source], check=True)
     function = ctypes.CDLL(str(library)).lif
