@@ -102,7 +102,7 @@ Verdicts, each found by exporting:
 - **extension**: a nested graph that only spikeloom reads; `on_inexact="extension"` allows it.
 
 *portable* is the default target and stands for SpikingJelly, snnTorch and Norse: none of them may
-silently compute anything else. Where one of them refuses a node with an error, the report
+compute anything else without a word. Where one of them refuses a node with an error, the report
 says so. A column says *refused* where the export is refused for that target.
 """
 
@@ -187,10 +187,11 @@ A framework's own neuron is written like spikeloom's if it is of one of these cl
 subclass that overrides none of their methods:
 
 {table}
-Every other class of a framework that computes over time is refused by its name, recurrent
-containers, filters and encoders included. Where the framework's own call writes the class, the
-error names that call; it does not compare the graph with the model. The calls of the same names in
-`spikeloom.plugins` write what this page lists.
+A recurrent module is written as its neuron, the weights before it, and one edge back through the
+weights through which its spikes return; so are `spikeloom.Recurrent` and spikeloom's `RLeaky` and
+`LinearRecurrentContainer`.
+Every other class of a framework that computes over time is refused by its name, filters and
+encoders included. The calls of the same names in `spikeloom.plugins` write what this page lists.
 
 {containers}
 """
@@ -289,18 +290,16 @@ def _quarters(values: Tensor) -> Tensor:
 
 
 def _hosts() -> str:
-    """Which of the frameworks' own classes are written here, and which by their own calls."""
+    """Which of the frameworks' own classes are written."""
     rows, followed = [], []
     for framework in frameworks():
         taken = [
             f"`{name}`" + (f" with {settings}" if settings else "")
             for name, settings in described_classes(framework).items()
         ]
-        writes = ", ".join(sorted(f"`{cls.__name__}`" for cls in framework.writes))
-        by_call = f"{writes}, by `{framework.export_call}`" if writes else ""
-        rows.append([framework.title, ", ".join(taken), by_call])
+        rows.append([framework.title, ", ".join(taken)])
         followed += sorted(f"`{cls.__name__}`" for cls in framework.followed)
-    table = _table(["Framework", "Written", "Written by the framework's own call only"], rows)
+    table = _table(["Framework", "Written"], rows)
     containers = textwrap.fill(
         f"The exporter looks into containers: `nn.Sequential` and what derives from it, "
         f"{', '.join(followed[:-1])} and {followed[-1]}. It also looks into your own modules.",

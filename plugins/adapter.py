@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from spikeloom.kernel.choose import choose
 from spikeloom.kernel.neuron import Neuron, tensor_of
 from spikeloom.layer import Implemented, as_now, checked_neuron
-from spikeloom.modules import register, registered
+from spikeloom.modules import Circuit, register, registered
 
 Class = TypeVar("Class", bound=type)
 Describes = TypeVar("Describes", bound=Callable[[Any], Neuron | None])
+Encircles = TypeVar("Encircles", bound=Callable[[Any], Circuit | None])
 
 _components: list[Component] = []
 
@@ -86,6 +87,24 @@ def description_of(cls: Any, **stated: Any) -> Callable[[Describes], Describes]:
         assert conventions is not None, f"{cls.__name__} is not registered"
         register(cls, replace(conventions, describe=describe, **stated))
         return describe
+
+    return known
+
+
+def circuit_in(*classes: Any, **stated: Any) -> Callable[[Encircles], Encircles]:
+    """Decorator of the function from a framework's own recurrent module to its circuit.
+
+    Args:
+        classes: The framework's classes.
+        stated: Further fields of :class:`spikeloom.modules.Conventions`.
+    """
+
+    def known(circuit: Encircles) -> Encircles:
+        for cls in classes:
+            conventions = registered(cls)
+            assert conventions is not None, f"{cls.__name__} is not registered"
+            register(cls, replace(conventions, circuit=circuit, **stated))
+        return circuit
 
     return known
 

@@ -30,6 +30,7 @@ from .lif_adex import LIFAdEx, LIFAdExCell
 from .lif_box import LIFBox, LIFBoxCell, lif_box_feed_forward_step
 from .module import SpikeloomCell, SpikeloomSequence, make, make_cell
 from .native import to_host
+from .recurrent import circuit_of_lif  # noqa: F401  # what it registers is wanted
 from .regularization import magnitude_accumulator
 from .signgd import SignGD, SignGDCell
 

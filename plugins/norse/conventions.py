@@ -37,7 +37,5 @@ register_framework(
         "Norse",
         homes=("norse.torch.module.",),
         followed=CONTAINERS[:3],
-        export_call="norse.torch.to_nir",
-        writes=(),
     ),
 )

@@ -16,7 +16,7 @@ from .module import SpikeloomCell, SpikeloomSequence
 from .native import COUNTERPARTS
 from .parameters import FromParameters, begins_at_leak, native_of, tuple_of
 
-__all__ = ["LI", "LIBox", "LIBoxCell", "LICell"]
+__all__ = ["LI", "LIBox", "LIBoxCell", "LICell", "described_li"]
 
 
 class _LI(FromParameters):
@@ -185,7 +185,12 @@ class LIBox(_LIBox, SpikeloomSequence):
 
 @description_of(host.LICell, begins=begins_at_leak)
 @description_of(host.LI, begins=begins_at_leak)
-def _described(module: Any) -> neurons.CubaLI:
+def described_li(module: Any) -> neurons.CubaLI:
+    """The neuron of a module with the parameter tuple of Norse's LI.
+
+    Args:
+        module: Norse's own.
+    """
     p = module.p
     return neurons.CubaLI(p.tau_syn_inv, p.tau_mem_inv, p.v_leak, float(module.dt))
 

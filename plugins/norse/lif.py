@@ -15,7 +15,7 @@ from .module import SpikeloomCell, SpikeloomSequence
 from .native import COUNTERPARTS
 from .parameters import FromParameters, begins_at_leak, native_of, tuple_of
 
-__all__ = ["LIF", "LIFCell"]
+__all__ = ["LIF", "LIFCell", "described_lif"]
 
 
 class _LIF(FromParameters):
@@ -105,7 +105,12 @@ class LIF(_LIF, SpikeloomSequence):
 
 @description_of(host.LIFCell, begins=begins_at_leak)
 @description_of(host.LIF, begins=begins_at_leak)
-def _described(module: Any) -> neurons.CubaLIF:
+def described_lif(module: Any) -> neurons.CubaLIF:
+    """The neuron of a module with the parameter tuple of Norse's LIF.
+
+    Args:
+        module: Norse's own.
+    """
     p = module.p
     values = (p.tau_syn_inv, p.tau_mem_inv, p.v_leak, p.v_th, p.v_reset)
     return neurons.CubaLIF(*values, dt=float(module.dt))

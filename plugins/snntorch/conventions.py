@@ -57,7 +57,5 @@ register_framework(
         "snnTorch",
         homes=("snntorch._neurons.",),
         followed=(),
-        export_call="snntorch.export_nir.export_to_nir",
-        writes=(snntorch.RLeaky, snntorch.RSynaptic),
     ),
 )

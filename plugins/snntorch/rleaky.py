@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spikeloom.kernel.call import run, run_step
 from spikeloom.kernel.vocabulary import Surrogate, clamp
-from spikeloom.modules import register, undescribed
+from spikeloom.modules import Circuit, register, undescribed
 from spikeloom.neurons.delayed_reset import DelayedReset
 from spikeloom.neurons.surrogate import ATan
 from spikeloom.nn.feedback import run_with_feedback
@@ -20,6 +20,7 @@ from spikeloom.nn.layer import checked_threshold
 from ..adapter import component
 from .arguments import Called, HostNeuron, as_tensor
 from .conventions import OURS
+from .circuits import circuit_of_recurrent
 
 __all__ = ["RLeaky"]
 
@@ -274,7 +275,7 @@ class RLeaky(HostNeuron):
 
 
 # A description says nothing of what connects the neurons.
-register(RLeaky, replace(OURS, describe=undescribed))
+register(RLeaky, replace(OURS, describe=undescribed, circuit=_circuit))
 
 
 def _check_connection(all_to_all: Any, features: Any, channels: Any, kernel_size: Any) -> None:
@@ -287,6 +288,10 @@ def _check_connection(all_to_all: Any, features: Any, channels: Any, kernel_size
             )
     elif features and (channels or kernel_size):
         raise TypeError(
+def _circuit(module: RLeaky) -> Circuit | None:
+    return None if module.state_quant else circuit_of_recurrent(module)
+
+
             "RLeaky: give linear_features, or conv2d_channels and kernel_size, not both"
         )
     elif not features and not (channels and kernel_size):

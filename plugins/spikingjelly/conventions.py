@@ -92,7 +92,5 @@ register_framework(
             "spikingjelly.activation_based.neuron.",
         ),
         followed=(layer.ElementWiseRecurrentContainer, layer.PrintShapeModule),
-        export_call="spikingjelly.activation_based.nir_exchange.export_to_nir",
-        writes=(neuron.CUBALIFNode,),
     ),
 )

@@ -11,13 +11,17 @@ from torch import Tensor, nn
 
 from spikeloom.kernel.counted import counting_modes
 from spikeloom.layer import current_parameters
+from spikeloom.modules import Circuit, linear_of
 from spikeloom.nn.feedback import run_with_feedback
 from spikeloom.nn.layer import checked_threshold
 from spikeloom.nn.recurrent import Fed, why_not
 
+from ..adapter import circuit_in
 from .node import SpikeloomNode
 
 __all__ = ["LinearRecurrentContainer"]
+
+LINEAR = (nn.Linear, layer.Linear)
 
 
 class LinearRecurrentContainer(layer.LinearRecurrentContainer):
@@ -112,6 +116,34 @@ class LinearRecurrentContainer(layer.LinearRecurrentContainer):
         whole &= type(node).single_step_forward is BaseNode.single_step_forward
         whole &= type(node).forward is SpikeloomNode.forward
         return whole and not why_not(node.neuron) and _is_unwatched(node, self.rc)
+
+
+@circuit_in(
+    layer.LinearRecurrentContainer,
+    LinearRecurrentContainer,
+    settings="a node inside, or Sequential(Linear, node)",
+)
+def _circuit(container: Any) -> Circuit | None:
+    inside, own = container.sub_module, container.rc
+    *before, node = inside if type(inside) is nn.Sequential else [inside]
+    if len(before) > 1 or any(type(part) not in LINEAR for part in before):
+        return None
+    weight, bias = own.weight.detach(), own.bias
+    for part in before:
+        weight, bias = _behind(part, weight, bias)
+    outputs = container.sub_module_out_features
+    into, back = weight.split((own.in_features - outputs, outputs), dim=1)
+    return Circuit.around(node, linear_of(into, bias), linear_of(back))
+
+
+def _behind(part: Any, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """What a weight and a bias are behind one more linear layer."""
+    outer = part.weight.detach().double()
+    whole = (outer @ weight.double()).to(weight)
+    if bias is None:
+        return whole, part.bias
+    shift = outer @ bias.detach().double()
+    return whole, (shift if part.bias is None else shift + part.bias.detach()).to(weight)
 
 
 def _is_unwatched(*modules: nn.Module) -> bool:

@@ -6,6 +6,7 @@ from torch import nn
 
 import spikeloom
 from spikeloom import export, neurons
+from tests.export.readers import READERS
 
 T, BATCH, N = 100, 2, 8
 
@@ -50,6 +51,32 @@ def test_a_layer_is_written_with_an_edge_back_and_read_back_fires_alike(name, tm
     assert torch.equal(found, expected)
 
 
-def test_a_bias_that_returns_is_refused_with_a_remedy():
-    with pytest.raises(export.NotExpressible, match="put the bias into the layer before it"):
-        export.to_nir(network(neurons.LIF(tau=2.0), bias=True), drive())
+@pytest.mark.parametrize("first", [True, False], ids=["behind weights", "at the input"])
+def test_a_bias_that_returns_is_added_before_the_neuron_from_the_first_step_on(first):
+    net, x = network(neurons.LIF(tau=2.0), bias=True), drive()
+    if not first:
+        net, x = net[1:], torch.cat([x, x[..., :2]], -1)
+    graph, _ = export.to_nir(net, x)
+    kinds = sorted(type(node).__name__ for node in graph.nodes.values())
+    assert kinds == sorted(["Affine", "Affine", "Input", "LIF", "LIF", "Linear", "Output"])
+    with torch.no_grad():
+        assert torch.equal(export.run_nir(graph, x), net(x))
+
+
+@pytest.mark.parametrize("reader", ["nirtorch", "spikingjelly", "norse"])
+@pytest.mark.parametrize("name", ["LIF", "IF", "LIFBox"])
+def test_other_readers_of_a_recurrent_graph_fire_alike(name, reader):
+    net, x = network(NEURONS[name]()), drive()
+    graph, _ = export.to_nir(net, x)
+    with torch.no_grad():
+        assert torch.equal(READERS[reader](graph, x), net(x))
+
+
+def test_snntorchs_reader_stops_at_an_edge_back_and_its_profile_says_so():
+    net, x = network(neurons.LIF(tau=2.0)), drive()
+    graph, report = export.to_nir(net, x)
+    assert any("snntorch does not read the file" in note for note in report.notes)
+    with pytest.raises(AttributeError):
+        READERS["snntorch"](graph, x)
+    with pytest.raises(export.NotExpressible, match="has an edge back to it; read it with"):
+        export.to_nir(net, x, target="snntorch")

@@ -5,6 +5,7 @@ A framework's classes are described once, beside the framework's plugin; everyth
 
 from spikeloom.layer import SpikingLayer
 from spikeloom.modules.calls import named_as, watched_calls
+from spikeloom.modules.circuit import Circuit, circuit_of, linear_of, neuron_within
 from spikeloom.modules.conventions import Conventions, Framework, carried
 from spikeloom.modules.identity import (
     is_neuron,
@@ -30,19 +31,23 @@ from spikeloom.modules.registry import (
 )
 
 __all__ = [
+    "Circuit",
     "Conventions",
     "Framework",
     "base_of",
     "carried",
+    "circuit_of",
     "conventions_of",
     "described_classes",
     "framework_of",
     "frameworks",
     "is_describable",
     "is_neuron",
+    "linear_of",
     "methods_of",
     "named_as",
     "neuron_of",
+    "neuron_within",
     "override_of",
     "register",
     "register_framework",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spikeloom.kernel.fixed import Fixed
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.neurons.trace import Response
 
-__all__ = ["Conventions", "Framework", "carried"]
+if TYPE_CHECKING:
+    from spikeloom.modules.circuit import Circuit
+
+__all__ = ["Conventions", "Framework", "carried", "no_circuit"]
 
 
 def carried(module: Any) -> Neuron | None:
@@ -22,6 +25,10 @@ def carried(module: Any) -> Neuron | None:
 def first_at_rest(module: Any, neuron: Neuron) -> Parameter | None:
     """The membrane potential at rest as its description states it; None without a state."""
     return next(iter(neuron.rest.values()), None)
+
+
+def no_circuit(module: Any) -> None:
+    """What a module holds around a neuron where that is not stated."""
 
 
 def _no(module: Any) -> bool:
@@ -39,6 +46,9 @@ class Conventions:
         is_neuron: Whether they are neurons, and not containers or layers with a sense of time.
         describe: From a module to the description of its neuron, with its present values; None for
             settings that no description has.
+        circuit: From a module to the neuron and the weights that it holds around it, see
+            :class:`spikeloom.modules.Circuit`; None if it holds none, or for settings of which no
+            neuron has a description.
         response: From a module without a description to its sub-threshold filter; None if it is
             not linear.
         takes_steps: Whether a module takes one step ``[batch, *]`` at each call.
@@ -58,6 +68,7 @@ class Conventions:
 
     is_neuron: bool = True
     describe: Callable[[Any], Neuron | None] = carried
+    circuit: Callable[[Any], Circuit | None] = no_circuit
     response: Callable[[Any], Response | None] = lambda module: None
     takes_steps: Callable[[Any], bool] = _no
     batch_first: Callable[[Any], bool] = _no
@@ -79,12 +90,8 @@ class Framework:
         title: Its name in prose.
         homes: The Python modules that define its modules over time.
         followed: Classes there that only pass signals through the modules inside them.
-        export_call: Its own call that writes NIR, which compares nothing.
-        writes: Classes that only this call writes.
     """
 
     title: str
     homes: tuple[str, ...]
     followed: tuple[type, ...]
-    export_call: str
-    writes: tuple[type, ...]

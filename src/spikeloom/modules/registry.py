@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from spikeloom.modules.conventions import Conventions, Framework
+from spikeloom.modules.conventions import Conventions, Framework, no_circuit
 
 __all__ = [
     "base_of",
@@ -141,7 +141,7 @@ def described_classes(framework: Framework) -> dict[str, str]:
         cls.__name__: conventions.settings
         for cls, conventions in _conventions.items()
         if _package(cls) == package
-        and conventions.describe is not undescribed
+        and (conventions.describe is not undescribed or conventions.circuit is not no_circuit)
         and conventions.written
     }
 

@@ -16,7 +16,14 @@ from spikeloom.layer import (
     current_parameters,
     register_parameters,
 )
-from spikeloom.modules import Conventions, register, undescribed
+from spikeloom.modules import (
+    Circuit,
+    Conventions,
+    linear_of,
+    register,
+    undescribed,
+    values_of,
+)
 from spikeloom.nn.feedback import checked_weight, run_with_feedback
 from spikeloom.nn.layer import checked_threshold
 
@@ -231,5 +238,10 @@ def _drawn(neurons: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(neurons, neurons).uniform_(-bound, bound))
 
 
-# No description says that spikes return: a module of its own kind to all that asks.
-register(Recurrent, Conventions(describe=undescribed))
+def _circuit(module: Recurrent) -> Circuit:
+    back = linear_of(module.weight, module.bias)
+    return Circuit(module.neuron.neuron, values_of(module), None, back)
+
+
+# No description says that spikes return: a module of its own kind to all that asks for one.
+register(Recurrent, Conventions(describe=undescribed, circuit=_circuit))

@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from spikingjelly.activation_based import layer as host_layers
+from spikingjelly.activation_based import neuron as host_neurons
 from torch import nn
 
 from spikeloom import SpikingLayer, neurons
@@ -129,3 +131,11 @@ def test_a_layer_behind_an_unflattening_names_the_flag(after):
         to_nir(maker(AFTER[after]()), drawn(3))
     assert [offence.module for offence in caught.value.offences] == ["2"]
     assert "dense_token_mixing=True" in str(caught.value)
+
+
+@pytest.mark.parametrize("home", [nn, host_layers], ids=["torch", "spikingjelly"])
+def test_a_maximum_is_refused_because_the_format_has_none(home):
+    net = nn.Sequential(home.Conv2d(2, 3, 3), host_neurons.IFNode(), home.MaxPool2d(2))
+    with pytest.raises(NotExpressible, match="the format has no maximum, so that no reader") as no:
+        to_nir(net, torch.rand(4, 2, 2, 6, 6))
+    assert [offence.module for offence in no.value.offences] == ["2"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import nir
 import numpy as np
 
-from spikeloom.export.forms.layers import Norm, Transparent
+from spikeloom.export.forms.layers import Bias, Norm, Transparent
 from spikeloom.export.forms.spiking import plain_threshold, strict_threshold
 from spikeloom.export.refuse import Refused
 
@@ -21,11 +21,11 @@ class DraftGraph:
     """Nodes and edges, not yet a NIRGraph.
 
     Attributes:
-        nodes: NIR nodes, and normalisations and pass-throughs that must still vanish.
+        nodes: NIR nodes, and normalisations, biases and pass-throughs that must still vanish.
         edges: ``(source, target)`` pairs in a fixed order.
     """
 
-    nodes: dict[str, nir.NIRNode | Norm | Transparent] = field(default_factory=dict)
+    nodes: dict[str, nir.NIRNode | Bias | Norm | Transparent] = field(default_factory=dict)
     edges: list[tuple[str, str]] = field(default_factory=list)
 
     def sources(self, name: str) -> list[str]:
@@ -61,6 +61,22 @@ class DraftGraph:
         for source in self._own_weights(name, "normalises"):
             self.nodes[source] = _scaled(self.nodes[source], norm.scale, norm.shift)
         self.bypass(name)
+
+    def fold_bias(self, name: str) -> bool:
+        """Put a bias into the weights before it.
+
+        Returns:
+            Whether that was possible: nothing else uses those weights.
+        """
+        bias = self.nodes[name]
+        assert isinstance(bias, Bias)
+        sources = self.sources(name)
+        if len(sources) != 1 or not self._feeds_alone(sources[0], name):
+            return False
+        (source,) = sources
+        self.nodes[source] = _scaled(self.nodes[source], np.ones_like(bias.shift), bias.shift)
+        self.bypass(name)
+        return True
 
     def unify_threshold(self, name: str, at_threshold: bool, for_both: bool) -> None:
         """Give a layer one threshold by scaling the weights before it, row by row.
@@ -123,10 +139,14 @@ class DraftGraph:
             found += further
         return found
 
+    def _feeds_alone(self, source: str, name: str) -> bool:
+        """Whether a node is of weights whose results nothing else uses."""
+        return isinstance(self.nodes[source], Weighted) and self.targets(source) == [name]
+
     def _own_weights(self, name: str, action: str) -> list[str]:
         sources = self.sources(name)
         for source in sources:
-            if not isinstance(self.nodes[source], Weighted) or self.targets(source) != [name]:
+            if not self._feeds_alone(source, name):
                 raise Refused(
                     f"{action} a signal that does not come from weights of its own",
                     "put a Linear or Conv layer right before it",

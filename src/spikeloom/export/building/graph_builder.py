@@ -5,7 +5,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import nir
 import numpy as np
@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from spikeloom.export.building.comparison import differing, signals_of
 from spikeloom.export.building.draft_graph import DraftGraph
 from spikeloom.export.forms.candidates import candidates
-from spikeloom.export.forms.feedback import with_feedback
+from spikeloom.export.forms.feedback import written_around
 from spikeloom.export.forms.layers import (
+    Bias,
     Norm,
     Transparent,
+    bias_node,
     flatten_node,
+    gain_node,
     require_counterpart,
     translate_layer,
 )
@@ -31,8 +34,7 @@ from spikeloom.export.targets.compatibility import fires_at_threshold, judged, n
 from spikeloom.export.tracing.leaf_modules import begins
 from spikeloom.export.tracing.signals import CONSEQUENCE, INPUT, Observation, Site
 from spikeloom.kernel.neuron import Neuron, Parameter
-from spikeloom.modules import neuron_of, override_of, values_of
-from spikeloom.nn import Recurrent
+from spikeloom.modules import circuit_of, neuron_within, values_of
 
 __all__ = [
     "ALLOWED",
@@ -124,7 +126,7 @@ class GraphBuilder:
         for site in self.observation.sites.values():
             with self._refusing(site):
                 # A class that NIR cannot state says more than what became of its calls.
-                if site.module is not None and _neuron_in(site.module) is None:
+                if site.module is not None and neuron_within(site.module) is None:
                     require_counterpart(site.module)
                 if site.obstacle == CONSEQUENCE:
                     continue
@@ -136,7 +138,7 @@ class GraphBuilder:
                 self.entries[site.name] = entry
 
     def _piece(self, site: Site) -> Piece:
-        neuron = None if site.module is None else _neuron_in(site.module)
+        neuron = None if site.module is None else neuron_within(site.module)
         # That a neuron sums its input first says more than that its output has another length.
         if site.obstacle and (neuron is None or neuron.begin is None):
             raise Refused(site.obstacle, site.remedy)
@@ -146,16 +148,7 @@ class GraphBuilder:
             return _single(flatten_node(site.shape_in))
         if neuron is None:
             return _single(translate_layer(site.module, site.shape_in, site.shape_out))
-        parameters, rest = values_of(site.module), begins(site.module, neuron)
-        if site.map:
-            parameters = {key: _flat(value, site.map) for key, value in parameters.items()}
-            rest = None if rest is None else _flat(rest, site.map)
-        for_both = fires_at_threshold(self.target)
-        layer = Layer(site.shape_out, self.dt, for_both, self.observation.lead[0])
-        pieces = candidates(neuron, parameters, layer, rest, self.on_inexact == "extension")
-        if isinstance(site.module, Recurrent):
-            weight, bias = site.module.weight, site.module.bias
-            pieces = [with_feedback(piece, weight, bias) for piece in pieces]
+        pieces = self._pieces(site, site.module, neuron)
         for verdict in ALLOWED[self.on_inexact]:
             for piece in pieces:
                 if piece.verdict == verdict:
@@ -165,6 +158,23 @@ class GraphBuilder:
         error = self._error_of(site, near[0]) if near else None
         self._offend(site, pieces[0].verdict, "NIR has no single node for it", flags, error)
         return pieces[0]
+
+    def _pieces(self, site: Site, module: nn.Module, neuron: Neuron) -> list[Piece]:
+        """The ways to write a neuron, or a circuit, the truest first."""
+        circuit = circuit_of(module)
+        if circuit is None:
+            parameters, rest = values_of(module), begins(module, neuron)
+        else:
+            parameters, rest = dict(circuit.values), circuit.begins
+        if site.map:
+            parameters = {key: _flat(value, site.map) for key, value in parameters.items()}
+            rest = None if rest is None else _flat(rest, site.map)
+        for_both = fires_at_threshold(self.target)
+        layer = Layer(site.shape_out, self.dt, for_both, self.observation.lead[0])
+        pieces = candidates(neuron, parameters, layer, rest, self.on_inexact == "extension")
+        if circuit is None:
+            return pieces
+        return [*map(written_around(circuit, site.shape_in, site.shape_out), pieces)]
 
     def _offend(
         self, site: Site, verdict: str, reason: str, remedy: str, error: float | None = None
@@ -176,7 +186,12 @@ class GraphBuilder:
     def _error_of(self, site: Site, piece: Piece) -> float:
         """How much of a neuron's output on the sample an approximation gets wrong."""
         x = self._over_time(site.inputs, site.shape_in)
-        y = signals_of(piece.graph(site.shape_in), x, self.dt)["output"]
+        nodes = {
+            name: bias_node(site.shape_out, node) if isinstance(node, Bias) else node
+            for name, node in piece.nodes.items()
+        }
+        graph = replace(piece, nodes=nodes).graph(site.shape_in, site.shape_out)
+        y = signals_of(graph, x, self.dt)["output"]
         return differing(y * piece.height, self._over_time(site.outputs, site.shape_out))
 
     def _over_time(self, calls: list[Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -202,7 +217,7 @@ class GraphBuilder:
         ends = [self._outlet(source) for source in self.observation.output]
         if len(ends) > 1:
             # Not every reader sums what arrives at the output.
-            draft.nodes["sum"] = _gain(shape, 1.0)
+            draft.nodes["sum"] = gain_node(shape, 1.0)
             draft.edges += [(end, "sum") for end in ends]
             ends = ["sum"]
         draft.nodes["output"] = nir.Output(output_type=np.array(shape))
@@ -268,10 +283,13 @@ class GraphBuilder:
             self._draft.bypass(name)
         elif isinstance(node, Norm):
             self._draft.fold_norm(name)
+        elif isinstance(node, Bias):
+            if not self._draft.fold_bias(name):
+                self._draft.nodes[name] = bias_node(entry.site.shape_out, node)
         elif name == entry.node("height") and not self._draft.fold_height(name):
-            self._draft.nodes[name] = _gain(entry.site.shape_out, entry.piece.height)
+            self._draft.nodes[name] = gain_node(entry.site.shape_out, entry.piece.height)
         elif self._has_many_thresholds(node) and needs_one_threshold(self.target):
-            neuron = neuron_of(entry.site.module or nn.Identity())
+            neuron = neuron_within(entry.site.module or nn.Identity())
             at_threshold = getattr(neuron, "fires_at_threshold", False)
             self._draft.unify_threshold(name, at_threshold, fires_at_threshold(self.target))
             entry.note = "its thresholds are in the weights before it"
@@ -323,13 +341,6 @@ class GraphBuilder:
         }
 
 
-def _neuron_in(module: nn.Module) -> Neuron | None:
-    """The neuron that a module is, or whose spikes it returns."""
-    if isinstance(module, Recurrent) and not override_of(module):
-        return module.neuron.neuron
-    return neuron_of(module)
-
-
 def _late(source: str) -> tuple[str, str]:
     return (
         f"the output of {source} is used at another step than NIR delivers it",
@@ -342,13 +353,6 @@ def _flat(value: Parameter, shape: tuple[int, ...]) -> Parameter:
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
     return value.detach().expand(shape).flatten()
-
-
-def _gain(shape: tuple[int, ...], gain: float) -> nir.NIRNode:
-    """A node that multiplies; small layers get the weights that every reader knows."""
-    if len(shape) == 1 and shape[0] <= 1024:
-        return nir.Linear(weight=np.eye(shape[0], dtype=np.float32) * np.float32(gain))
-    return nir.Scale(scale=np.full(shape, gain, np.float32))
 
 
 def _single(node: nir.NIRNode | Norm | Transparent) -> Piece:

@@ -1,7 +1,7 @@
 """The frameworks' own modules that compute over time, and why the export does not take one.
 
-Such a module is refused as a whole, by its name, its class and the framework's own export call
-where that writes it; what it is made of inside would say less.
+Such a module is refused as a whole, by its name and its class; what it is made of inside would say
+less.
 """
 
 from __future__ import annotations
@@ -49,7 +49,4 @@ def _refuse(framework: Framework, cls: type, override: str) -> NoReturn:
     if name in taken:
         raise Refused(f"is {owned} with settings that NIR has not", f"use {taken[name]}")
     reason = f"is {owned}, for which this export has no form"
-    if cls in framework.writes:
-        call = framework.export_call
-        raise Refused(reason, f"{instead}, or write the model with {call}, unchecked")
     raise Refused(reason, f"{instead}, or {outside}")

@@ -17,9 +17,12 @@ from spikeloom.export.refuse import Refused
 
 __all__ = [
     "LAYERS",
+    "Bias",
     "Norm",
     "Transparent",
+    "bias_node",
     "flatten_node",
+    "gain_node",
     "layer_key",
     "require_counterpart",
     "translate_layer",
@@ -40,6 +43,61 @@ class Norm:
 
     scale: np.ndarray
     shift: np.ndarray
+
+
+@dataclass(frozen=True)
+class Bias:
+    """What is added to a signal, a number for each channel."""
+
+    shift: np.ndarray
+
+
+# Layers of up to so many features get the matrices that every reader knows.
+SMALL = 1024
+
+
+def gain_node(shape: Shape, gain: float | np.ndarray) -> nir.NIRNode:
+    """A node that multiplies.
+
+    Args:
+        shape: Shape of the signal.
+        gain: By what, broadcast to it.
+    """
+    gains = np.array(np.broadcast_to(np.asarray(gain, np.float32), shape))
+    if len(shape) == 1 and shape[0] <= SMALL:
+        return nir.Linear(weight=np.diag(gains))
+    return nir.Scale(scale=gains)
+
+
+def bias_node(shape: Shape, bias: Bias) -> nir.NIRNode:
+    """A node that adds a number to each channel.
+
+    Args:
+        shape: Shape of the signal.
+        bias: What it adds.
+
+    Raises:
+        Refused: If it would be a large matrix of zeros.
+    """
+    channels = len(bias.shift)
+    if channels > SMALL or len(shape) not in (1, 3):
+        raise Refused(
+            f"adds a bias to {list(shape)} features that come from no weights of their own",
+            "put the bias into the layer before it",
+        )
+    eye, shift = np.eye(channels, dtype=np.float32), bias.shift.astype(np.float32)
+    if len(shape) == 1:
+        return nir.Affine(weight=eye, bias=shift)
+    weight = eye[:, :, None, None]
+    return nir.Conv2d(
+        input_shape=shape[1:],
+        weight=weight,
+        stride=(1, 1),
+        padding=(0, 0),
+        dilation=(1, 1),
+        groups=1,
+        bias=shift,
+    )
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -223,7 +281,10 @@ REMEDIES = {
     "Network": "it has feedback; export it by itself, and join the graphs",
     "ReLU": "convert the model to spikes first, see spikeloom.convert",
     "GELU": "convert the model to spikes first, see spikeloom.convert",
-    "MaxPool2d": "NIR has no maximum; use AvgPool2d",
+    **dict.fromkeys(
+        ("MaxPool1d", "MaxPool2d", "AdaptiveMaxPool2d"),
+        "the format has no maximum, so that no reader has one; use AvgPool2d",
+    ),
     "LayerNorm": "NIR has no normalisation; use BatchNorm, which is folded into weights",
 }
 

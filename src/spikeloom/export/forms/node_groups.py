@@ -79,11 +79,11 @@ class Piece:
     height: float = 1.0
     note: str = ""
 
-    def graph(self, shape: tuple[int, ...]) -> nir.NIRGraph:
+    def graph(self, shape_in: tuple[int, ...], shape_out: tuple[int, ...]) -> nir.NIRGraph:
         """A graph of this neuron alone."""
         ends = {
-            "input": nir.Input(input_type=np.array(shape)),
-            "output": nir.Output(output_type=np.array(shape)),
+            "input": nir.Input(input_type=np.array(shape_in)),
+            "output": nir.Output(output_type=np.array(shape_out)),
         }
         inner = {f"neuron.{suffix}": node for suffix, node in self.nodes.items()}
         edges = [(f"neuron.{a}", f"neuron.{b}") for a, b in self.edges]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import nir
 
-from spikeloom.export.graph.execution_plan import Edge, first_out_of_order
+from spikeloom.export.graph.execution_plan import Edge, delayed_edges, first_out_of_order
 from spikeloom.export.targets.profile import Finding, Profile
 from spikeloom.export.targets.profiles import ONE_THRESHOLD, PROFILES
 
@@ -28,6 +28,10 @@ def findings(
     for member in profile.members:
         yield from findings(member, nodes, edges, dt)
     yield from _unfit_nodes(profile, nodes, dt)
+    if not profile.reads_edges_back:
+        for _, name in sorted(delayed_edges(edges)):
+            problem, remedy = "it has an edge back to it", "read it with spikeloom.export.from_nir"
+            yield Finding(name, type(nodes[name]).__name__, target, problem, remedy, silent=False)
     # A reader that refuses a node never comes to run the graph.
     if profile.runs_depth_first and all(type(n) in (profile.reads or ()) for n in nodes.values()):
         start, end = (_the_only(nodes, kind) for kind in (nir.Input, nir.Output))

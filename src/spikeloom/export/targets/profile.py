@@ -71,6 +71,7 @@ class Profile:
         arithmetic: How it computes a LIF or IF node, where that is known.
         fires_at_threshold: Whether its neurons fire at the threshold, not only above.
         members: Readers that the target stands for.
+        reads_edges_back: Whether it takes graphs with a loop.
         runs_depth_first: Whether it runs nodes as it meets them, before sources on other branches.
     """
 
@@ -81,4 +82,5 @@ class Profile:
     arithmetic: Callable[[nir.LIF | nir.IF, float], Neuron] | None = None
     fires_at_threshold: bool = False
     members: tuple[str, ...] = ()
+    reads_edges_back: bool = True
     runs_depth_first: bool = False

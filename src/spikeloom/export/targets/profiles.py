@@ -148,6 +148,7 @@ SNNTORCH = Profile(
     ),
     "checked with snnTorch 1.0.0",
     _as_snntorch,
+    reads_edges_back=False,  # its call ends in an AttributeError of nirtorch 2.6
 )
 NORSE = Profile(
     "norse",

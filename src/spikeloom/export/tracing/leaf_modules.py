@@ -66,7 +66,13 @@ def is_leaf(module: nn.Module) -> bool:
         return True
     if type(module) is nn.Unflatten:  # followed as the function that it calls
         return False
-    return type(module).__module__.startswith("torch.nn.modules") and not any(module.children())
+    return _is_torch_layer(type(module)) and not any(module.children())
+
+
+def _is_torch_layer(cls: type) -> bool:
+    """Whether a class is a layer of torch's, or a framework's under the same name."""
+    bases = (cls, *(base for base in cls.__bases__ if base.__name__ == cls.__name__))
+    return any(base.__module__.startswith("torch.nn.modules") for base in bases)
 
 
 def passes_on(module: nn.Module) -> bool:

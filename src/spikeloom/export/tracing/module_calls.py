@@ -21,7 +21,7 @@ from spikeloom.export.tracing.leaf_modules import (
 from spikeloom.export.tracing.positions import Moved, Term, move
 from spikeloom.export.tracing.record import REMEDY, STATE, Record, tensors_in
 from spikeloom.export.tracing.signals import FOLD, OWN_MODULE, Signal, Site, state_of
-from spikeloom.modules import methods_of, named_as, neuron_of, takes_steps
+from spikeloom.modules import circuit_of, methods_of, named_as, neuron_within, takes_steps
 
 __all__ = ["Calls", "StepByStep"]
 
@@ -102,8 +102,10 @@ class Calls:
         try:
             given = tensors_in((args, kwargs))
             record.check(given)
-            states = [t for t in record.followed(given) if self._is_own(name, t)]
-            inputs = [t for t in record.followed(given) if not self._is_own(name, t)]
+            known_ones = record.followed(given)
+            states = [t for t in known_ones if self._is_own(name, t)]
+            back = [t for t in known_ones[1:] if self._returns(name, module, t)]
+            inputs = [t for t in known_ones if not any(t is own for own in (*states, *back))]
             if not inputs and given and not bool(given[0].any()):
                 # Feedback that has not begun: zeros stand for a signal that is yet to come.
                 inputs = given[:1]
@@ -113,7 +115,8 @@ class Calls:
             outputs = tensors_in(result)
             if outputs:
                 site = self._site(name, module)
-                self._check_time(site, module, [t for t in given if t not in record], states)
+                numbers = [t for t in given if t not in record]
+                self._check_time(site, module, numbers, states, back)
                 if isinstance(known, Moved):
                     self._record_moved(site, module, steps, inputs[0], known, outputs[0])
                 else:
@@ -126,6 +129,16 @@ class Calls:
     def _is_own(self, name: str, tensor: Tensor) -> bool:
         """Whether a tensor is a neuron's own state, handed back to it."""
         return self.record.draft_of(tensor).sources == {state_of(name)}
+
+    def _returns(self, name: str, module: nn.Module, tensor: Tensor) -> bool:
+        """Whether a tensor is a part of a neuron's state that the neuron gave out as its output.
+
+        Of a recurrent neuron it is what fired, of a leaky integrator the potential.
+        """
+        if self.record.draft_of(tensor).sources != {name}:
+            return False
+        neuron = neuron_within(module)
+        return neuron is not None and neuron.inputs == 1
 
     def _input(self, module: nn.Module, steps: bool | None, inputs: list[Tensor]) -> Any:
         """What is known of a leaf's only input; None if it has several."""
@@ -151,24 +164,34 @@ class Calls:
         return self.record.sites[name]
 
     def _check_time(
-        self, site: Site, module: nn.Module, numbers: list[Tensor], states: list[Tensor]
+        self,
+        site: Site,
+        module: nn.Module,
+        numbers: list[Tensor],
+        states: list[Tensor],
+        back: list[Tensor],
     ) -> None:
         """Each call must go on where the last one ended, the first one at rest."""
         if site.steps >= self.record.T and not passes_on(module):
             reason = f"is called again after all {site.steps} steps, so at several places"
             site.block(reason, OWN_MODULE, derived=False)
-        neuron = neuron_of(module)
+        neuron = neuron_within(module)
         if neuron is None or not neuron.rest:
             return
         if any(bool(state.any()) for state in numbers):
             site.block("does not begin at rest", "let it begin with zeros", derived=False)
-        own = [self.record.draft_of(state) for state in states]
-        latest = [k for k in own if isinstance(k, Signal) and k.starts[0][1] == site.steps]
-        handed = len(latest) == len(own) == site.states > 0
+        own, before = (state_of(site.name), site.steps), (site.name, site.steps - 1)
+        handed = len(states) == site.states and bool(states or back) and not numbers
+        handed = handed and self._all_are(own, states) and self._all_are(before, back)
         if site.steps and not handed and not keeps_its_state(module):
             reason = f"is back at rest after {site.steps} of {self.record.T} steps"
             remedy = "call it once for the sequence, or hand it the state that it returned"
             site.block(reason, remedy, derived=False)
+
+    def _all_are(self, start: tuple[str, int], tensors: list[Tensor]) -> bool:
+        """Whether tensors carry what a site gave out at one step, and nothing else."""
+        known = map(self.record.draft_of, tensors)
+        return all(isinstance(one, Signal) and one.starts == (start,) for one in known)
 
     def _record(
         self,
@@ -221,7 +244,9 @@ class Calls:
             return
         if site.steps and not site.wires:
             site.block("sees inputs of different order", "use one module for each")
-        if neuron_of(module) is not None:
+        if circuit_of(module) is not None:
+            site.block("is recurrent and receives features whose axes were moved", FOLD)
+        if neuron_within(module) is not None:
             rows = rows_of(moved, (), record.B)
             record.receive(site, moved, rows, tuple(x.shape[1 if steps else 2 :]))
             start = site.hear(rows.starts, rows.steps)
@@ -254,7 +279,7 @@ class Calls:
     @staticmethod
     def _keep(site: Site, module: nn.Module, x: Tensor, y: Tensor) -> None:
         """Remember what a neuron received and fired, to compare the graph with it."""
-        if neuron_of(module) is not None:
+        if neuron_within(module) is not None:
             site.inputs.append(x.detach())
             site.outputs.append(y.detach())
 
