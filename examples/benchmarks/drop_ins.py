@@ -36,6 +36,7 @@ SPIKINGJELLY: dict[str, tuple[Any, ...]] = {
     "EIFNode": (),
     "IzhikevichNode": (),
     "KLIFNode": (),
+    "CUBALIFNode": (),
 }
 SNNTORCH: dict[str, dict[str, float]] = {
     "Leaky": {"beta": 0.5},

@@ -22,6 +22,7 @@ require_host()
 from .alif import ALIFNode
 from .compressor import SignedSpikeCompressor
 from .counting import signed_rules
+from .cuba_lif import CUBALIFNode
 from .elastic import ElasticBiSpikeNode
 from .export import export_to_nir
 from .few_spike import HGNode, OATNode, few_spike_tables
@@ -39,6 +40,7 @@ from .signgd import SignGDNode, SignGDRecipe, SteppedSignGD
 
 __all__ = [
     "ALIFNode",
+    "CUBALIFNode",
     "EIFNode",
     "ElasticBiSpikeNode",
     "HGNode",

@@ -39,6 +39,7 @@ def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
                                             else that of the rate
     ``QIF``, ``EIF``, ``Izhikevich``        ``QIFNode``, ``EIFNode``, ``IzhikevichNode``
     ``KLIF``                                ``KLIFNode``; the same ``k``
+    ``CurrentLIF``                          ``CUBALIFNode``
     ``SimpleLIFNode``                       ``SimpleLIFNode``
     ``ElasticBiSpike``, alpha 1, symmetric  ``TernaryLIFNode`` for a decay of 1/2, 3/4, 7/8 and so
                                             on, ``TernaryIFNode`` for 1

@@ -15,6 +15,7 @@ _OURS = {
     host.Erf: ours.Erf,
     host.PiecewiseExp: ours.PiecewiseExp,
     host.PiecewiseQuadratic: ours.PiecewiseQuadratic,
+    host.Rect: ours.Rect,
     host.Sigmoid: ours.Sigmoid,
     host.SoftSign: ours.SoftSign,
     host.SuperSpike: ours.SuperSpike,

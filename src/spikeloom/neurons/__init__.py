@@ -14,6 +14,7 @@ from spikeloom.neurons.adex import AdEx
 from spikeloom.neurons.alif import ALIF
 from spikeloom.neurons.alpha import Alpha
 from spikeloom.neurons.cuba_lif import CubaLIF
+from spikeloom.neurons.current_lif import CurrentLIF
 from spikeloom.neurons.elastic import ElasticBiSpike
 from spikeloom.neurons.few_spike import OAT, FewSpike
 from spikeloom.neurons.gated import HG, LinearHG
@@ -53,6 +54,7 @@ __all__ = [
     "Constant",
     "CubaLI",
     "CubaLIF",
+    "CurrentLIF",
     "ElasticBiSpike",
     "Exponential",
     "FewSpike",

@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any
 
-from spikeloom.kernel.vocabulary import absolute, exp, maximum, sigmoid
+from spikeloom.kernel.vocabulary import absolute, exp, maximum, sigmoid, where
 
 __all__ = [
     "ATan",
@@ -32,6 +32,7 @@ __all__ = [
     "FastSigmoid",
     "PiecewiseExp",
     "PiecewiseQuadratic",
+    "Rect",
     "Sigmoid",
     "SoftSign",
     "StraightThrough",
@@ -172,6 +173,20 @@ class FastSigmoid(_Sharpness):
         """The surrogate derivative at ``u``."""
         z = self.slope * absolute(u) + 1.0
         return 1.0 / (z * z)
+
+
+@dataclass(frozen=True)
+class Rect(_Sharpness):
+    r"""A rectangle of height alpha and width 1 / alpha (SpikingJelly).
+
+    .. math:: \alpha \text{ where } |u| < \frac{1}{2 \alpha}, \text{ else } 0
+    """
+
+    alpha: float = 1.0
+
+    def derivative(self, u: Any) -> Any:
+        """The surrogate derivative at ``u``."""
+        return where(absolute(u) < 0.5 / self.alpha, self.alpha + 0.0 * u, 0.0)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,15 @@ def simple(draw, dtype):
     return (), {**named, "decay_input": draw.random() < 0.5}
 
 
-STATES = ("v", "w")
+def behind_a_current(draw, dtype):
+    named = common(draw)
+    del named["tau"], named["detach_reset"]  # SpikingJelly's takes no such argument
+    named["surrogate_function"] = draw.choice((*SURROGATES, surrogate.Rect))()
+    decays = {name: draw.choice([0.5, 0.75, 0.9, 0.3]) for name in ("c_decay", "v_decay")}
+    return (), {**named, **decays}
+
+
+STATES = ("v", "w", "c")
 
 
 def states_of(module):
@@ -84,6 +92,7 @@ CASES = {
     "EIFNode": DropIn(loom.EIFNode, host.EIFNode, exponential, margin=2e-4, limit=0.625),
     "IzhikevichNode": DropIn(loom.IzhikevichNode, host.IzhikevichNode, izhikevich, limit=0.625),
     "KLIFNode": DropIn(loom.KLIFNode, host.KLIFNode, scaled, ("k",)),
+    "CUBALIFNode": DropIn(loom.CUBALIFNode, host.CUBALIFNode, behind_a_current),
     "LIAFNode": DropIn(loom.LIAFNode, host.LIAFNode, analog),
     "SimpleLIFNode": DropIn(loom.SimpleLIFNode, host.SimpleLIFNode, simple),
 }
@@ -94,6 +103,7 @@ KINDS = {
     "IzhikevichNode": neurons.Izhikevich,
     "KLIFNode": neurons.KLIF,
     "LIAFNode": neurons.LIAF,
+    "CUBALIFNode": neurons.CurrentLIF,
     "SimpleLIFNode": neurons.LIF,
 }
 
@@ -147,7 +157,7 @@ def test_arguments_are_attributes_that_take_effect(name):
 @pytest.mark.parametrize("name", CASES)
 def test_functions_without_a_kernel_form_run_step_by_step(name):
     function = surrogate.LeakyKReLU()
-    settings = {"surrogate_function": function, "step_mode": "m"}
+    settings = {"surrogate_function": function}
     x = 2 * torch.rand(9, 2, 3, generator=torch.Generator().manual_seed(0))
     ours = CASES[name].ours(*ARGUMENTS.get(name, ()), **settings)
     theirs = CASES[name].theirs(*ARGUMENTS.get(name, ()), **settings)

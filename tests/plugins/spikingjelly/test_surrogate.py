@@ -7,10 +7,19 @@ from spikingjelly.activation_based import surrogate as host
 from spikeloom.neurons import surrogate as ours
 from spikeloom.plugins.spikingjelly.surrogate import kernel_form, translated
 
-SEVEN = ("ATan", "Erf", "PiecewiseExp", "PiecewiseQuadratic", "Sigmoid", "SoftSign", "SuperSpike")
+NAMES = (
+    "ATan",
+    "Erf",
+    "PiecewiseExp",
+    "PiecewiseQuadratic",
+    "Rect",
+    "Sigmoid",
+    "SoftSign",
+    "SuperSpike",
+)
 
 
-@pytest.mark.parametrize("name", SEVEN)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("alpha", [None, 0.5, 3.0])
 def test_counterparts_have_the_hosts_derivative(name, alpha):
     function = getattr(host, name)() if alpha is None else getattr(host, name)(alpha)
@@ -27,7 +36,7 @@ class Subclass(host.ATan):
 
 @pytest.mark.parametrize(
     "function",
-    [host.Rect(), host.ATan(spiking=False), host.ATan(torch.tensor(2.0)), Subclass()],
+    [host.LeakyKReLU(), host.ATan(spiking=False), host.ATan(torch.tensor(2.0)), Subclass()],
     ids=["another", "continuous", "tensor alpha", "subclass"],
 )
 def test_everything_else_has_none(function):
