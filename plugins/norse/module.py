@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.kernel.call import COMPUTED, run, run_step
+from spikeloom.kernel.lengths import Lengths
 from spikeloom.kernel.neuron import Gated, Neuron, PerStep, tensor_of
 from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
@@ -218,15 +219,24 @@ class SpikeloomSequence(_SpikeloomModule):
         first = checked(self._promoted(input_tensor))
         return self._rest(first, first.shape[1:])
 
-    def forward(self, input_tensor: Any, state: Any = None) -> tuple[Any, Any]:
-        """A whole sequence from a state; from rest without one."""
+    def forward(
+        self, input_tensor: Any, state: Any = None, lengths: Lengths = None
+    ) -> tuple[Any, Any]:
+        """A whole sequence from a state; from rest without one.
+
+        Args:
+            input_tensor: ``[time, batch, *]``.
+            state: The state before the first step.
+            lengths: How many steps each sequence of the batch has, as for :func:`spikeloom.run`.
+        """
         if state is None and not self._begins_at_rest():
             state = self.state_fallback(input_tensor)
         names = self.neuron.state_names
         if not (self.record_states and names):
-            y, states = self._scan(input_tensor, state)
+            y, states = self._scan(input_tensor, state, lengths=lengths)
         else:
-            recorded = [self._scan(input_tensor, state, record=name) for name in names]
+            options = [{"record": name, "lengths": lengths} for name in names]
+            recorded = [self._scan(input_tensor, state, **each) for each in options]
             y, states = recorded[0][0], (sequence for _, _, sequence in recorded)
         return y, self.state_type(*states)
 

@@ -10,6 +10,7 @@ from torch._subclasses import FakeTensor
 
 from spikeloom import Neuron, run
 from spikeloom.kernel.call import COMPUTED, run_step
+from spikeloom.kernel.lengths import Lengths
 from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
 from spikeloom.modules import register
@@ -129,7 +130,13 @@ class SpikingModule(Describing, KeepsStates):
         register_parameters(self, neuron)
         self._keep_states()
 
-    def forward(self, x: Input, *states: Tensor | None, mem: Tensor | None = None) -> Any:
+    def forward(
+        self,
+        x: Input,
+        *states: Tensor | None,
+        mem: Tensor | None = None,
+        lengths: Lengths = None,
+    ) -> Any:
         """One step, or with ``time_first`` a sequence.
 
         Args:
@@ -138,17 +145,23 @@ class SpikingModule(Describing, KeepsStates):
             states: States, the membrane potential last; without them a step goes on from the
                 module's own. ``torch.zeros(0)`` starts at rest.
             mem: The membrane potential by name.
+            lengths: With ``time_first``, as for :meth:`sequence`.
 
         Returns:
             ``(spk, *states)``; only ``spk`` with ``init_hidden`` and without ``output``.
 
         Raises:
             TypeError: If a state is passed while ``init_hidden=True``, or has a dtype or device
-                that does not fit.
+                that does not fit; ``lengths`` of a single step.
             ValueError: If states are missing or have another shape than the input.
         """
         if self.time_first:
-            return self.sequence(x, *states, mem=mem)
+            return self.sequence(x, *states, mem=mem, lengths=lengths)
+        if lengths is not None:
+            raise TypeError(
+                f"lengths: {self.neuron.name} takes one step at each call; call sequence(x, "
+                f"lengths=...), or make it with time_first=True"
+            )
         y, after, _ = self._run(x, states, mem, steps=True)
         return self._answer(y, after)
 
@@ -158,6 +171,7 @@ class SpikingModule(Describing, KeepsStates):
         *states: Tensor | None,
         mem: Tensor | None = None,
         record: bool = False,
+        lengths: Lengths = None,
     ) -> Any:
         """All steps in one fused call.
 
@@ -168,6 +182,8 @@ class SpikingModule(Describing, KeepsStates):
             mem: The membrane potential by name.
             record: Also return the membrane potential after every step, as losses on the membrane
                 need it.
+            lengths: How many steps each sequence of the batch has, as for :func:`spikeloom.run`;
+                the states are then those at each sequence's end.
 
         Returns:
             What :meth:`forward` returns, ``spk`` of shape ``[T, batch, *]`` and the states after
@@ -180,32 +196,39 @@ class SpikingModule(Describing, KeepsStates):
         if record and not self.neuron.rest:
             raise ValueError(f"record: {self.neuron.name} has no state to record")
         membrane = self.neuron.state_names[0] if record else None
-        y, after, trace = self._run(x, states, mem, steps=False, record=membrane)
+        options = {"record": membrane, "lengths": lengths}
+        y, after, trace = self._run(x, states, mem, steps=False, **options)
         answer = self._answer(y, after)
         if not record:
             return answer
         return (*answer, trace) if self._returns_states else (answer, trace)
 
     def _run(
-        self, x: Input, states: tuple[Any, ...], mem: Any, steps: bool, record: str | None = None
+        self, x: Input, states: tuple[Any, ...], mem: Any, steps: bool, **options: Any
     ) -> tuple[Any, State, Tensor | None]:
         given = states if mem is None else (*states, mem)
         params = current_parameters(self, self.neuron)
         x = promoted(x, lambda: params)
         state = self._start(given, x, steps)
-        y, after, *trace = self._call(x, state, params, steps, record)
+        y, after, *trace = self._call(x, state, params, steps, **options)
         if self.init_hidden or _stays(after):
             self._keep(after)
         return y, after, trace[0] if trace else None
 
     def _call(
-        self, x: Input, state: State | None, params: Any, steps: bool, record: str | None
+        self,
+        x: Input,
+        state: State | None,
+        params: Any,
+        steps: bool,
+        record: str | None = None,
+        lengths: Lengths = None,
     ) -> Any:
         """The outputs, the states after them and with ``record`` its sequence."""
         how = {"params": params, "implementation": self.implementation}
         if steps:
             return run_step(self.neuron, x, state, **how)
-        return run(self.neuron, x, state, record=record, **how)
+        return run(self.neuron, x, state, record=record, lengths=lengths, **how)
 
     def _start(self, given: tuple[Any, ...], x: Input, steps: bool) -> State | None:
         """The states before a call; None for rest."""

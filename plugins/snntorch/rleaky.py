@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.kernel.call import run, run_step
+from spikeloom.kernel.lengths import Lengths
 from spikeloom.kernel.vocabulary import Surrogate, clamp
 from spikeloom.modules import Circuit, register, undescribed
 from spikeloom.neurons.delayed_reset import DelayedReset
@@ -19,8 +20,8 @@ from spikeloom.nn.layer import checked_threshold
 
 from ..adapter import component
 from .arguments import Called, HostNeuron, as_tensor
-from .conventions import OURS
 from .circuits import circuit_of_recurrent
+from .conventions import OURS
 
 __all__ = ["RLeaky"]
 
@@ -233,13 +234,25 @@ class RLeaky(HostNeuron):
         return (y, after[0]) if self._returns_states else y
 
     def _call(
-        self, x: Any, state: State | None, params: Any, steps: bool, record: str | None
+        self,
+        x: Any,
+        state: State | None,
+        params: Any,
+        steps: bool,
+        record: str | None = None,
+        lengths: Lengths = None,
     ) -> Any:
         if not self.all_to_all:
-            return super()._call(x, state, params, steps, record)
+            return super()._call(x, state, params, steps, record, lengths)
         if steps:
             return self._step(x, state, params)
         if record is not None or not _is_plain_linear(self.recurrent):
+            if lengths is not None:
+                raise ValueError(
+                    "lengths: RLeaky takes the steps one by one with record=True, with a "
+                    "convolution and with hooks on its recurrent layer, and then does not know "
+                    "where a sequence ends; run sequences of one length together"
+                )
             return self._step_by_step(x, state, params, record is not None)
         return run_with_feedback(
             self.neuron,
@@ -251,6 +264,7 @@ class RLeaky(HostNeuron):
             params=params,
             implementation=self.implementation,
             threshold=self.events_up_to,
+            lengths=lengths,
         )
 
     def _step(self, x: Tensor, state: State | None, params: Any) -> Any:
@@ -274,6 +288,10 @@ class RLeaky(HostNeuron):
         return (spikes, state, torch.stack(mem_rec)) if record else (spikes, state)
 
 
+def _circuit(module: RLeaky) -> Circuit | None:
+    return None if module.state_quant else circuit_of_recurrent(module)
+
+
 # A description says nothing of what connects the neurons.
 register(RLeaky, replace(OURS, describe=undescribed, circuit=_circuit))
 
@@ -288,10 +306,6 @@ def _check_connection(all_to_all: Any, features: Any, channels: Any, kernel_size
             )
     elif features and (channels or kernel_size):
         raise TypeError(
-def _circuit(module: RLeaky) -> Circuit | None:
-    return None if module.state_quant else circuit_of_recurrent(module)
-
-
             "RLeaky: give linear_features, or conv2d_channels and kernel_size, not both"
         )
     elif not features and not (channels and kernel_size):

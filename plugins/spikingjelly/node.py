@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spikeloom.kernel.call import COMPUTED, run, run_step
 from spikeloom.kernel.counted import counting_modes, uncounted
+from spikeloom.kernel.lengths import Lengths
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.promotion import promoted
 from spikeloom.layer import current_parameters, register_parameters
@@ -166,8 +167,17 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
         y, states = self._scan(inputs, states)
         return _as_tuple(y), states
 
-    def multi_step_forward(self, x_seq: Tensor, *args: Tensor) -> Any:
-        """A whole sequence from the node's memories, which are updated."""
+    def multi_step_forward(self, x_seq: Tensor, *args: Tensor, lengths: Lengths = None) -> Any:
+        """A whole sequence from the node's memories, which are updated.
+
+        Args:
+            x_seq: ``[T, N, *]``.
+            args: Further inputs.
+            lengths: How many steps each sequence of the batch has, as for :func:`spikeloom.run`;
+                the memories are then those at each sequence's end.
+        """
+        if lengths is not None:
+            return self._to_ends((x_seq, *args), lengths)
         own = type(self).single_step_forward is BaseNode.single_step_forward
         if not own and self.neuron.begin is None:
             return self._by_steps(x_seq, *args)
@@ -176,12 +186,26 @@ class SpikeloomNode(Restarting, Describing, BaseNode):
             return y
         if not self.store_v_seq or self._transition_is_overridden():
             return BaseNode.multi_step_forward(self, x_seq, *args)
-        inputs = (x_seq, *args)
+        return self._remembered((x_seq, *args))
+
+    def _remembered(self, inputs: tuple[Tensor, ...], **options: Any) -> Any:
+        """A whole sequence in one call, and what it leaves in the memories."""
+        if self.store_v_seq:
+            options["record"] = self.neuron.state_names[0]
         states = self.materialize_states(inputs, tuple(self._memories.values()), "m")
-        membrane = self.neuron.state_names[0]
-        y, states, self.v_seq = self._scan(inputs, states, record=membrane)
+        y, states, *v_seq = self._scan(inputs, states, **options)
+        self.v_seq = v_seq[0] if v_seq else None
         self._memories.update(zip(self._memories, states, strict=True))
         return y
+
+    def _to_ends(self, inputs: tuple[Tensor, ...], lengths: Lengths) -> Any:
+        own = type(self).single_step_forward is BaseNode.single_step_forward
+        if not own or self._transition_is_overridden():
+            raise TypeError(
+                f"lengths: {type(self).__name__} has a step of its own, which does not know where "
+                f"a sequence ends; run sequences of one length together"
+            )
+        return self._remembered(inputs, lengths=lengths)
 
     def _by_steps(self, *inputs: Tensor) -> Any:
         """A sequence through the single step that a subclass has written."""

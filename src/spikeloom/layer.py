@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from spikeloom.kernel.call import run
 from spikeloom.kernel.choose import checked_implementation
 from spikeloom.kernel.fixed import Fixed
+from spikeloom.kernel.lengths import Lengths
 from spikeloom.kernel.neuron import Gated, Neuron, Parameter, PerStep, tensor_of
 
 __all__ = [
@@ -173,10 +174,17 @@ class SpikingLayer(Implemented, nn.Module):
         self.implementation = implementation
         register_parameters(self, neuron)
 
-    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Any:
-        """Run the neuron over ``[T, batch, *]``, a tuple of them for several inputs, from rest."""
+    def forward(self, x: Tensor | tuple[Tensor, ...], lengths: Lengths = None) -> Any:
+        """Run the neuron from rest.
+
+        Args:
+            x: ``[T, batch, *]``, a tuple of them for several inputs.
+            lengths: How many steps each sequence of the batch has, as for :func:`spikeloom.run`.
+        """
         params = current_parameters(self, self.neuron)
-        y, _ = run(self.neuron, x, params=params, implementation=self.implementation)
+        y, _ = run(
+            self.neuron, x, lengths=lengths, params=params, implementation=self.implementation
+        )
         return y
 
     def extra_repr(self) -> str:

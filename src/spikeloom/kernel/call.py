@@ -15,6 +15,7 @@ from spikeloom.kernel.choose import choose, tell_fallback
 from spikeloom.kernel.counted import counting_modes
 from spikeloom.kernel.freed import in_one_node
 from spikeloom.kernel.known import Answer, Known, Parameters, key_of, remember, settled
+from spikeloom.kernel.lengths import Lengths, ending, mean_of, steps_left
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.kernel.plan import plan_for
 from spikeloom.kernel.scan import Call, follow, scan
@@ -30,6 +31,7 @@ def run(
     x: Tensor | tuple[Tensor, ...],
     state: State | None = None,
     *,
+    lengths: Lengths = None,
     params: dict[str, Parameter] | None = None,
     record: str | None = None,
     reduce: str | None = None,
@@ -53,6 +55,11 @@ def run(
         neuron: What to run.
         x: Input of shape ``[T, ...]``, time first; a tuple for a neuron with several inputs.
         state: States before the first step, each of shape ``x.shape[1:]``; None starts at rest.
+        lengths: How many steps each sequence of the batch has, ``[batch]``, 0 to T: a list, or a
+            tensor of integers on the CPU; None: all have T. It is as if each sequence ran alone:
+            its last states are those at its own end, its outputs after that are 0, a recorded
+            state stays as it is, a mean is taken over its own steps, and what stands in ``x``
+            behind its end is not read and gets a gradient of 0.
         params: Values that replace the neuron's own in this call, of the same kind. Numbers have to
             be in the neuron's ranges; those of tensors are not read, which would stop a GPU.
         record: Name of a state to return after every step, in the dtype that is computed in.
@@ -83,7 +90,10 @@ def run(
         tensor([0.5000])
     """
     xs = x if isinstance(x, tuple) else (x,)
-    return _run(neuron, xs, state, params or {}, record, reduce, implementation)
+    asked = (record, reduce, implementation)
+    if lengths is not None:
+        return _run_to_ends(neuron, xs, state, params or {}, lengths, *asked)
+    return _run(neuron, xs, state, params or {}, *asked)
 
 
 def run_step(
@@ -121,6 +131,39 @@ def run_step(
     return _run(neuron, xs, state, params or {}, None, None, implementation, single=True)
 
 
+def _run_to_ends(
+    neuron: Neuron,
+    xs: State,
+    state: State | None,
+    params: Parameters,
+    lengths: Lengths,
+    record: str | None,
+    reduce: str | None,
+    implementation: str,
+) -> Any:
+    """The call of a batch whose sequences have lengths of their own."""
+    xs = checked.inputs(neuron, xs, params)
+    stored, dtype = xs[0].dtype, COMPUTED[xs[0].dtype]
+    left = steps_left(lengths, xs[0])
+    begins = (*checked.states(neuron, state, xs[0], dtype), left)
+    if record is not None and record not in neuron.state_names:
+        raise _no_such_state(neuron, record)
+    means = reduce == "mean"
+    if means and stored != dtype:  # sums are not to be rounded before they are divided
+        xs = tuple([part.to(dtype) for part in xs])
+    summed = "sum" if means else reduce
+    found = _run(ending(neuron), xs, begins, params, record, summed, implementation)
+    y, states, *recorded = found
+    if means:
+        ys = [mean_of(part, left, stored) for part in (y if isinstance(y, tuple) else (y,))]
+        y = tuple(ys) if isinstance(y, tuple) else ys[0]
+    return (y, states[:-1], *recorded)
+
+
+def _no_such_state(neuron: Neuron, record: str) -> ValueError:
+    return ValueError(f"record: {neuron.name} has the states {neuron.state_names}, got {record!r}")
+
+
 def _run(
     neuron: Neuron,
     xs: State,
@@ -151,9 +194,7 @@ def _run(
     if reduce not in (None, "sum", "mean"):
         raise ValueError(f"reduce: must be 'sum', 'mean' or None, got {reduce!r}")
     if record is not None and record not in neuron.state_names:
-        raise ValueError(
-            f"record: {neuron.name} has the states {neuron.state_names}, got {record!r}"
-        )
+        raise _no_such_state(neuron, record)
     name, reason = choose(implementation, xs[0].device, neuron.reason)
     if reason:
         tell_fallback(implementation, str(xs[0].device), reason)

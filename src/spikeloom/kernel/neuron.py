@@ -146,6 +146,8 @@ class Neuron:
         # The numbers of its surrogates, which its kernels get behind those of its parameters.
         self.surrogate_numbers: Mapping[str, float] = {}
         self._reach: tuple[frozenset[int], ...] = ()
+        # The same neuron for sequences of different lengths; see spikeloom.kernel.lengths.
+        self._ending: Any = None
         self._trace()
         self._made = True
 
@@ -161,7 +163,7 @@ class Neuron:
 
     def __getstate__(self) -> dict[str, Any]:
         # What is known of its calls belongs to this object alone.
-        return {**self.__dict__, "known_calls": {}}
+        return {**self.__dict__, "known_calls": {}, "_ending": None}
 
     def _refuse(self, name: str, change: str) -> NoReturn:
         raise AttributeError(

@@ -12,6 +12,7 @@ from spikeloom.kernel import checked
 from spikeloom.kernel.call import COMPUTED, run_step
 from spikeloom.kernel.choose import choose
 from spikeloom.kernel.feedback import Loop, run_loop
+from spikeloom.kernel.lengths import Lengths, ending, steps_left
 from spikeloom.kernel.neuron import Neuron, Parameter
 from spikeloom.kernel.plain import is_plain
 from spikeloom.kernel.plan import plan_for
@@ -35,6 +36,7 @@ def run_with_feedback(
     params: dict[str, Parameter] | None = None,
     implementation: str = "auto",
     threshold: float | None = None,
+    lengths: Lengths = None,
 ) -> tuple[Tensor, State]:
     """Run a neuron whose spikes return through a weight at the next step.
 
@@ -54,6 +56,7 @@ def run_with_feedback(
         implementation: As for :func:`spikeloom.run`.
         threshold: The share of neurons that fire up to which weights are added one by one; None is
             :data:`THRESHOLD`.
+        lengths: As for :func:`spikeloom.run`.
 
     Returns:
         ``(y, state)``, as :func:`spikeloom.run`.
@@ -65,6 +68,20 @@ def run_with_feedback(
     params = params or {}
     x, _ = checked.inputs(neuron, (x, x), params)
     dtype = COMPUTED[x.dtype]
+    if lengths is not None:
+        begins = (*checked.states(neuron, state, x, dtype), steps_left(lengths, x))
+        y, ends = run_with_feedback(
+            ending(neuron),
+            x,
+            weight,
+            bias,
+            spikes,
+            begins,
+            params=params,
+            implementation=implementation,
+            threshold=threshold,
+        )
+        return y, ends[:-1]
     _check_shapes(x, weight, bias, spikes)
     name, _ = choose(implementation, x.device, neuron.reason)
     states = checked.states(neuron, state, x, dtype)

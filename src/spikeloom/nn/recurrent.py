@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spikeloom.kernel.lengths import Lengths
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.layer import (
     Implemented,
@@ -179,12 +180,23 @@ class Recurrent(Implemented, nn.Module):
                 self.register_buffer(name, tensor)
         register_parameters(self, neuron)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run over ``[T, *, N]`` from rest, with no spikes before the first step."""
-        return self.sequence(x)[0]
+    def forward(self, x: Tensor, lengths: Lengths = None) -> Tensor:
+        """Run over ``[T, *, N]`` from rest, with no spikes before the first step.
+
+        Args:
+            x: ``[T, *, N]``.
+            lengths: How many steps each sequence of a batch has, as for :func:`spikeloom.run`; x
+                is then ``[T, batch, *, N]``.
+        """
+        return self.sequence(x, lengths=lengths)[0]
 
     def sequence(
-        self, x: Tensor, spikes: Tensor | None = None, state: State | None = None
+        self,
+        x: Tensor,
+        spikes: Tensor | None = None,
+        state: State | None = None,
+        *,
+        lengths: Lengths = None,
     ) -> tuple[Tensor, State]:
         """Run on from where an earlier sequence has ended.
 
@@ -192,6 +204,8 @@ class Recurrent(Implemented, nn.Module):
             x: ``[T, *, N]``.
             spikes: Those of the step before, ``[*, N]``; None is zeros. To go on, ``y[-1]``.
             state: The states before the first step; None is rest.
+            lengths: As for :meth:`forward`. To go on, the spikes of a sequence are those of its
+                own last step.
 
         Returns:
             ``(y, state)``: the output ``[T, *, N]`` and the last states ``[*, N]``.
@@ -219,6 +233,7 @@ class Recurrent(Implemented, nn.Module):
             params=current_parameters(self, self.neuron),
             implementation=self.implementation,
             threshold=self.events_up_to,
+            lengths=lengths,
         )
 
     def extra_repr(self) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from spikeloom.convert.signgd.pooling import AxisWindow, count, elements, maxima
 from spikeloom.kernel.call import run
 from spikeloom.kernel.choose import choose
+from spikeloom.kernel.lengths import Lengths
 from spikeloom.kernel.neuron import Neuron, Parameter, PerStep
 from spikeloom.kernel.replay import Replay
 from spikeloom.kernel.vocabulary import maximum
@@ -69,14 +70,18 @@ class Tracker(SpikingLayer):
         """The neuron's parameters that are tensors, as they are now."""
         return [tensor for tensor in self._buffers.values() if tensor is not None]
 
-    def forward(self, x: Any) -> Tensor:
+    def forward(self, x: Any, lengths: Lengths = None) -> Tensor:
         """The estimates after every step."""
         tensors = self.tensors()
-        if len(x) == self.steps and _can_replay(self.neuron, self.implementation):
+        if (
+            lengths is None
+            and len(x) == self.steps
+            and _can_replay(self.neuron, self.implementation)
+        ):
             replay = self._replays.find(x, tensors, lambda: Replay(self.neuron, x, tensors))
             if replay is not None:
                 return replay(x)
-        return super().forward(x)
+        return super().forward(x, lengths)
 
 
 class MaxTracker(nn.Module):
