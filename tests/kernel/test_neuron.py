@@ -62,6 +62,8 @@ MADE = [
     neurons.EIF(3.0),
     neurons.IAF(0.5),
     neurons.Izhikevich(a=0.02, b=0.2),
+    neurons.CurrentLIF(0.5, 0.75, v_reset=None),
+    neurons.CurrentLIF(torch.full((5,), 0.5), 0.75, v_reset=-0.25),
     neurons.KLIF(0.5, scale_reset=True),
     neurons.LI(50.0),
     neurons.LIAF(threshold_related=True),

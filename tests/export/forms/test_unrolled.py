@@ -65,7 +65,7 @@ def values(neuron: Neuron) -> Tensor:
 def graph_of(neuron: Neuron, shape: tuple[int, ...] = (3,)):
     (piece,) = candidates(neuron, neuron.params, Layer(shape, 1e-4))
     assert piece.verdict == Verdict.SUBGRAPH
-    return piece.graph(shape)
+    return piece.graph(shape, shape)
 
 
 def spikes_in(graph, x: Tensor, steps: int) -> Tensor:
