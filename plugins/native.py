@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.kernel.neuron import Neuron, Parameter, tensor_of
-from spikeloom.modules import carried, values_of
+from spikeloom.modules import carried, circuit_of, values_of
 
 from .example import copy_at_rest, example_of, spikes_over_time
 
@@ -217,7 +217,7 @@ def _drives(module: Any) -> Iterator[tuple[str, Tensor]]:
     """Inputs ``[T, batch, *]``, faint and strong: random ones, and such that meet thresholds."""
     values = values_of(module)
     shapes = [value.shape for value in values.values() if isinstance(value, Tensor) and value.dim()]
-    shape = torch.broadcast_shapes(*shapes) if shapes else torch.Size([16])
+    shape = torch.broadcast_shapes(*shapes) if shapes else torch.Size(_input_shape(module))
     strengths = (2.0 ** torch.arange(-3, 8)).reshape(-1, *[1] * len(shape))
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(STEPS, len(strengths), *shape, generator=generator) + 0.5
@@ -226,6 +226,15 @@ def _drives(module: Any) -> Iterator[tuple[str, Tensor]]:
     yield "ties", ((draws * 8).round() / 8).to(like) * unit
     if edges := getattr(module.neuron, "boundaries", ()):
         yield "boundaries", torch.tensor(edges).to(like).expand(STEPS, 1, -1)
+
+
+def _input_shape(module: Any) -> tuple[int, ...]:
+    """The shape of a sample that a module takes, where its neuron says nothing about it."""
+    circuit = circuit_of(module)
+    back: Any = None if circuit is None else circuit.into or circuit.back
+    if isinstance(back, nn.Conv2d):
+        return (back.in_channels, 5, 5)
+    return (back.in_features,) if isinstance(back, nn.Linear) else (16,)
 
 
 def _like(module: Any) -> Tensor:

@@ -30,7 +30,7 @@ from .lif_adex import LIFAdEx, LIFAdExCell
 from .lif_box import LIFBox, LIFBoxCell, lif_box_feed_forward_step
 from .module import SpikeloomCell, SpikeloomSequence, make, make_cell
 from .native import to_host
-from .recurrent import circuit_of_lif  # noqa: F401  # what it registers is wanted
+from .recurrent import LIFRecurrent, LIFRecurrentCell
 from .regularization import magnitude_accumulator
 from .signgd import SignGD, SignGDCell
 
@@ -54,6 +54,8 @@ __all__ = [
     "LIFBox",
     "LIFBoxCell",
     "LIFCell",
+    "LIFRecurrent",
+    "LIFRecurrentCell",
     "OATCell",
     "SignGD",
     "SignGDCell",

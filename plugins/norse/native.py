@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from norse.torch.module.snn import SNN
+from norse.torch.module.snn import SNN, SNNRecurrent
 from torch import Tensor, nn
 
 from ..native import Counterparts, NativeNeurons, replaced
@@ -21,12 +21,12 @@ COUNTERPARTS = Counterparts("Norse")
 def to_host(net: nn.Module, sample: Tensor | None = None, *, cells: bool = False) -> nn.Module:
     """A copy of a network with Norse's own neurons, for what knows only those.
 
-    Norse has those equal to ours whose names they bear: ``LIF``, ``LIFAdEx``, ``LI`` and ``IAF``,
-    their cells, ``LIBoxCell`` and ``LIFBoxCell``, with all parameters, reset and threshold methods,
-    and ``dt``. Weights are copied, and so are the values of the parameter tuple; a learned one is a
-    Parameter in the tuple, where Norse's modules do not list it. Each neuron is run beside ours on
-    random input and on input that meets the threshold, and must fire the same spikes. Hooks on
-    replaced neurons stay with the original.
+    Norse has those equal to ours whose names they bear: ``LIF``, ``LIFAdEx``, ``LI``, ``IAF`` and
+    ``LIFRecurrent``, their cells, ``LIBoxCell`` and ``LIFBoxCell``, with all parameters, reset and
+    threshold methods, and ``dt``. Weights are copied, and so are the values of the parameter tuple;
+    a learned one is a Parameter in the tuple, where Norse's modules do not list it. Each neuron is
+    run beside ours on random input and on input that meets the threshold, and must fire the same
+    spikes. Hooks on replaced neurons stay with the original.
 
     Args:
         net: The network; it is not changed.
@@ -55,7 +55,7 @@ def to_host(net: nn.Module, sample: Tensor | None = None, *, cells: bool = False
 
 def _run(module: Any, x: Tensor) -> Tensor:
     module = copy.deepcopy(module)
-    if isinstance(module, (SpikeloomSequence, SNN)):
+    if isinstance(module, (SpikeloomSequence, SNN, SNNRecurrent)):
         return module(x)[0]
     state, spikes = None, []
     for now in x:

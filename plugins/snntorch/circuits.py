@@ -43,13 +43,12 @@ def _neuron(module: Any) -> neurons.Leaky | neurons.Synaptic:
     return neurons.Leaky(beta, **fires)
 
 
-@circuit_in(
-    snntorch.RLeaky,
-    snntorch.RSynaptic,
-    settings="inhibition=False, state_quant=False and reset_delay=True",
-)
-def _circuit_of_native(module: Any) -> Circuit | None:
+@circuit_in(snntorch.RLeaky, settings="inhibition=False and state_quant=False")
+def _rleaky(module: Any) -> Circuit | None:
+    return None if module.inhibition or module.state_quant else circuit_of_recurrent(module)
+
+
+@circuit_in(snntorch.RSynaptic, settings="inhibition=False, state_quant=False and reset_delay=True")
+def _rsynaptic(module: Any) -> Circuit | None:
     # snnTorch 1.0 looks for the spikes of reset_delay=False in an argument, and loses the reset.
-    if module.inhibition or module.state_quant or not module.reset_delay:
-        return None
-    return circuit_of_recurrent(module)
+    return _rleaky(module) if module.reset_delay else None

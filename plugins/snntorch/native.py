@@ -26,11 +26,11 @@ def to_host(net: nn.Module, sample: Tensor | None = None) -> nn.Module:
     ``snntorch.utils.reset``, ``snntorch.backprop``, snnTorch's NIR exporter and others ask for its
     own classes. So does NeuroBench, which finds no neurons in our modules and says 0 of them; its
     metrics of the copy are those of snnTorch's own. snnTorch has those equal to ours whose names
-    they bear, ``Leaky``, ``Synaptic``, ``Alpha`` and ``Lapicque``, with all reset mechanisms,
-    surrogates and hidden states, and the parameters that snnTorch can learn; they take one step at
-    each call. Weights are copied; the neurons are at rest and learn what they
-    learned. Each is run beside ours on random input and on input that meets the threshold, and must
-    fire the same spikes. Hooks on replaced neurons stay with the original.
+    they bear, ``Leaky``, ``Synaptic``, ``Alpha``, ``Lapicque`` and ``RLeaky``, with all reset
+    mechanisms, surrogates and hidden states, and the parameters that snnTorch can learn; they take
+    one step at each call. Weights are copied; the neurons are at rest and learn what they learned.
+    Each is run beside ours on random input and on input that meets the threshold, and must fire the
+    same spikes. Hooks on replaced neurons stay with the original.
 
     From here on snnTorch's rules hold: a state of another shape silently starts anew,
     ``surrogate.sigmoid`` yields NaN far below the threshold, and snnTorch's NIR exporter writes
@@ -77,12 +77,13 @@ def native_of(module: SpikingModule, cls: type, **settings: Any) -> nn.Module:
             f"it takes sequences (time_first=True), snnTorch's {cls.__name__} one step at each call"
         )
     taken, values = signature(cls).parameters, values_of(module)
-    learned = {name: value for name, value in values.items() if isinstance(value, nn.Parameter)}
+    # What connects a recurrent neuron is its class's own affair.
+    own = {name: value for name, value in values.items() if name != "V"}
+    learned = {name: value for name, value in own.items() if isinstance(value, nn.Parameter)}
     if unknown := [name for name in learned if f"learn_{name}" not in taken]:
         raise Differs(f"its {unknown[0]} is learned, that of snnTorch's {cls.__name__} is not")
     numbers = {
-        name: value.detach() if isinstance(value, Tensor) else value
-        for name, value in values.items()
+        name: value.detach() if isinstance(value, Tensor) else value for name, value in own.items()
     }
     given = {name: value for name, value in numbers.items() if name in taken}
     native: Any = cls(
@@ -120,7 +121,9 @@ def _run(neuron: Any, x: Tensor) -> Tensor:
     for now in x:
         result = neuron(now, *states)
         y, *rest = result if isinstance(result, tuple) else (result,)
-        states = () if neuron.init_hidden else tuple(rest)
+        # Of a recurrent neuron what fired is the first of its states.
+        after = result if hasattr(neuron, "recurrent") else tuple(rest)
+        states = () if neuron.init_hidden else after
         spikes.append(y)
     return torch.stack(spikes)
 

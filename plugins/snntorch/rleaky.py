@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import snntorch
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from ..adapter import component
 from .arguments import Called, HostNeuron, as_tensor
 from .circuits import circuit_of_recurrent
 from .conventions import OURS
+from .native import COUNTERPARTS, native_of
 
 __all__ = ["RLeaky"]
 
@@ -294,6 +296,31 @@ def _circuit(module: RLeaky) -> Circuit | None:
 
 # A description says nothing of what connects the neurons.
 register(RLeaky, replace(OURS, describe=undescribed, circuit=_circuit))
+
+
+@COUNTERPARTS.of(AllToAll, CalledAllToAll, OneToOne, CalledOneToOne)
+def _native(module: Any) -> nn.Module:
+    recurrent, learns = (
+        module.recurrent,
+        any(p.requires_grad for p in module.recurrent.parameters()),
+    )
+    how = {
+        "all_to_all": module.all_to_all,
+        "learn_recurrent": learns,
+        "reset_delay": module.neuron.reset_delay,
+    }
+    if not module.all_to_all:
+        native: Any = native_of(module, snntorch.RLeaky, V=recurrent.V.detach(), **how)
+        if learns:
+            native.recurrent.V = native.V = recurrent.V
+        return native
+    if isinstance(recurrent, nn.Linear):
+        sizes: dict[str, Any] = {"linear_features": recurrent.in_features}
+    else:
+        sizes = {"conv2d_channels": recurrent.in_channels, "kernel_size": recurrent.kernel_size}
+    native = native_of(module, snntorch.RLeaky, **sizes, **how)
+    native.recurrent = recurrent
+    return native
 
 
 def _check_connection(all_to_all: Any, features: Any, channels: Any, kernel_size: Any) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from spikeloom import export, plugins
 from spikeloom.hosted import to_rest
+from spikeloom.modules import circuit_of
 
 T, BATCH, FEATURES, N = 100, 2, 6, 8
 
@@ -88,6 +89,7 @@ ZERO = {"reset_mechanism": "zero"}
 NETWORKS = {
     "snntorch.RLeaky": snntorchs(snntorch.RLeaky, beta=0.5),
     "snntorch.RLeaky none": snntorchs(snntorch.RLeaky, beta=0.5, reset_mechanism="none"),
+    "snntorch.RLeaky zero at once": snntorchs(snntorch.RLeaky, beta=0.5, reset_delay=False, **ZERO),
     "snntorch.RSynaptic": snntorchs(snntorch.RSynaptic, alpha=0.5, beta=0.5),
     "snntorch.RLeaky one to one": lambda: Stepwise(
         snntorch.RLeaky(0.5, V=torch.linspace(-1, 0.75, N), all_to_all=False)
@@ -229,3 +231,8 @@ def test_norses_integrators_go_out_by_single_steps(name):
             y, state = net(now, state)
             expected.append(y)
     torch.testing.assert_close(export.run_nir(graph, x), torch.stack(expected))
+
+
+def test_a_reset_that_snntorchs_rsynaptic_loses_is_not_described():
+    assert circuit_of(snntorch.RSynaptic(0.5, 0.5, linear_features=N, reset_delay=False)) is None
+    assert circuit_of(snntorch.RSynaptic(0.5, 0.5, linear_features=N)) is not None

@@ -60,6 +60,9 @@ class CubaLIF(Described):
 
     rules = Fixed({"tau_syn_inv": POSITIVE, "tau_mem_inv": POSITIVE, "dt": POSITIVE})
     unit = "v_th"
+    # How many inputs a step reads, and which states it has beside the potential and the current.
+    _inputs = 1
+    _further: Mapping[str, float] = Fixed({})
 
     def __init__(
         self,
@@ -80,8 +83,10 @@ class CubaLIF(Described):
             "v_reset": v_reset,
             "dt": dt,
         }
-        rest = {"v": potential_at_rest("CubaLIF: v_leak", v_leak), "i": 0.0}
-        super().__init__(self._step, state=rest, params=params, name="CubaLIF")
+        rest = {"v": potential_at_rest("CubaLIF: v_leak", v_leak), "i": 0.0, **self._further}
+        super().__init__(
+            self._step, state=rest, params=params, inputs=self._inputs, name=type(self).__name__
+        )
 
     def _step(self, x: Any, state: Any, p: Any) -> Any:
         h, i = integrated(x, state, p)

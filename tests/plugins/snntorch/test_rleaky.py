@@ -184,3 +184,17 @@ def test_what_cannot_be_is_refused_by_name(name):
     settings, kind, said = REFUSED[name]
     with pytest.raises(kind, match=said):
         snntorch.RLeaky(0.9, **settings)
+
+
+@every_connection
+@pytest.mark.parametrize("reset_delay", [True, False])
+@pytest.mark.parametrize("reset_mechanism", MECHANISMS)
+def test_it_goes_to_snntorchs_own(connected, reset_mechanism, reset_delay):
+    _, ours = pair(connected, reset_mechanism=reset_mechanism, reset_delay=reset_delay)
+    native = snntorch.to_host(ours)
+    assert type(native) is snn.RLeaky
+    x = drive(100, 3, N)
+    equal(ours.sequence(x)[0], host_loop(native, x)[0])
+    assert native.state_dict().keys() == ours.state_dict().keys()
+    learned = [{n for n, p in m.named_parameters() if p.requires_grad} for m in (ours, native)]
+    assert learned[0] == learned[1]
