@@ -30,7 +30,12 @@ from spikeloom.export.forms.node_groups import Layer, Piece
 from spikeloom.export.graph.execution_plan import delayed_edges
 from spikeloom.export.graph.grids import tell_of_grid
 from spikeloom.export.refuse import NotExpressible, Offence, Refused, Verdict
-from spikeloom.export.targets.compatibility import fires_at_threshold, judged, needs_one_threshold
+from spikeloom.export.targets.compatibility import (
+    fires_at_threshold,
+    judged,
+    needs_one_threshold,
+    wants_whole_inputs,
+)
 from spikeloom.export.tracing.leaf_modules import begins
 from spikeloom.export.tracing.signals import CONSEQUENCE, INPUT, Observation, Site
 from spikeloom.kernel.neuron import Neuron, Parameter
@@ -170,7 +175,8 @@ class GraphBuilder:
             parameters = {key: _flat(value, site.map) for key, value in parameters.items()}
             rest = None if rest is None else _flat(rest, site.map)
         for_both = fires_at_threshold(self.target)
-        layer = Layer(site.shape_out, self.dt, for_both, self.observation.lead[0])
+        whole, steps = wants_whole_inputs(self.target), self.observation.lead[0]
+        layer = Layer(site.shape_out, self.dt, for_both, whole, steps)
         pieces = candidates(neuron, parameters, layer, rest, self.on_inexact == "extension")
         if circuit is None:
             return pieces

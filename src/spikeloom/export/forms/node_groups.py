@@ -26,6 +26,7 @@ class Layer:
         shape: Its shape for one sample.
         dt: Time step in seconds.
         for_both: Whether some reader fires at the threshold, not only above.
+        whole_inputs: Whether potentials are to be counted in units in which an input of 1 adds 1.
         steps: How many steps the sample has; None if it is not known.
         rest: Where its potentials begin.
     """
@@ -33,6 +34,7 @@ class Layer:
     shape: tuple[int, ...]
     dt: float
     for_both: bool = False
+    whole_inputs: bool = False
     steps: int | None = None
     rest: np.ndarray = field(default_factory=lambda: np.zeros(()))
 

@@ -80,7 +80,8 @@ def _hard(m: Membrane, layer: Layer) -> Piece:
     """One LIF or IF node."""
     threshold, v_reset, v_leak = map(layer.above_rest, (m.threshold, m.v_reset, m.v_leak))
     # Readers agree on one resistance: the unit of potentials is another instead.
-    r = m.k if m.synapse is not None and m.k is not None else np.ones(())
+    whole = m.k is not None and (m.synapse is not None or layer.whole_inputs)
+    r = m.k if whole and m.k is not None else np.ones(())
     unit = _rounded(m.resistance) / _rounded(r)
     threshold, v_reset, v_leak = threshold / unit, v_reset / unit, v_leak / unit
     parameters = {

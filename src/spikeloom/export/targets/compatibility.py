@@ -10,7 +10,14 @@ from spikeloom.export.graph.execution_plan import Edge, delayed_edges, first_out
 from spikeloom.export.targets.profile import Finding, Profile
 from spikeloom.export.targets.profiles import ONE_THRESHOLD, PROFILES
 
-__all__ = ["findings", "fires_at_threshold", "judged", "needs_one_threshold", "readers"]
+__all__ = [
+    "findings",
+    "fires_at_threshold",
+    "judged",
+    "needs_one_threshold",
+    "readers",
+    "wants_whole_inputs",
+]
 
 
 def findings(
@@ -105,6 +112,15 @@ def fires_at_threshold(target: str) -> bool:
         target: A name in :data:`PROFILES`.
     """
     return any(reader.fires_at_threshold for reader in readers(target))
+
+
+def wants_whole_inputs(target: str) -> bool:
+    """Whether the readers of this target add an input of a leaky neuron as it is.
+
+    Args:
+        target: A name in :data:`PROFILES`.
+    """
+    return PROFILES[target].wants_whole_inputs
 
 
 def readers(target: str) -> list[Profile]:

@@ -71,6 +71,7 @@ class Profile:
         arithmetic: How it computes a LIF or IF node, where that is known.
         fires_at_threshold: Whether its neurons fire at the threshold, not only above.
         members: Readers that the target stands for.
+        wants_whole_inputs: Whether it takes an input of a leaky neuron as it is, whatever r says.
         reads_edges_back: Whether it takes graphs with a loop.
         runs_depth_first: Whether it runs nodes as it meets them, before sources on other branches.
     """
@@ -82,5 +83,6 @@ class Profile:
     arithmetic: Callable[[nir.LIF | nir.IF, float], Neuron] | None = None
     fires_at_threshold: bool = False
     members: tuple[str, ...] = ()
+    wants_whole_inputs: bool = False
     reads_edges_back: bool = True
     runs_depth_first: bool = False

@@ -54,6 +54,10 @@ def _beyond_8_bits(node: nir.NIRNode, dt: float) -> bool:
     return bits_of_rows(node.weight) is None
 
 
+def _dilated(node: nir.NIRNode, dt: float) -> bool:
+    return bool((np.atleast_1d(node.dilation) != 1).any())
+
+
 def _biased(node: nir.NIRNode, dt: float) -> bool:
     return bool(np.any(node.bias))
 
@@ -107,7 +111,7 @@ LEAKY = (nir.LIF, nir.CubaLIF)
 REST_AT_ZERO = Rule(LEAKY, _not_all("v_leak", 0.0), "its v_leak is not 0", "use v_leak = 0")
 
 
-def _cuba_unit(node: nir.CubaLIF, dt: float) -> bool:
+def _cuba_unit(node: nir.CubaLIF | nir.CubaLI, dt: float) -> bool:
     """Its resistances are not those that make plain sums of decays."""
     return not (
         np.allclose(node.r, node.tau_mem / dt) and np.allclose(node.w_in, node.tau_syn / dt)
@@ -289,6 +293,60 @@ SPINNAKER2 = Profile(
         NO_GROUPS,
     ),
 )
+SNN_MLIR = Profile(
+    "snn-mlir",
+    DENSE.union(
+        (
+            nir.Linear,
+            *CONVS,
+            nir.SumPool2d,
+            nir.AvgPool2d,
+            nir.Flatten,
+            nir.IF,
+            nir.LIF,
+            nir.CubaLIF,
+            nir.LI,
+            nir.CubaLI,
+        )
+    ),
+    (
+        ONE_THRESHOLD,
+        NO_GROUPS,
+        Rule(CONVS, _dilated, "it is dilated", "use dilation=1"),
+        Rule(FIRES, _not_all("v_reset", 0.0), "its v_reset is not 0", "use v_reset = 0"),
+        Rule((*LEAKY, nir.LI), _not_all("v_leak", 0.0), "its v_leak is not 0", "use v_leak = 0"),
+        Rule(
+            (nir.LIF, nir.LI),
+            lambda node, dt: np.unique(node.tau).size > 1,
+            "its time constants differ",
+            "use one for the layer",
+        ),
+        Rule(
+            (nir.CubaLIF, nir.CubaLI),
+            lambda node, dt: max(np.unique(node.tau_mem).size, np.unique(node.tau_syn).size) > 1,
+            "its time constants differ",
+            "use one for the layer",
+        ),
+        Rule(
+            (nir.LIF, nir.LI),
+            lambda node, dt: not np.allclose(node.r, steps_per_tau(node.tau, dt)),
+            "its r is not tau / dt, which the reader takes for the time step",
+            "use a neuron that fires, and whose potential is in any unit",
+            silent=True,
+        ),
+        Rule(
+            (nir.CubaLIF, nir.CubaLI),
+            _cuba_unit,
+            "its r is not tau_mem / dt, or its w_in not tau_syn / dt",
+            "use a neuron that fires, and whose potential is in any unit",
+            silent=True,
+        ),
+        Rule((nir.IF,), _not_all("r", 1.0), "its r is not 1", "use dt=1"),
+    ),
+    "checked with snn-mlir 1.0.0, by tests that run where it is installed",
+    wants_whole_inputs=True,
+    reads_edges_back=False,
+)
 NIR = Profile("nir", None, (), "checked with spikeloom.export.run_nir")
 PORTABLE = Profile(
     "portable",
@@ -297,5 +355,6 @@ PORTABLE = Profile(
     members=("spikingjelly", "snntorch", "norse"),
 )
 
-_ALL = (PORTABLE, NIR, SPIKINGJELLY, SNNTORCH, NORSE, SINABS, ROCKPOOL, SPYX, LAVA, SPINNAKER2)
+_HOSTS = (SPIKINGJELLY, SNNTORCH, NORSE)
+_ALL = (PORTABLE, NIR, *_HOSTS, SINABS, ROCKPOOL, SPYX, LAVA, SPINNAKER2, SNN_MLIR)
 PROFILES = {profile.name: profile for profile in _ALL}
