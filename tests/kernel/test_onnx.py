@@ -85,6 +85,22 @@ def test_onnxruntime_fires_the_same_spikes_for_every_batch(layer, dynamo):
         assert torch.equal(y, expected)
 
 
+def test_an_open_time_axis_is_refused():
+    net = nn.Sequential(SpikingLayer(neurons.LIF()))
+    with pytest.raises(Exception, match="its time axis cannot be open; leave axis 0 out"):
+        run_onnx(net, X, dynamo=True, dynamic_shapes=({0: Dim("time")},))
+
+
+def test_a_file_of_the_older_exporter_takes_no_other_number_of_steps():
+    net = nn.Sequential(SpikingLayer(neurons.LIF()))
+    options = {"input_names": ["x"], "dynamic_axes": {"x": {0: "time"}}}
+    (y,) = run_onnx(net, X, dynamo=False, **options)
+    assert torch.equal(y, spikes_of(net, X))
+    for other in (X[:-1], torch.cat([X, X])):
+        with pytest.raises(Exception, match="cannot be reshaped"):
+            run_onnx(net, X, other, dynamo=False, **options)
+
+
 def on_a_grid(net):
     """The network with weights whose sums no order of additions rounds."""
     for weight in net.parameters():

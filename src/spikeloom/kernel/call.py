@@ -208,6 +208,8 @@ def _run(
         # ONNX has no operator for a kernel.
         if _is_one_step(neuron, answer):
             answer, xs = answer._replace(steps=1, single=True), tuple([x[None] for x in xs])
+        elif neuron.begin is None and not single:
+            xs = _with_fixed_time(neuron, xs)
         return _run_on_tensors(run_traced.scan, answer, neuron, xs, vs, values, dtype)
     if neuron.program is not None and counting_modes():
         # Nobody could count what a kernel does.
@@ -232,6 +234,18 @@ def _run(
 
 def _with_time(xs: tuple[Any, ...]) -> State:
     return tuple([x[None] if isinstance(x, Tensor) else x for x in xs])
+
+
+def _with_fixed_time(neuron: Neuron, xs: State) -> State:
+    """Inputs for a file that holds the steps one after another, and is not to lose any."""
+    steps = xs[0].shape[0]
+    if isinstance(steps, torch.SymInt):
+        raise ValueError(
+            f"x: {neuron.name} is written to ONNX step by step, so its time axis cannot be open; "
+            f"leave axis 0 out of dynamic_shapes, and write a file for each T"
+        )
+    # Whether an axis is to be open, the older exporter does not say: other lengths fail to fit.
+    return tuple([x.reshape(int(steps), *x.shape[1:]) for x in xs])
 
 
 def _is_one_step(neuron: Neuron, answer: Answer) -> bool:
