@@ -102,7 +102,7 @@ Verdicts, each found by exporting:
 - **extension**: a nested graph that only spikeloom reads; `on_inexact="extension"` allows it.
 
 *portable* is the default target and stands for SpikingJelly, snnTorch and Norse: none of them may
-compute anything else without a word. Where one of them refuses a node with an error, the report
+silently compute anything else. Where one of them refuses a node with an error, the report
 says so. A column says *refused* where the export is refused for that target.
 """
 
@@ -188,8 +188,9 @@ subclass that overrides none of their methods:
 
 {table}
 A recurrent module is written as its neuron, the weights before it, and one edge back through the
-weights through which its spikes return; so are `spikeloom.Recurrent` and spikeloom's `RLeaky` and
-`LinearRecurrentContainer`.
+weights through which its spikes return; so are `spikeloom.Recurrent` and spikeloom's `RLeaky`,
+`LIFRecurrent` and `LinearRecurrentContainer`.
+
 Every other class of a framework that computes over time is refused by its name, filters and
 encoders included. The calls of the same names in `spikeloom.plugins` write what this page lists.
 

@@ -8,6 +8,7 @@ import pytest
 
 from spikeloom import plugins
 from spikeloom.modules import registry
+from tests.examples.markdown import python_blocks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "drop_ins.md").read_text("utf-8")
 ROWS = {
@@ -36,3 +37,10 @@ def test_the_table_names_every_class_that_has_a_description(host):
         assert (row[3] != "-") == classes[name], name
         for ours in re.findall(r"`(\w+)`", row[1]):
             assert hasattr(getattr(plugins, host), ours)
+
+
+def test_the_pages_code_runs():
+    blocks = python_blocks(Path(__file__).parents[2] / "docs" / "drop_ins.md")
+    assert blocks
+    for block in blocks:
+        exec(compile(block.code, "drop_ins.md", "exec"), {})
