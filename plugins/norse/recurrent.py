@@ -175,7 +175,7 @@ class LIFRecurrentCell(_Recurrent, SpikeloomCell):
         >>> from spikeloom.plugins.norse import LIFRecurrentCell
         >>> cell = LIFRecurrentCell(3, 2, input_weights=20 * torch.ones(2, 3))
         >>> spikes, state = cell(torch.ones(1, 3))
-        >>> spikes
+        >>> spikes.detach()
         tensor([[1., 1.]])
 
     Source: Norse 1.1, ``norse.torch.module.lif.LIFRecurrentCell``.
