@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spikeloom.kernel import checked
+from spikeloom.kernel.choose import constant_when_compiled
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.vocabulary import detach, where
 
@@ -85,7 +86,7 @@ def ending(neuron: Neuron) -> Ending:
     return stops
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _prepare(neuron: Neuron) -> None:
     """Trace it, while a compiler looks away."""
     if neuron._ending is None:
