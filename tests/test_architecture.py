@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from spikeloom.modules import registry
 
 ROOT = Path(__file__).parents[1]
 SOURCE, PLUGINS = ROOT / "src" / "spikeloom", ROOT / "plugins"
+COMMANDS = ROOT / "src" / "spikeloom_cli"
 HOSTS = {"spikingjelly", "snntorch", "norse"}
 
 # Part of the package -> the parts it may import from.
@@ -23,6 +25,8 @@ SHARED = {
     "hosted",
     "names",
     "report",
+    "pictures",
+    "sweep",
     "files",
     "calibrate",
     "rows",
@@ -32,7 +36,7 @@ SHARED = {
 }
 MAY_IMPORT = {
     "kernel": {"kernel"},
-    "neurons": {"kernel", "neurons", "files"},
+    "neurons": {"kernel", "neurons", "pictures"},
     "observe": {"kernel", "neurons", "modules", "observe"},
     "layer": {"kernel"},
     "modules": {"kernel", "neurons", "layer", "modules"},
@@ -45,17 +49,22 @@ MAY_IMPORT = {
     "ranks": {"sent"},
     "sent": set(),
     "stored": set(),
-    "report": {"files"},
+    "pictures": {"files"},
+    "report": {"files", "pictures"},
+    "sweep": {"report", "pictures"},
     "calibrate": {"kernel", "neurons", "layer", "modules", "hosted", "report", "files"},
     "diagnosis": {"kernel", "neurons", "report"},
-    "cli": {"diagnosis", "kernel", "neurons"},
-    "__main__": {"cli"},
+    "timing": {"kernel", "report"},
+    "inspection": {"report", "compress", "export"},
+    "__main__": set(),
     "models": SHARED | {"models"},
     "convert": SHARED | {"convert"},
     "compress": SHARED | {"compress"},
     "verify": SHARED | {"verify"},
     "export": SHARED | {"export", "nn"},
 }
+# The command line shows its help without loading what takes a second.
+LIGHT = {"typer", "rich", "spikeloom_cli", *sys.stdlib_module_names}
 WITHOUT_TORCH = (
     "trace",
     "adjoint",
@@ -132,6 +141,17 @@ def test_no_class_of_a_host_is_known_by_its_name():
     assert {"LIFNode", "RSynaptic", "LIFBoxCell"} <= known
     for path in FILES:
         assert not known & set(words(path)), f"{path.name} spells a host's class"
+
+
+@pytest.mark.parametrize("path", sorted(COMMANDS.glob("*.py")), ids=lambda path: path.name)
+def test_a_command_loads_the_library_when_it_runs(path):
+    assert {module.split(".")[0] for module in imports(path, top_level=True)} <= LIGHT
+    assert not {module.split(".")[0] for module in imports(path)} & HOSTS
+
+
+def test_nothing_but_the_entry_point_knows_the_command_line():
+    users = {path.name for path in FILES if "spikeloom_cli" in {*imports(path)}}
+    assert users == {"__main__.py"}
 
 
 def test_a_host_plugin_imports_no_other_host():

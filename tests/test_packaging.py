@@ -24,6 +24,7 @@ def test_every_package_is_listed_and_every_listed_package_exists():
     found = {
         *packages_in(ROOT / "src" / "spikeloom", "spikeloom"),
         *packages_in(ROOT / "plugins", "spikeloom.plugins"),
+        *packages_in(ROOT / "src" / "spikeloom_cli", "spikeloom_cli"),
     }
     assert found == set(PROJECT["tool"]["setuptools"]["packages"])
 

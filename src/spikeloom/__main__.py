@@ -2,6 +2,6 @@
 
 import sys
 
-from spikeloom.cli import main
+from spikeloom_cli import main
 
 sys.exit(main())

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from spikeloom.files import whole_file, write_text
+from spikeloom.files import write_text
+from spikeloom.pictures import bars, drawn, heat_map
 
 __all__ = ["Report"]
 
@@ -85,15 +86,15 @@ class Report:
         return [row[index] for row in self.rows]
 
     def __str__(self) -> str:
-        cells = self._cells()
+        cells = self.cells()
         table = [list(self.columns), *cells]
         widths = [max(len(row[i]) for row in table) for i in range(len(self.columns))]
         right = self._right()
         lines = [_line(row, widths, right) for row in (table[0], ["-" * w for w in widths], *cells)]
         return "\n".join([self.title, *lines, *self.notes])
 
-    def _cells(self) -> list[list[str]]:
-        """Every value as it is shown."""
+    def cells(self) -> list[list[str]]:
+        """Every value as it is shown: numbers with four digits, ``-`` for None."""
         return [[_shown(value) for value in row] for row in self.rows]
 
     def _right(self) -> list[bool]:
@@ -109,7 +110,7 @@ class Report:
             inner = (f'<{tag} style="{how}">{html.escape(cell)}</{tag}>' for cell, how in cells)
             return f"<tr>{''.join(inner)}</tr>"
 
-        head, body = line(self.columns, "th"), "".join(line(row, "td") for row in self._cells())
+        head, body = line(self.columns, "th"), "".join(line(row, "td") for row in self.cells())
         notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
         return (
             f"<table><caption>{html.escape(self.title)}</caption>"
@@ -129,7 +130,7 @@ class Report:
         """
         rules = ["---:" if right else "---" for right in self._right()]
         lines = [f"**{self.title}**", "", _markdown(self.columns), f"|{'|'.join(rules)}|"]
-        lines += [_markdown(row) for row in self._cells()]
+        lines += [_markdown(row) for row in self.cells()]
         return "\n".join([*lines, *(line for note in self.notes for line in ("", note))])
 
     def to_csv(self) -> str:
@@ -177,11 +178,12 @@ class Report:
         """
         write_text(path, self.to_json() + "\n")
 
-    def plot(self, column: str, path: str | os.PathLike[str] | None = None) -> Any:
-        """A bar for each row.
+    def plot(self, column: str | None = None, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw the report: a bar for each row, or a heat map of several columns.
 
         Args:
-            column: The column of numbers to show.
+            column: The column of numbers to show as bars; None shows all of them as a heat map, in
+                which each column has a scale of its own.
             path: Save the picture there, in the format of its suffix.
 
         Returns:
@@ -191,24 +193,59 @@ class Report:
             ImportError: If matplotlib is missing.
             ValueError: If the column does not exist or holds no numbers.
         """
-        values = self.column(column)
-        if not _is_numeric(values):
-            raise ValueError(f"column: {column!r} holds no numbers to plot")
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError('plot needs matplotlib: pip install "spikeloom[plot]"') from error
-        figure = Figure(figsize=(7, 0.3 * len(values) + 1.2), layout="constrained")
-        axes = figure.subplots()
+        shown = self._numeric_columns() if column is None else [column]
+        table = {name: self.column(name) for name in shown}
+        if not table or not all(map(_is_numeric, table.values())):
+            what = "the report" if column is None else f"{column!r}"
+            raise ValueError(f"column: {what} holds no numbers to plot")
         labels = [_shown(row[0]) for row in self.rows]
-        axes.barh(range(len(values)), [math.nan if v is None else float(v) for v in values])
-        axes.set_yticks(range(len(values)), labels)
-        axes.invert_yaxis()
-        axes.set(title=self.title, xlabel=column)
-        if path is not None:
-            with whole_file(path) as temporary:
-                figure.savefig(temporary)
+        width = 7.0 if len(table) == 1 else 3 + 0.9 * len(table)
+        with drawn("plot", (width, 0.3 * len(labels) + 1.2), path) as figure:
+            axes = figure.subplots()
+            axes.set_title(self.title)
+            if len(table) == 1:
+                ((name, values),) = table.items()
+                bars(axes, labels, values)
+                axes.set_xlabel(name)
+            else:
+                heat_map(axes, labels, list(table), list(zip(*table.values(), strict=True)))
         return figure
+
+    def _numeric_columns(self) -> list[str]:
+        """The columns that hold numbers, but for the first one, which names the rows."""
+        return [name for name in self.columns[1:] if _is_numeric(self.column(name))]
+
+    def log(self, writer: Any, step: int = 0, prefix: str = "") -> None:
+        """Hand every number to a writer of TensorBoard's kind.
+
+        The tags are ``prefix/column/row``, so that a dashboard groups rows by column.
+
+        Args:
+            writer: Has ``add_scalar(tag, value, step)``, as
+                ``torch.utils.tensorboard.SummaryWriter`` has.
+            step: The training step, for the horizontal axis.
+            prefix: In front of every tag; by default the report's title.
+
+        Raises:
+            TypeError: If the writer has no ``add_scalar``.
+
+        Example:
+            >>> class Printer:
+            ...     def add_scalar(self, tag, value, step):
+            ...         print(tag, value, step)
+            >>> Report("Pruned", ("layer", "zeros"), [("fc1", 0.9)]).log(Printer(), step=3)
+            Pruned/zeros/fc1 0.9 3
+        """
+        if not callable(getattr(writer, "add_scalar", None)):
+            raise TypeError(
+                f"writer: must have add_scalar(tag, value, step), as TensorBoard's SummaryWriter "
+                f"has, got {type(writer).__name__}"
+            )
+        for name in self._numeric_columns():
+            for row, value in zip(self.rows, self.column(name), strict=True):
+                if value is not None:
+                    tag = f"{prefix or self.title}/{name}/{_shown(row[0])}"
+                    writer.add_scalar(tag, _number(value), step)
 
 
 def _line(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:

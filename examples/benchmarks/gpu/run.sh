@@ -39,7 +39,7 @@ else
 fi
 
 command -v nvidia-smi >/dev/null && nvidia-smi -L
-step 20 0_doctor "$PYTHON" -m spikeloom.cli doctor
+step 20 0_doctor "$PYTHON" -c "import spikeloom; print(spikeloom.doctor())"
 step 40 1_smoke "$PYTHON" "$here/smoke.py"
 grep -q "^smoke ok" "$OUT/1_smoke.log" || { echo "the GPU kernel does not run"; exit 3; }
 step 50 2_correct "$PYTHON" "$here/correct.py" "$OUT/correct.json" --seconds $((45 * patience)) $small

@@ -16,9 +16,11 @@ from torch import Tensor
 from spikeloom.compress.blocks import Block
 from spikeloom.compress.coverage import by_reason
 from spikeloom.files import whole_file
+from spikeloom.report import Report
 
-__all__ = ["LayerStatistics", "Statistics", "fingerprint"]
+__all__ = ["FORMAT", "LayerStatistics", "Statistics", "fingerprint"]
 
+# What a file's metadata say.
 FORMAT = "spikeloom.compress.Statistics 1"
 
 
@@ -171,11 +173,10 @@ class Statistics(Mapping[str, LayerStatistics]):
             json.loads(metadata.get("left_out", "{}")),
         )
 
-    def __str__(self) -> str:
-        from spikeloom.report import Report
-
+    def report(self) -> Report:
+        """A row for each layer, and a note for each reason why weights are not among them."""
         columns = ("layer", "inputs", "rows", "neuron", "decay", "steps", "samples")
-        report = Report("", columns)
+        report = Report("Calibration statistics", columns)
         for name, layer in self.items():
             width = len(layer.spiking[0].hessian)
             rows = sum(len(block.rows) for block in layer.spiking)
@@ -185,7 +186,11 @@ class Statistics(Mapping[str, LayerStatistics]):
             )
         for reason, names in by_reason(self.left_out).items():
             report.notes.append(f"Left out ({reason}): {', '.join(names)}")
-        return str(report).removeprefix("\n")
+        return report
+
+    def __str__(self) -> str:
+        report = self.report()
+        return str(report).removeprefix(f"{report.title}\n")
 
 
 def fingerprint(weight: Tensor) -> str:

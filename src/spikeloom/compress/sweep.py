@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,49 +11,10 @@ from tqdm.auto import tqdm
 
 from spikeloom.compress.compression import prune, quantize
 from spikeloom.compress.statistics import Statistics
-from spikeloom.files import whole_file
 from spikeloom.hosted import copied
-from spikeloom.report import Report
+from spikeloom.sweep import Sweep
 
 __all__ = ["Sweep", "sweep_bits", "sweep_sparsity"]
-
-
-class Sweep(Report):
-    """Scores of copies of a network; columns are method, degree of compression and score."""
-
-    def plot(self, column: str = "score", path: str | os.PathLike[str] | None = None) -> Any:
-        """A line for each method.
-
-        Args:
-            column: What to show upwards.
-            path: Save the picture there, in the format of its suffix.
-
-        Returns:
-            The matplotlib figure.
-
-        Raises:
-            ImportError: If matplotlib is missing.
-            ValueError: If the column does not exist.
-        """
-        values = self.column(column)
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise ImportError('plot needs matplotlib: pip install "spikeloom[plot]"') from error
-        figure = Figure(figsize=(6, 4), layout="constrained")
-        axes = figure.subplots()
-        methods, degrees = self.column("method"), self.column(self.columns[1])
-        for method in dict.fromkeys(methods):
-            points = [
-                (d, v) for m, d, v in zip(methods, degrees, values, strict=True) if m == method
-            ]
-            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=method)
-        axes.set(title=self.title, xlabel=self.columns[1], ylabel=column)
-        axes.legend()
-        if path is not None:
-            with whole_file(path) as temporary:
-                figure.savefig(temporary)
-        return figure
 
 
 def sweep_sparsity(

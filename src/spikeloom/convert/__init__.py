@@ -3,6 +3,7 @@
 from spikeloom.convert.las import LAS, las_folder, load_las, set_form
 from spikeloom.convert.signgd import SignGD
 from spikeloom.convert.spikelm import BiSpikes, SpikeLM, measure_amplitude, merge_amplitude
+from spikeloom.convert.sweep import sweep_steps
 
 __all__ = [
     "LAS",
@@ -14,4 +15,5 @@ __all__ = [
     "measure_amplitude",
     "merge_amplitude",
     "set_form",
+    "sweep_steps",
 ]

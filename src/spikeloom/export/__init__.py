@@ -12,6 +12,7 @@ except ImportError as error:
     raise ImportError('spikeloom.export needs nir: pip install "spikeloom[nir]"') from error
 
 from spikeloom.export.exporter import to_nir
+from spikeloom.export.graph.description import describe, draw
 from spikeloom.export.graph.interpreter import Network, from_nir, run_nir
 from spikeloom.export.graph.storage import read, write
 from spikeloom.export.refuse import NotExpressible, Offence, Verdict
@@ -25,6 +26,8 @@ __all__ = [
     "NotExpressible",
     "Offence",
     "Verdict",
+    "describe",
+    "draw",
     "from_nir",
     "read",
     "run_nir",

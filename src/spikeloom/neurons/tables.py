@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spikeloom.files import whole_file
 from spikeloom.kernel.call import run
 from spikeloom.neurons.arguments import checked_number, checked_steps
 from spikeloom.neurons.gated import LinearHG
+from spikeloom.pictures import drawn
 
 __all__ = ["FUNCTIONS", "REACH", "checked_segments", "draw_hg", "fit_hg", "gelu_tanh"]
 
@@ -352,24 +352,19 @@ def draw_hg(
     Raises:
         ImportError: If matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('draw_hg needs matplotlib: pip install "spikeloom[plot]"') from error
     x = torch.linspace(neuron.edges[0], neuron.edges[-1], 20 * DENSE, dtype=torch.float64)[1:-1]
     exact = _function(function)(x)
     (found, _) = run(neuron.decoder(), x[None])
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
-    above.plot(x, exact, label="function", linewidth=3, color="0.75")
-    above.plot(x, found[0], label=f"{len(neuron.rises)} pieces, K = {neuron.steps}", linewidth=1)
-    above.legend()
-    below.plot(x, found[0] - exact, linewidth=0.5, label="error")
-    declared = np.array([*(neuron.errors or ()), np.nan])
-    for sign in (-1, 1):
-        below.step(neuron.edges, sign * declared, where="post", color="tab:red", linewidth=1)
-    below.set(xlabel="x", ylabel="error and its declared bound")
-    if path is not None:
-        with whole_file(path) as temporary:
-            figure.savefig(temporary)
+    with drawn("draw_hg", (7, 6), path) as figure:
+        above, below = figure.subplots(2, 1, sharex=True)
+        above.plot(x, exact, label="function", linewidth=3, color="0.75")
+        above.plot(
+            x, found[0], label=f"{len(neuron.rises)} pieces, K = {neuron.steps}", linewidth=1
+        )
+        above.legend()
+        below.plot(x, found[0] - exact, linewidth=0.5, label="error")
+        declared = np.array([*(neuron.errors or ()), np.nan])
+        for sign in (-1, 1):
+            below.step(neuron.edges, sign * declared, where="post", color="tab:red", linewidth=1)
+        below.set(xlabel="x", ylabel="error and its declared bound")
     return figure

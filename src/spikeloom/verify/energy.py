@@ -126,13 +126,16 @@ class EnergyReport(Report):
         numbers = {name: getattr(self, name) for name in own if name != "costs"}
         return {**super().as_dict(), **numbers, "costs": vars(self.costs)}
 
-    def plot(self, column: str = "AC", path: str | os.PathLike[str] | None = None) -> Any:
+    def plot(self, column: str | None = "AC", path: str | os.PathLike[str] | None = None) -> Any:
         """A bar for each layer that has such a number.
 
         Args:
-            column: ``"AC"``, ``"MAC"``, ``"synapses"``, ``"spikes"``, ``"rate"`` or ``"bits"``.
+            column: ``"AC"``, ``"MAC"``, ``"synapses"``, ``"spikes"``, ``"rate"`` or ``"bits"``;
+                None shows all of them as a heat map.
             path: Save the picture there.
         """
+        if column is None:
+            return super().plot(None, path)
         shown = [
             row for row, n in zip(self.rows, self.column(column), strict=True) if n is not None
         ]
