@@ -129,3 +129,33 @@ def test_a_folder_in_the_place_of_the_file_is_named(tmp_path):
     with pytest.raises(IsADirectoryError, match=f"path: {tmp_path} is a folder; name the file"):
         example().save(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_number_reaches_a_writer_under_column_and_row():
+    class Writer:
+        def __init__(self):
+            self.scalars = []
+
+        def add_scalar(self, tag, value, step):
+            self.scalars.append((tag, value, step))
+
+    writer = Writer()
+    example().log(writer, step=4, prefix="pruning")
+    assert writer.scalars == [
+        ("pruning/count/fc1", 3, 4),
+        ("pruning/count/fc2", 12, 4),
+        ("pruning/share/fc1", 0.5, 4),
+        ("pruning/share/fc2", 0.25, 4),
+    ]
+
+
+def test_tensorboard_takes_what_a_report_logs(tmp_path):
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    with tensorboard.SummaryWriter(tmp_path) as writer:
+        example().log(writer)
+    assert any(tmp_path.iterdir())
+
+
+def test_what_is_no_writer_is_named():
+    with pytest.raises(TypeError, match="writer: must have add_scalar"):
+        example().log(print)

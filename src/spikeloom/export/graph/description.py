@@ -56,9 +56,10 @@ def describe(graph: nir.NIRGraph) -> Report:
 def _add_nodes(report: Report, graph: nir.NIRGraph, prefix: str) -> tuple[int, int]:
     """Rows for a graph and for those inside it; how many parameters and edges they have."""
     size, edges = 0, len(graph.edges)
-    for name in sorted(graph.nodes, key=_depths(graph).__getitem__):
-        node = graph.nodes[name]
-        feeds = ", ".join(target for source, target in graph.edges if source == name)
+    order = _depths(graph)
+    for name, node in ((name, graph.nodes[name]) for name in order):
+        fed = {target for source, target in graph.edges if source == name}
+        feeds = ", ".join(target for target in order if target in fed)
         shapes = (_shape(node.input_type), _shape(node.output_type))
         arrays = {} if isinstance(node, nir.NIRGraph) else _arrays(node)
         shown = ", ".join(f"{key} {_range(value)}" for key, value in arrays.items())
@@ -148,13 +149,17 @@ def _places(graph: nir.NIRGraph) -> dict[str, tuple[float, float]]:
 
 
 def _depths(graph: nir.NIRGraph) -> dict[str, int]:
-    """How many edges lead from an input to each node; what no input reaches comes last."""
-    waiting = [name for name, node in graph.nodes.items() if isinstance(node, nir.Input)]
-    depths = dict.fromkeys(waiting, 0)
-    for name in waiting:
-        for source, target in graph.edges:
-            if source == name and target not in depths:
-                depths[target] = depths[name] + 1
-                waiting.append(target)
-    last = max(depths.values(), default=0) + 1
-    return {name: depths.get(name, last) for name in graph.nodes}
+    """How many edges lead from an input to each node, in that order.
+
+    The outputs come last, and with them what no input reaches. NIR does not keep the order of
+    edges, so that of the nodes decides among equals.
+    """
+    inputs = [name for name, node in graph.nodes.items() if isinstance(node, nir.Input)]
+    outputs = {name for name, node in graph.nodes.items() if isinstance(node, nir.Output)}
+    found, level, depth = dict.fromkeys(inputs, 0), {*inputs}, 0
+    while level:
+        depth += 1
+        level = {target for source, target in graph.edges if source in level} - {*found} - outputs
+        found |= dict.fromkeys(level, depth)
+    depths = {name: found.get(name, depth) for name in graph.nodes}
+    return dict(sorted(depths.items(), key=lambda item: item[1]))
