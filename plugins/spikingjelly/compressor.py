@@ -23,7 +23,7 @@ class Packed(NamedTuple):
 class SignedSpikeCompressor(SpikeCompressor):
     r"""Stores spikes that are whole multiples of one amplitude in 2, 4 or 8 bits each.
 
-    .. math:: x = a\,k,\qquad k \in \{-2^{b-1}, \dots, 2^{b-1} - 1\}
+    .. math:: x = a\,k,\qquad k \in \{-2^{b-1}, \ldots, 2^{b-1} - 1\}
 
     SpikingJelly's own compressors keep a spike's presence only: -1 or 2 come back as 1, 0 or 255.
     ``optimize_memory`` may choose one of them after a first batch that happens to be all 0 and 1;

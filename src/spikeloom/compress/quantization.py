@@ -36,7 +36,7 @@ def quantize_weight(W: Tensor, H: Tensor, bits: int) -> tuple[Tensor, Tensor, Te
     .. math::
         w = \mathrm{scale} \cdot \mathrm{code},\qquad
         \mathrm{scale} = \frac{2 \max |w|}{2^b - 1},\qquad
-        \mathrm{code} \in \{-2^{b-1}, \dots, 2^{b-1} - 1\}
+        \mathrm{code} \in \{-2^{b-1}, \ldots, 2^{b-1} - 1\}
 
     Args:
         W: Weights, shape ``[rows, d]`` or a convolution's ``[rows, C, *kernel]``.

@@ -58,7 +58,7 @@ class Neuron:
 
     A neuron is the recurrence
 
-    .. math:: (y[t],\; s[t]) = \mathrm{step}(x[t],\; s[t-1],\; p[t]),\qquad t = 0 \dots T-1
+    .. math:: (y[t],\; s[t]) = \mathrm{step}(x[t],\; s[t-1],\; p[t]),\qquad t = 0 \ldots T-1
 
     applied to every element of ``x[t]`` on its own. The step is written in plain arithmetic and
     the words of :mod:`spikeloom.kernel.vocabulary`; it is traced when the neuron is made, and

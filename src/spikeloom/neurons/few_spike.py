@@ -49,7 +49,7 @@ class FewSpike(Described):
     r"""A few-spike neuron: one threshold, reset and weight for each of its K steps.
 
     .. math::
-        v_1 = \textstyle\sum_t x[t],\qquad z_k = \Theta(v_k - \theta_k),\qquad
+        v_1 = \sum_t x[t],\qquad z_k = \Theta(v_k - \theta_k),\qquad
         y_k = d_k z_k,\qquad v_{k+1} = v_k - h_k z_k
 
     Args:

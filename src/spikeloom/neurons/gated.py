@@ -228,7 +228,7 @@ class LinearHG(HG):
 
     .. math::
         \theta_k = h_k = w\,2^{-k},\qquad d_k = r\,2^{-k},\qquad
-        y = c + r\,2^{-K} \cdot \text{code},\qquad \text{code} \in \{0, \dots, 2^K - 1\}
+        y = c + r\,2^{-K} \cdot \text{code},\qquad \text{code} \in \{0, \ldots, 2^K - 1\}
 
     It is the :class:`HG` of these tables (:attr:`tables`), computed without looking them up:
     thresholds and weights halve from step to step. Made by :func:`spikeloom.neurons.fit_hg`.

@@ -19,7 +19,8 @@ class SpikeLinear(SpikeFed, nn.Linear):
     The output is that of :class:`torch.nn.Linear` within rounding,
 
     .. math::
-        y_{bn} = b_n + a_b \Big(\sum_{k:\,s_{bk} = 1} W_{nk} - \sum_{k:\,s_{bk} = -1} W_{nk}\Big),
+        y_{bn} = b_n
+        + a_b \left(\sum_{k:\,s_{bk} = 1} W_{nk} - \sum_{k:\,s_{bk} = -1} W_{nk}\right),
 
     for spikes :math:`x_{bk} = a_b\,s_{bk}` of 0 and 1, or of -1, 0 and 1, times an amplitude
     :math:`a_b` that may differ between rows, as between the steps of a few-spike train. The
