@@ -21,6 +21,7 @@ from sphinx.util.docutils import SphinxDirective
 
 USE = re.compile(r"^\.\. api:: (\S+)\n(?:   :names: (.+)\n)?", re.M)
 GENERATED = "generated"
+CONTAINERS = (Mapping, list, tuple, set, frozenset)
 
 
 def public(module, names):
@@ -56,7 +57,7 @@ def page(home, value, excluded):
         lines += [f"   :exclude-members: {excluded}"] if excluded else []
     elif inspect.isroutine(value):
         lines += [f".. autofunction:: {name}"]
-    elif isinstance(value, (Mapping, list, tuple, set, frozenset)):
+    elif isinstance(value, CONTAINERS):
         keys = ", ".join(f"``{getattr(key, '__name__', key)}``" for key in value)
         lines += [f".. py:data:: {name}", "", f"   {type(value).__name__} of {keys}"]
     else:
@@ -95,11 +96,13 @@ class Api(SphinxDirective):
         """A table by autosummary, and the pages behind it."""
         (module,) = self.arguments
         names = self.options.get("names", "").split()
+        found = public(module, names)
         homes = [
-            self.env.app.spikeloom_homes.of(module, name, value)
-            for name, value in public(module, names).items()
+            self.env.app.spikeloom_homes.of(module, name, value) for name, value in found.items()
         ]
-        entries = [f"   ~{home}" for home in homes]
+        # A container's own docstring is that of its type.
+        constants = [name for name, value in found.items() if isinstance(value, CONTAINERS)]
+        entries = [f"   ~{home}" for home in homes if home.rpartition(".")[2] not in constants]
         own = [f"   {GENERATED}/{home}" for home in homes if home.startswith(f"{module}.")]
         lines = [
             ".. py:currentmodule:: None",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -26,6 +26,40 @@ __all__ = ["COMPUTED", "run", "run_step"]
 State = tuple[Tensor, ...]
 
 
+# A neuron with several outputs gives a tuple of them, which its type does not tell.
+@overload
+def run(
+    neuron: Neuron,
+    x: Tensor | tuple[Tensor, ...],
+    state: State | None = None,
+    *,
+    params: dict[str, Parameter] | None = None,
+    record: None = None,
+    reduce: str | None = None,
+    implementation: str = "auto",
+) -> tuple[Any, State]: ...
+@overload
+def run(
+    neuron: Neuron,
+    x: Tensor | tuple[Tensor, ...],
+    state: State | None = None,
+    *,
+    params: dict[str, Parameter] | None = None,
+    record: str,
+    reduce: str | None = None,
+    implementation: str = "auto",
+) -> tuple[Any, State, Tensor]: ...
+@overload
+def run(
+    neuron: Neuron,
+    x: Tensor | tuple[Tensor, ...],
+    state: State | None = None,
+    *,
+    params: dict[str, Parameter] | None = None,
+    record: str | None,
+    reduce: str | None = None,
+    implementation: str = "auto",
+) -> Any: ...
 def run(
     neuron: Neuron,
     x: Tensor | tuple[Tensor, ...],
