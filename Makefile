@@ -15,7 +15,7 @@ export HF_HUB_OFFLINE := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-all lint docs bench gpu-wheels gpu clean
+.PHONY: help setup demo test test-all coverage lint docs bench gpu-wheels gpu clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
@@ -53,6 +53,9 @@ test: setup ## the tests, without the slow ones (ARGS="-k lif" selects)
 
 test-all: setup ## every test
 	$(PY) -m pytest -m "" $(ARGS)
+
+coverage: setup ## the share of lines and branches that the tests without the slow ones run
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: setup ## format, lint and type checks
 	$(PY) -m ruff format --check .
