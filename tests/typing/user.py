@@ -228,6 +228,7 @@ EVERY_NAME: tuple[object, ...] = (
     compress.layer_hessian,
     compress.linear_response,
     compress.load_compressed,
+    compress.osbc_folder,
     compress.prune,
     compress.prune_weight,
     compress.quadratic_error,
