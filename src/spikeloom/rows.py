@@ -6,6 +6,7 @@ convolutions; transposed convolutions and the ``Conv1D`` of transformers keep in
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 __all__ = [
     "KINDS",
     "WeightLayer",
+    "entering",
     "groups_of",
     "in_weight_shape",
     "inputs_of",
@@ -114,6 +116,20 @@ def in_weight_shape(layer: WeightLayer, rows: Tensor) -> Tensor:
         grouped = rows.reshape(layer.groups, shape[1], -1, *shape[2:])
         return grouped.transpose(1, 2).reshape(shape).contiguous()
     return rows.reshape(shape)
+
+
+def entering(layer: WeightLayer, x: Tensor) -> Tensor:
+    """What the layer's weight multiplies: its input, or what the layer encodes it as.
+
+    A layer of weights that encodes its input has a method ``encoded`` for that, as the layers of
+    :class:`spikeloom.convert.LAS` have.
+
+    Args:
+        layer: The layer.
+        x: What it is called with.
+    """
+    encoded: Callable[[Tensor], Tensor] | None = getattr(layer, "encoded", None)
+    return x if encoded is None else encoded(x)
 
 
 def product(layer: WeightLayer, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from spikingjelly.activation_based import layer as sjl
 from torch import nn
 
 import spikeloom
-from spikeloom import compress, neurons, plugins
+from spikeloom import compress, convert, neurons, plugins
 from spikeloom.verify import fold_norms
 from tests.models.spiking_mlp.cases import image, small, wake
 from tests.models.spiking_mlp.spikingjelly_network import Network
@@ -355,6 +355,13 @@ def test_the_hosts_spiking_mlp_folds(host):
 def test_a_model_in_training_mode_is_refused():
     with pytest.raises(ValueError, match="training mode"):
         fold_norms(small())
+
+
+def test_a_converted_network_whose_norms_are_folded_already_is_refused():
+    net, x = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU()).eval(), torch.randn(8, 4)
+    snn = convert.SignGD(8, progress=False).apply(net, x)
+    with pytest.raises(ValueError, match=r"SignGDNetwork.* fold norms before the conversion"):
+        fold_norms(snn)
 
 
 def test_no_model_is_refused():

@@ -28,7 +28,7 @@ from spikeloom.modules import watched_calls
 from spikeloom.names import names_of
 from spikeloom.neurons import Trace
 from spikeloom.ranks import added_up, check_same_model, first_of_all, gathered, is_shared, together
-from spikeloom.rows import is_linear, outputs_of
+from spikeloom.rows import entering, is_linear, outputs_of
 
 __all__ = ["calibrate"]
 
@@ -243,9 +243,9 @@ class _Recorder:
         x, *_ = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         stream, later = self.calls % self.site.streams, self.calls >= self.site.streams
         self.calls += 1
-        x = as_float(x)
         try:
             check_finite(x)
+            x = as_float(entering(layer, x))  # type: ignore[arg-type]  # a weight layer
             x = by_step(self.site, x)
             in_calls = math.inf if later else 1
             self._add(x, in_calls if self.site.time == "calls" else len(x), stream)

@@ -71,8 +71,8 @@ def discover(
         named = ", ".join(f"{', '.join(names)} ({reason})" for reason, names in left)
         end = f"; left out are {named}" if named else ""
         raise ValueError(
-            f"model: no {KINDS} module was called{end}; a converted network that has none is "
-            "compressed before its conversion"
+            f"model: no {KINDS} module was called{end}; compress a network before its conversion, "
+            "or the layers of a converted one, if it has them (SignGDNetwork.as_layers())"
         )
     _mind_uncalled(uncalled, layers is not None)
     for name in seen.potentials.keys() - traces.keys():

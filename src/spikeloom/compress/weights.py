@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.compress.hessian import check_finite
-from spikeloom.rows import product
+from spikeloom.rows import entering, product
 
 __all__ = ["check_layer", "check_weights"]
 
@@ -78,7 +78,7 @@ def check_layer(name: str, layer: Any, x: Tensor, output: Any) -> None:
         check_finite(x)
     except ValueError as error:
         raise ValueError(f"layer {name!r}: {error}") from None
-    expected = product(layer, x)
+    expected = product(layer, entering(layer, x))
     same = isinstance(output, Tensor) and output.numel() == expected.numel()
     if same and expected.numel():
         away = (output.reshape(expected.shape) - expected).abs().max()

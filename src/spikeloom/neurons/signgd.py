@@ -11,7 +11,7 @@ Network", ICML 2024.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from spikeloom.neurons.described import Described, Variant
 from spikeloom.neurons.forms import Constants, Descent
 from spikeloom.neurons.schedules import Constant, Exponential, Schedule, as_schedule
 from spikeloom.neurons.signgd_functions import Function, as_function
+from spikeloom.neurons.trace import Response
 
 __all__ = ["LONGEST", "AnalogEncoder", "SignGD", "SignGDBits", "SignTracker"]
 
@@ -326,6 +327,10 @@ class SignTracker(Described):
             after = after + 0.0 * detach(target)  # a comparison alone would take NaN for a number
         after = with_grad(after, (target, 1.0))
         return after, (after,)
+
+    def response(self, values: Mapping[str, Any]) -> Response:
+        """None of its input is added up: the target of a step is a function of that step's."""
+        return Response(0.0)
 
     def form(self, values: Constants) -> Descent:
         """An estimate that receives values and sends itself."""

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.convert.las.nodes import fired, node_for
-from spikeloom.convert.las.sites import SharedSite, Site
+from spikeloom.convert.las.sites import WITHOUT_MEMORY, SharedSite, Site
 from spikeloom.convert.las.trains import linear, product, same_steps
 from spikeloom.convert.las.watch import Watch
 from spikeloom.hosted import Make
 from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.pointwise import Pointwise
+from spikeloom.modules import register
 from spikeloom.neurons import LinearHG, fit_hg
 from spikeloom.neurons.tables import FUNCTIONS, REACH
 
@@ -92,6 +93,10 @@ class WeightLayer(Spiking):
     def source(self) -> Site:
         """The site that encodes the input, its own or another layer's."""
         return self.site.site if isinstance(self.site, SharedSite) else self.site
+
+    def encoded(self, x: Tensor) -> Tensor:
+        """What meets the weights: the sum of the input's spikes."""
+        return self.source.encoded(x)
 
     def decoded(self, x: Tensor) -> Tensor:
         """``W x + b`` of the decoded input."""
@@ -228,6 +233,9 @@ class Activation(Spiking):
     def extra_repr(self) -> str:
         """The function."""
         return self.function
+
+
+register(Activation, WITHOUT_MEMORY)
 
 
 class GatedMLP(Spiking):

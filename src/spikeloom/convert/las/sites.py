@@ -14,9 +14,18 @@ from spikeloom.convert.las.watch import Watch
 from spikeloom.hosted import Make
 from spikeloom.kernel.call import run
 from spikeloom.kernel.pointwise import Pointwise
+from spikeloom.modules import Conventions, register, undescribed
 from spikeloom.neurons import OAT
+from spikeloom.neurons.trace import Response
 
-__all__ = ["SharedSite", "Site"]
+__all__ = ["WITHOUT_MEMORY", "SharedSite", "Site"]
+
+# Each call encodes values as they are: nothing adds up what comes in, and no call knows another.
+WITHOUT_MEMORY = Conventions(
+    describe=undescribed,
+    response=lambda module: Response(0.0),
+    takes_steps=lambda module: True,
+)
 
 
 class Site(nn.Module):
@@ -113,7 +122,10 @@ class Site(nn.Module):
 
     def decoded(self, x: Tensor) -> Tensor:
         """The decoded value of the spikes."""
-        x = self._watched(x)
+        return self.encoded(self._watched(x))
+
+    def encoded(self, x: Tensor) -> Tensor:
+        """The same, of values that are only looked at: none of them is counted."""
         assert self.neuron is not None and self._decoder is not None
         y = self._decoder(x, [self._buffers[name] for name in self.neuron.ranges])  # type: ignore[misc]  # fitted
         if y is not None:
@@ -197,6 +209,9 @@ class Site(nn.Module):
         if self.neuron is None:
             return "observing"
         return f"steps={self.neuron.steps}, ranges={len(self.neuron.ranges)}"
+
+
+register(Site, WITHOUT_MEMORY)
 
 
 class SharedSite:

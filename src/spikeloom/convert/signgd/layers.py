@@ -241,7 +241,7 @@ def _each(value: Any, rank: int) -> Any:
 
 def _with_weights(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
     for name, tensor in (("weight", weight), ("bias", bias)):
-        held = None if tensor is None else nn.Parameter(tensor.detach(), requires_grad=False)
+        held = None if tensor is None else nn.Parameter(tensor.detach(), tensor.requires_grad)
         module.register_parameter(name, held)
     return module
 

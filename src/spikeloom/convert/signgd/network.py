@@ -226,7 +226,8 @@ class SignGDNetwork(nn.Module):
         What ``export.to_nir`` writes. It takes ``[T, batch, *]``, T being :attr:`steps`, and
         returns the output after every step; of an input that stays the same, as the network's
         own, the last is what the network returns. Its values are the estimates themselves, so a
-        bias is added at every step, as the model has it.
+        bias is added at every step, as the model has it. The layers have the network's own weights:
+        what is written into them, as by ``compress.prune``, changes both.
 
         Raises:
             ValueError: If the model takes or returns more than one tensor, or its samples see each
@@ -257,7 +258,7 @@ class SignGDNetwork(nn.Module):
                 scale = scale.reshape([n for i, n in enumerate(scale.shape) if i not in site.batch])
             return self._tracker(site, function, scale)
 
-        return layers_of(self.captured, self.plan, tracker)
+        return layers_of(self.captured, self.plan, tracker).train(self.training)
 
     def over_time(self, x: Any) -> Any:
         """What :meth:`as_layers` takes, of what the network takes: ``x`` at every step.

@@ -63,7 +63,8 @@ def fold_norms(
 
     Raises:
         TypeError: If the model is no module, or ``keep`` is one string.
-        ValueError: If the model is in training mode, or has no module of a name in ``keep``.
+        ValueError: If the model is in training mode, has no module of a name in ``keep``, or is a
+            converted network that keeps a report of its own.
 
     Example:
         >>> import spikeloom
@@ -80,6 +81,12 @@ def fold_norms(
         raise TypeError(f"model: must be an nn.Module, got {type(model).__name__}")
     if any(isinstance(module, _BatchNorm) and module.training for module in model.modules()):
         raise ValueError("model: is in training mode, norms still change; call model.eval()")
+    if isinstance(getattr(type(model), "report", None), property):
+        raise ValueError(
+            f"model: a {type(model).__name__} keeps a report of its own, beside which none of folded "
+            "norms can stand; fold norms before the conversion, or in the layers of the converted "
+            "network (as_layers())"
+        )
     check_names("keep", keep, model)
     draft = Draft(copied("model", model), make)
     to_rest(draft.model)
