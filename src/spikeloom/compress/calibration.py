@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from spikeloom.adapters import check_merged
 from spikeloom.calibrate import arguments_of, each_batch
 from spikeloom.compress.blocks import Block
 from spikeloom.compress.coverage import why_left_out
@@ -81,8 +82,9 @@ def calibrate(
         ValueError: If the model is in training mode or compiled, there is no sample, an activation
             is NaN or infinite, a layer or its steps cannot be made out, or a weight cannot be
             compressed in place: because it is computed from other tensors, another module's too,
-            not finite, or not all that its layer applies. With several processes, if none has a
-            batch, or they have different models or numbers of steps.
+            not finite, or not all that its layer applies, as beside an adapter of PEFT. With
+            several processes, if none has a batch, or they have different models or numbers of
+            steps.
         RankFailed: If another process of ``torch.distributed`` failed.
         UnknownNeuron: If the decay of a neuron is not known and not stated.
 
@@ -103,6 +105,7 @@ def calibrate(
         2           3     2  -       0          6       10
     """
     _check_mode(model)
+    check_merged(model)
     wanted = None if layers is None else names_of("layers", layers)
     _check_traces(traces)
     check_same_model(model)

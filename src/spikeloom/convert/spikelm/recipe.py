@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from spikeloom.adapters import check_merged
 from spikeloom.calibrate import batches
 from spikeloom.convert.checkpoint import load_weights
 from spikeloom.convert.spikelm.amplitude import RULES, BiSpikes, check_rule
@@ -148,9 +149,10 @@ class SpikeLM:
         Raises:
             TypeError: If ``make`` makes no modules, or a batch is no batch.
             ValueError: If the architecture is not supported, skips blocks while training, is
-                spiking already, or has cross-attention outside BART; if calibration data are all
-                padding or all zero.
+                spiking already, has adapters of PEFT that are not merged, or has cross-attention
+                outside BART; if calibration data are all padding or all zero.
         """
+        check_merged(model)
         stacks = _stacks(model)
         snn: Any = copied("model", model)
         own = set(snn.modules())
