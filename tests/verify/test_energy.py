@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 import spikeloom
-from spikeloom import compress, neurons
+from spikeloom import compress, convert, neurons
 from spikeloom.calibrate import Batch
 from spikeloom.plugins.snntorch import Leaky
 from spikeloom.verify import EnergyCosts, check_mfi, count_energy, fold_norms
@@ -486,3 +486,37 @@ def test_products_inside_of_an_operation_that_is_not_known_are_said_to_be_missin
     said = str(count_energy(nn.Sequential(Apply(function), spikes).eval(), x))
     assert f"Products inside {name} of '0'" in said
     assert "Products inside" not in str(count_energy(nn.Sequential(spikes).eval(), x))
+
+
+def converted_by_las():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 10), nn.GELU(), nn.LayerNorm(10), nn.Linear(10, 3)).eval()
+    x = torch.randn(24, 6)
+    return convert.LAS(progress=False).apply(net, [x]), x
+
+
+def test_a_network_converted_by_las_is_counted_without_being_told_of_steps():
+    snn, x = converted_by_las()
+    report = count_energy(snn, x)
+    assert (report.steps, report.macs, report.twin_macs) == (1, 6 * 10 + 10 * 3, 6 * 10 + 10 * 3)
+    rows = dict(zip(report.column("module"), report.column("spikes"), strict=True))
+    assert rows["0.site"] == 6  # a value of each input
+    assert any("take complete values, each of which counts as one" in n for n in report.notes)
+
+
+def test_a_transformer_converted_by_las_is_counted_without_being_told_of_steps():
+    transformers = pytest.importorskip("transformers")
+    size = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 12, "vocab_size": 30}
+    config = transformers.BertConfig(**size, num_hidden_layers=1, attn_implementation="eager")
+    model = transformers.BertModel(config, add_pooling_layer=False).eval()
+    batch = {"input_ids": torch.randint(30, (3, 6))}
+    report = count_energy(convert.LAS(progress=False).apply(model, [batch]), batch)
+    projections = 6 * (4 * 8 * 8 + 2 * 8 * 12)
+    assert (report.steps, report.macs) == (1, projections + 2 * 6 * 6 * 8)
+
+
+def test_spikes_of_las_one_by_one_are_refused_with_the_form_that_is_counted():
+    snn, x = converted_by_las()
+    convert.set_form(snn, "spikes")
+    with pytest.raises(ValueError, match=r"'0' takes a .*set_form\(model, 'decoded'\)"):
+        count_energy(snn, x)

@@ -95,6 +95,7 @@ class Counting(KindTrace):
         self.weight_multiplications = 0
         self.opaque: dict[str, None] = {}
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
+        self.in_steps: dict[str, bool] = {}  # whether a module takes one step at each call
 
     @contextmanager
     def over(self, model: nn.Module) -> Iterator[None]:
@@ -116,6 +117,7 @@ class Counting(KindTrace):
         super().entered(name, module, args, kwargs, whole)
         first = next((leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)), None)
         self.shapes.setdefault(name, []).append(() if first is None else tuple(first.shape))
+        self.in_steps[name] = not whole
 
     def seen(self, call: Call) -> Any:
         """Compute, follow, and count weight layers and neurons."""
@@ -157,9 +159,19 @@ class Counting(KindTrace):
         layer = self._layer(is_neuron=True)
         layer.spikes += sum(int(s.count_nonzero()) for s in outputs)
         layer.neurons += sum(s.numel() for s in outputs)
-        # One step at each call, or all of them at every call.
-        layer.steps = layer.steps + 1 if steps == 1 else steps
-        layer.batch = xs[0].shape[1] if xs[0].dim() > 1 else 0
+        if self.in_steps.get(self.module) and layer.inputs[-1]:
+            if any(s.numel() > xs[0].numel() for s in outputs):
+                raise ValueError(
+                    f"model: {self.module!r} takes a complete value and fires its spikes one by "
+                    "one, each of which meets the weights, so that what the dense network would do "
+                    "is not known; decode them: convert.set_form(model, 'decoded')"
+                )
+            # Whatever the kernel takes for steps, such as the places of an activation.
+            layer.steps, layer.batch = len(layer.inputs), layer.inputs[-1][0]
+        else:
+            # One step at each call, or all of them at every call.
+            layer.steps = layer.steps + 1 if steps == 1 else steps
+            layer.batch = xs[0].shape[1] if xs[0].dim() > 1 else 0
 
     def _count_synapses(self, call: Call, position: int, kind: Kind) -> None:
         layer = self._layer(is_neuron=False)
@@ -236,11 +248,13 @@ def steps_and_batch(
     found: tuple[int | None, int | None] = (None, None)
     if len(seen) == 1:
         (found,) = seen
-    elif len(first) > 1:
-        from_output = (first[0], first[1])
+    elif first:
+        from_output = (first[0], first[1] if len(first) > 1 else 0)
         is_driven = any(layer.is_driven for layer in layers)
         if from_output in seen or (not seen and is_driven and _first_shape(x)[:2] == from_output):
             found = from_output
+        elif (1, first[0]) in seen and all(t == 1 for t, _ in seen):
+            found = 1, first[0]  # complete values, in one step
     steps, batch = steps or found[0], batch or found[1]
     if not steps or not batch:
         counts = ", ".join(f"T={t} of {b} samples" for t, b in sorted(seen)) or "nothing"

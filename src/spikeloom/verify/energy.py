@@ -20,6 +20,7 @@ from torch import nn
 from spikeloom.calibrate import Batch
 from spikeloom.grid import bits_of
 from spikeloom.kernel.values import checked_count
+from spikeloom.modules import is_describable, takes_steps
 from spikeloom.report import Report
 from spikeloom.verify.counting import Counting, Layer, steps_and_batch
 from spikeloom.verify.mfi import checked_sample, exact_copy
@@ -177,7 +178,7 @@ def count_energy(
         steps: T; None reads it from what the neurons see, ``[T, batch, ...]`` or ``[batch, ...]``
             T times; if they differ, from an output ``[T, batch, ...]``. So it does if all neurons
             are another framework's and the input begins with the same axes. A network without
-            spikes has no steps to read.
+            spikes has no steps to read; one converted by LAS takes complete values, in one step.
         batch: Samples in each batch; None reads it likewise.
         costs: What operations cost.
 
@@ -188,7 +189,8 @@ def count_energy(
         TypeError: If the model is no module or one of torch.jit, the sample holds no tensor or too
             few arguments, or steps or batch are no int.
         ValueError: If the model is in training mode or takes values out of torch, the sample is on
-            another device or has no axis for its samples, or steps or batch are unknown or below 1.
+            another device or has no axis for its samples, steps or batch are unknown or below 1, or
+            a network converted by LAS fires its spikes one by one instead of decoding them.
 
     Example:
         >>> import torch, spikeloom
@@ -270,6 +272,11 @@ def _report(
         kind = type(model.get_submodule(name)).__name__
         report.add(name or "(model)", kind, *_row(layer, batch), widths[key])
     report.notes += _notes(report)
+    if values := [name for name, of_neuron in layers if of_neuron and _takes_values(model, name)]:
+        report.notes.append(
+            f"{_shown(values)} take complete values, each of which counts as one spike here; how "
+            f"many it stands for tells the conversion's report."
+        )
     if counting.readers:
         report.notes.append(
             f"Values are read in {_shown(list(counting.readers))}: what Python computes from them "
@@ -281,6 +288,12 @@ def _report(
             f"value of the result is."
         )
     return report
+
+
+def _takes_values(model: nn.Module, name: str) -> bool:
+    """Whether a module encodes a complete value at each call, as those of a conversion by LAS."""
+    module = model.get_submodule(name)
+    return takes_steps(module) is True and not is_describable(module)
 
 
 def _shown(found: list[str]) -> str:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from spikeloom.convert.las.blocks import attend, masked
 from spikeloom.convert.las.layers import wide
-from spikeloom.convert.las.sites import Site
+from spikeloom.convert.las.sites import VALUES, Site
 from spikeloom.convert.las.trains import matrix_product, product, same_steps
+from spikeloom.modules import register
 from spikeloom.neurons import fit_reduced
 
 __all__ = ["ATTENTION", "EAGER", "OBSERVING", "Attention", "Softmax"]
@@ -131,6 +132,9 @@ class Attention(nn.Module):
         probabilities = self.softmax.spikes(masked(scores * scaling, mask)).sum(0).to(q.dtype)
         sp = self.p.spikes(probabilities)
         return matrix_product(*same_steps(sp, sv)).sum(0), sp.sum(0)
+
+
+register(Attention, VALUES)
 
 
 def _repeated(x: Tensor, q: Tensor) -> Tensor:

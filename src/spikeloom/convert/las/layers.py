@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.convert.las.nodes import fired, node_for
-from spikeloom.convert.las.sites import WITHOUT_MEMORY, SharedSite, Site
+from spikeloom.convert.las.sites import ENCODES, VALUES, SharedSite, Site
 from spikeloom.convert.las.trains import linear, product, same_steps
 from spikeloom.convert.las.watch import Watch
 from spikeloom.hosted import Make
@@ -105,6 +105,9 @@ class WeightLayer(Spiking):
     def spikes(self, x: Tensor) -> Tensor:
         """``W`` times each spike."""
         return linear(self.site.spikes(x), self.matrix, self.bias)
+
+
+register(WeightLayer, VALUES)
 
 
 class Linear(WeightLayer, nn.Linear):  # type: ignore[misc]  # torch declares its bias a tensor
@@ -235,7 +238,7 @@ class Activation(Spiking):
         return self.function
 
 
-register(Activation, WITHOUT_MEMORY)
+register(Activation, ENCODES)
 
 
 class GatedMLP(Spiking):

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from spikeloom.convert.las.layers import Spiking, owned, the_argument, wide
-from spikeloom.convert.las.sites import Site
+from spikeloom.convert.las.sites import VALUES, Site
 from spikeloom.convert.las.trains import add_once, product, same_steps
+from spikeloom.modules import register
 from spikeloom.neurons import Reduced, fit_reduced
 
 __all__ = ["LayerNorm", "Norm", "RMSNorm"]
@@ -78,6 +79,9 @@ class Norm(Spiking):
     def extra_repr(self) -> str:
         """Its eps."""
         return f"eps={self.eps}"
+
+
+register(Norm, VALUES)
 
 
 class LayerNorm(Norm, nn.LayerNorm):  # type: ignore[misc]  # torch declares its bias a tensor

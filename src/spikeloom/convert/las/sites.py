@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,14 +19,12 @@ from spikeloom.modules import Conventions, register, undescribed
 from spikeloom.neurons import OAT
 from spikeloom.neurons.trace import Response
 
-__all__ = ["WITHOUT_MEMORY", "SharedSite", "Site"]
+__all__ = ["ENCODES", "VALUES", "SharedSite", "Site"]
 
-# Each call encodes values as they are: nothing adds up what comes in, and no call knows another.
-WITHOUT_MEMORY = Conventions(
-    describe=undescribed,
-    response=lambda module: Response(0.0),
-    takes_steps=lambda module: True,
-)
+# Each call takes complete values, whose few spikes are no steps of the network.
+VALUES = Conventions(is_neuron=False, describe=undescribed, takes_steps=lambda module: True)
+# It encodes them as they are: nothing adds up what comes in.
+ENCODES = replace(VALUES, is_neuron=True, response=lambda module: Response(0.0))
 
 
 class Site(nn.Module):
@@ -211,7 +210,7 @@ class Site(nn.Module):
         return f"steps={self.neuron.steps}, ranges={len(self.neuron.ranges)}"
 
 
-register(Site, WITHOUT_MEMORY)
+register(Site, ENCODES)
 
 
 class SharedSite:

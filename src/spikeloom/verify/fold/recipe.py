@@ -83,8 +83,8 @@ def fold_norms(
         raise ValueError("model: is in training mode, norms still change; call model.eval()")
     if isinstance(getattr(type(model), "report", None), property):
         raise ValueError(
-            f"model: a {type(model).__name__} keeps a report of its own, beside which none of folded "
-            "norms can stand; fold norms before the conversion, or in the layers of the converted "
+            f"model: a {type(model).__name__} keeps a report of its own, which says nothing of "
+            "folded norms; fold norms before the conversion, or in the layers of the converted "
             "network (as_layers())"
         )
     check_names("keep", keep, model)

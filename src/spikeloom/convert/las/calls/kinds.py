@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from spikeloom.convert.las.attention import Attention, Softmax
 from spikeloom.convert.las.layers import Activation, Spiking
 from spikeloom.convert.las.norms import LayerNorm, Norm, RMSNorm
-from spikeloom.convert.las.sites import Site
+from spikeloom.convert.las.sites import VALUES, Site
 from spikeloom.convert.las.trains import same_steps
+from spikeloom.modules import register
 from spikeloom.neurons import Reduced, fit_reduced
 
 __all__ = ["KINDS", "AttentionCall", "Function", "Magnitude", "NormCall", "Product", "SoftmaxCall"]
@@ -201,6 +202,10 @@ class SoftmaxCall(nn.Module):
         if self.form == "spikes":
             return self.table.spikes(moved).sum(0).to(x.dtype).movedim(-1, axis)
         return self.table.decoded(moved).movedim(-1, axis)
+
+
+for kind in (Magnitude, SoftmaxCall):
+    register(kind, VALUES)
 
 
 class NormCall(nn.Module):
