@@ -6,7 +6,6 @@ from torch import nn
 
 from spikeloom import compress, convert
 
-
 # transformers warns of a property that PEFT reads.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 
