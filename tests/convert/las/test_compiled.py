@@ -14,6 +14,18 @@ pytest.importorskip("transformers")
 from tests.convert.las.families import inputs, relative  # needs transformers
 
 
+class Calling(nn.Module):
+    """Multiplies two functions of one layer's output in its own code."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.last(torch.softmax(h, -1) * torch.tanh(h))
+
+
 @pytest.fixture(autouse=True)
 def from_a_clean_slate():
     torch.compiler.reset()
@@ -65,6 +77,38 @@ def test_an_exported_block_is_saved_and_loaded(block, tmp_path):
     torch.export.save(torch.export.export(block, (x,)), tmp_path / "block.pt2")
     again = torch.export.load(tmp_path / "block.pt2").module()
     assert torch.equal(again(x), block(x))
+
+
+@pytest.fixture
+def calling():
+    torch.manual_seed(0)
+    return LAS(steps=8, progress=False).apply(Calling().eval(), [torch.randn(32, 8)])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("part_of", [lambda network: network, nn.Sequential])
+def test_one_graph_of_a_network_with_calls_of_its_own_is_refused_with_the_way_there(
+    part_of, calling
+):
+    x = torch.randn(5, 8)
+    wanted = calling(x)
+    compiled = torch.compile(part_of(calling), fullgraph=True, backend="aot_eager")
+    with pytest.raises(Exception, match=r"torch\.compile\(torch\.export\.export\(network"):
+        compiled(x)
+    assert torch.equal(calling(x), wanted)  # the network itself computes on
+    exported = torch.export.export(part_of(calling), (x,)).module()
+    assert torch.equal(torch.compile(exported, fullgraph=True, backend="aot_eager")(x), wanted)
+
+
+@torch.no_grad()
+def test_compiled_in_parts_a_network_with_calls_of_its_own_computes_as_it_is(calling):
+    x = torch.randn(5, 8)
+    around = nn.Sequential(nn.Linear(8, 8), calling, nn.Tanh()).eval()
+    wanted = around(x)
+    compiled = torch.compile(around, backend="aot_eager")
+    for _ in range(2):
+        assert torch.equal(compiled(x), wanted)
+    assert torch.equal(around(x), wanted)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._dynamo.eval_frame import set_eval_frame
 from torch.overrides import TorchFunctionMode
 
 from spikeloom.convert.las.attention import Attention
@@ -47,6 +48,13 @@ __all__ = [
     *("running", "take_over", "whose"),
 ]
 
+UNTRACEABLE = (
+    "model: functions that this network's own code calls are computed by spikes, where torch.compile "
+    "does not follow; compile the exported network, "
+    "torch.compile(torch.export.export(network, args, kwargs).module()), or use fullgraph=False, "
+    "which leaves the network as it is"
+)
+
 # --- Which module runs ------------------------------------------------------------------------
 
 
@@ -56,6 +64,7 @@ class _Running(threading.local):
     def __init__(self) -> None:
         self.modules: list[nn.Module | None] = []
         self.mode: Interception | None = None
+        self.compiler: Any = None  # what torch.compile does with frames, meanwhile nothing
         self.session: Any = None  # a Session, while calibration runs
 
     def forget(self) -> None:
@@ -68,7 +77,11 @@ running = _Running()
 
 
 def _enter(module: nn.Module | None, args: Any, kwargs: Any) -> None:
+    if torch.compiler.is_dynamo_compiling():
+        # With fullgraph=False torch.compile leaves this module out instead, and it runs as it is.
+        raise ValueError(UNTRACEABLE)
     if not running.modules:
+        running.compiler = set_eval_frame(None)
         running.mode = Interception()
         running.mode.__enter__()
         if running.session is not None:
@@ -78,11 +91,14 @@ def _enter(module: nn.Module | None, args: Any, kwargs: Any) -> None:
 
 
 def _leave() -> None:
+    if not running.modules:
+        return  # entering was refused
     running.modules.pop()
     if not running.modules:
         assert running.mode is not None
         running.mode.__exit__(None, None, None)
         running.mode = None
+        set_eval_frame(running.compiler)
 
 
 def _before(module: nn.Module, args: Any, kwargs: Any) -> None:
@@ -239,7 +255,7 @@ def _converted(
         raise ValueError(
             f"model: calibration did not reach this call of {name} in {type(module).__name__}, "
             f"whose values are not known; calibrate on batches that use it, or name the module in "
-            f"exclude; torch.compile needs fullgraph=True"
+            f"exclude"
         )
     if is_recomputed():
         raise ValueError(
