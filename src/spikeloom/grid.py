@@ -13,9 +13,11 @@ from torch import Tensor
 
 from spikeloom.rows import in_weight_shape, outputs_first
 
-__all__ = ["GRID", "bits_of", "has_grid", "is_on_grid", "scale_weight"]
+__all__ = ["BUFFERS", "GRID", "bits_of", "has_grid", "is_held", "is_on_grid", "scale_weight"]
 
 GRID = ("weight_codes", "weight_scale")
+# What a compressed layer keeps beside its weight.
+BUFFERS = ("weight_mask", *GRID)
 # A cast rounds the weight, the step and their product once each.
 ROUNDINGS = 3
 
@@ -23,6 +25,12 @@ ROUNDINGS = 3
 def has_grid(layer: Any) -> bool:
     """Whether a layer was quantised."""
     return all(isinstance(getattr(layer, name, None), Tensor) for name in GRID)
+
+
+def is_held(layer: Any) -> bool:
+    """Whether zeros and codes are still held true in every call, which ``compress.finish`` ends."""
+    marked = any(isinstance(getattr(layer, name, None), Tensor) for name in BUFFERS)
+    return marked and bool(layer._state_dict_pre_hooks)
 
 
 def is_on_grid(layer: Any, weight: Tensor, codes: Tensor) -> bool:

@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spikeloom.grid import GRID, is_on_grid
+from spikeloom.grid import BUFFERS, is_on_grid
 from spikeloom.rows import outputs_first
 
 __all__ = ["BUFFERS", "blank", "codes_of", "hold_zeros", "keep", "release"]
-
-BUFFERS = ("weight_mask", *GRID)
 
 
 def keep(layer: nn.Module, buffers: Mapping[str, Tensor]) -> None:

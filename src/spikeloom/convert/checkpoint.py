@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
+
+from spikeloom.grid import BUFFERS
 
 from spikeloom.stored import INDEX, files_of
 
@@ -14,6 +16,8 @@ __all__ = ["load_weights"]
 
 def load_weights(network: nn.Module, folder: str | os.PathLike[str]) -> None:
     """Fill a converted model that was built anew; refuse weights that are not all of its own.
+
+    Layers with zeros or codes of compression become as ``compress.finish`` leaves them.
 
     Args:
         network: With the layers, and ties between weights, of the saved one.
@@ -35,6 +39,7 @@ def load_weights(network: nn.Module, folder: str | os.PathLike[str]) -> None:
     filled: set[int] = set()
     for part in parts:
         weights = load_file(part)
+        _mark(network, weights)
         unexpected.update(network.load_state_dict(weights, strict=False).unexpected_keys)
         # Of tied weights one is saved.
         filled.update(own[name].data_ptr() for name in weights if name in own)
@@ -45,3 +50,13 @@ def load_weights(network: nn.Module, folder: str | os.PathLike[str]) -> None:
             f"folder: the weights do not fit the layers at {', '.join(lost[:3])}; if transformers "
             f"renamed them, save with save_pretrained(..., save_original_format=False)"
         )
+
+
+def _mark(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Give layers the buffers that compression left on the saved ones."""
+    layers = dict(network.named_modules())
+    for key, value in weights.items():
+        path, _, name = key.rpartition(".")
+        if name in BUFFERS and path in layers:
+            layers[path].register_buffer(name, value)
+            layers[path].weight.requires_grad_(False)

@@ -21,7 +21,7 @@ from transformers.modeling_utils import AttentionInterface
 from spikeloom.convert.las.attention import ATTENTION, EAGER, OBSERVING, Attention
 from spikeloom.convert.las.cached import encode_in_cache, note_cache
 from spikeloom.convert.las.calls.interception import let_pass
-from spikeloom.convert.las.layers import Linear, WeightLayer, owned
+from spikeloom.convert.las.layers import Linear, WeightLayer, marked, owned
 from spikeloom.convert.las.sites import Site
 
 __all__ = ["Conv1D", "TransformersAttention", "guard"]
@@ -44,6 +44,7 @@ class Conv1D(WeightLayer, pytorch_utils.Conv1D):
         self.nx, self.nf = original.weight.shape
         self.weight, self.bias = owned(original.weight), owned(original.bias)
         self.site = Site()
+        marked(self, original)
 
     @property
     def matrix(self) -> Tensor:
@@ -54,7 +55,7 @@ class Conv1D(WeightLayer, pytorch_utils.Conv1D):
         """``Conv1D`` with the same weights."""
         layer = pytorch_utils.Conv1D(self.nf, self.nx)
         layer.weight, layer.bias = self.weight, self.bias
-        return layer
+        return marked(layer, self)
 
     __repr__ = nn.Module.__repr__
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from spikeloom.convert.las.nodes import fired, node_for
 from spikeloom.convert.las.sites import ENCODES, VALUES, SharedSite, Site
 from spikeloom.convert.las.trains import linear, product, same_steps
 from spikeloom.convert.las.watch import Watch
+from spikeloom.grid import BUFFERS
 from spikeloom.hosted import Make
 from spikeloom.kernel.call import COMPUTED, run
 from spikeloom.kernel.pointwise import Pointwise
@@ -25,7 +26,10 @@ from spikeloom.neurons import LinearHG, fit_hg
 from spikeloom.neurons.tables import FUNCTIONS, REACH
 
 __all__ = ["Activation", "GatedMLP", "Linear", "Spiking", "WeightLayer", "owned"]
-__all__ += ["the_argument", "wide"]
+__all__ += ["marked", "the_argument", "wide"]
+
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 class Spiking(nn.Module):
@@ -124,15 +128,22 @@ class Linear(WeightLayer, nn.Linear):  # type: ignore[misc]  # torch declares it
         self.weight, self.bias = owned(weight), None if bias is None else owned(bias)
         self.site = Site()
 
+    @classmethod
+    def of(cls, layer: nn.Linear) -> Linear:
+        """The spiking layer that takes the place of a linear one."""
+        return marked(cls(layer.weight, layer.bias), layer)
+
     def plain(self) -> nn.Module:
         """``nn.Linear`` with the same weights."""
         layer = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         layer.weight, layer.bias = self.weight, self.bias  # type: ignore[assignment]  # or none
-        return layer
+        return marked(layer, self)
 
     def set_outputs(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
         """Take other weights for the same inputs, whose spikes stay as they are."""
         self.weight, self.bias, self.out_features = weight, bias, len(weight)
+        for name in BUFFERS:  # they tell of the weights that were
+            self._buffers.pop(name, None)
 
 
 # Where all other functions have become flat.
@@ -284,6 +295,20 @@ def owned(value: Tensor) -> nn.Parameter:
     A weight that was computed, as by weight normalisation or a pruning mask, stays what it is now.
     """
     return value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().clone())
+
+
+def marked(layer: Kind, original: nn.Module) -> Kind:
+    """A layer of the same weights, with what compression left on the original.
+
+    Args:
+        layer: The new layer.
+        original: The layer whose weights it has.
+    """
+    for name in BUFFERS:
+        value = original._buffers.get(name)
+        if value is not None:
+            layer.register_buffer(name, value)
+    return layer
 
 
 def wide(x: Tensor) -> Tensor:

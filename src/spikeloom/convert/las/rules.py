@@ -14,6 +14,7 @@ from spikeloom.convert.las.layers import Activation, GatedMLP, Linear, Spiking
 from spikeloom.convert.las.norms import LayerNorm, RMSNorm
 from spikeloom.convert.las.report import listed
 from spikeloom.convert.las.torch_layers import EncoderLayer, MultiheadAttention
+from spikeloom.grid import GRID, bits_of, has_grid, is_held
 from spikeloom.modules import is_neuron
 
 __all__ = [
@@ -75,8 +76,9 @@ def replace_layers(model: nn.Module, exclude: Sequence[str] = ()) -> nn.Module:
 
     Raises:
         TypeError: If modules are neurons, or compiled by TorchScript; all of them are listed.
-        ValueError: If the model is converted already, has quantised weights, or an excluded name
-            does not exist or names a part of what is converted as a whole.
+        ValueError: If the model is converted already, has quantised weights or unfinished
+            compression, or an excluded name does not exist or names a part of what is converted as
+            a whole.
     """
     _check_names(model, exclude)
     _check_kinds(model, exclude)
@@ -126,6 +128,16 @@ def _check_kinds(model: nn.Module, exclude: Sequence[str]) -> None:
             f"model: no call within TorchScript can be seen, in modules left in float neither: "
             f"{scripts}. Put the modules in their place that torch.jit compiled"
         )
+    if held := _outermost(model, is_held, left):
+        raise ValueError(
+            f"model: is still being compressed in {held}; convert the network that "
+            f"compress.finish(model) makes"
+        )
+    if stale := _outermost(model, _is_off_grid, left):
+        raise ValueError(
+            f"model: the weight has changed since it was quantised, and is no longer scale times "
+            f"code, in {stale}; quantise again, or remove the buffers {' and '.join(GRID)}"
+        )
     if quantised := _outermost(model, _is_quantised, left):
         raise ValueError(
             f"model: has quantised weights in {quantised}; convert the model in float (load it "
@@ -155,6 +167,11 @@ def _is_quantised(module: nn.Module) -> bool:
         name.endswith("weight") and value is not None and not value.is_floating_point()
         for name, value in own
     )
+
+
+def _is_off_grid(module: nn.Module) -> bool:
+    """Whether a layer has codes that are not its weight's."""
+    return has_grid(module) and not module.weight.is_meta and bits_of(module) is None
 
 
 def _check_whole(name: str, module: nn.Module, exclude: Sequence[str]) -> None:
@@ -251,7 +268,7 @@ def _spiking(module: nn.Module) -> nn.Module | None:
     if isinstance(module, nn.MultiheadAttention):
         return MultiheadAttention(module)
     if isinstance(module, nn.Linear):
-        return Linear(module.weight, module.bias)
+        return Linear.of(module)
     if name == "Conv1D":
         return _conv1d(module)
     if isinstance(module, nn.LayerNorm):

@@ -33,7 +33,7 @@ class MultiheadAttention(nn.Module):
         self.heads, self.batch_first = original.num_heads, original.batch_first
         weights, biases = _projections(original)
         self.q_proj, self.k_proj, self.v_proj = map(Linear, weights, biases)
-        self.out_proj = Linear(original.out_proj.weight, original.out_proj.bias)
+        self.out_proj = Linear.of(original.out_proj)
         self.las = Attention()
 
     def forward(
@@ -116,9 +116,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.norm_first = original.norm_first
         self.self_attn = MultiheadAttention(original.self_attn)
-        self.linear1, self.linear2 = (
-            Linear(layer.weight, layer.bias) for layer in (original.linear1, original.linear2)
-        )
+        self.linear1, self.linear2 = map(Linear.of, (original.linear1, original.linear2))
         self.norm1, self.norm2 = (LayerNorm(norm) for norm in (original.norm1, original.norm2))
         self.activation = Activation(function)
 

@@ -49,8 +49,8 @@ __all__ = [
 ]
 
 UNTRACEABLE = (
-    "model: functions that this network's own code calls are computed by spikes, where torch.compile "
-    "does not follow; compile the exported network, "
+    "model: functions that this network's own code calls are computed by spikes, where "
+    "torch.compile does not follow; compile the exported network, "
     "torch.compile(torch.export.export(network, args, kwargs).module()), or use fullgraph=False, "
     "which leaves the network as it is"
 )
