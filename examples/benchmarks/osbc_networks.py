@@ -3,6 +3,7 @@
     python examples/benchmarks/osbc_networks.py vgg11       # eight convolutions, 32 x 32 images
     python examples/benchmarks/osbc_networks.py resnet18    # widest layer: 4608 inputs
     python examples/benchmarks/osbc_networks.py nmnist      # 2312-256-10
+    python examples/benchmarks/osbc_networks.py gesture --samples 32   # 128 x 128 events
 
 The networks are SpikingJelly's layers and neurons with random weights, their normalisations adapted
 to the data, and the data is synthetic: what is measured is time, not accuracy.
@@ -82,11 +83,22 @@ def nmnist(narrower: int) -> nn.Module:
     )
 
 
+def gesture(narrower: int) -> nn.Module:
+    """A network as is usual for DVS-Gesture: five convolutions on both polarities of 128 x 128."""
+    width = 128 // narrower
+    modules: list[nn.Module] = []
+    for inputs in (2, *[width] * 4):
+        modules += [*convolution(inputs, width), neuron.LIFNode(), sj.MaxPool2d(2)]
+    modules += [sj.Flatten(), sj.Linear(16 * width, 4 * width), neuron.LIFNode()]
+    return nn.Sequential(*modules, sj.Linear(4 * width, 11), neuron.LIFNode())
+
+
 # Each with T and the shape of a sample.
 NETWORKS = {
     "vgg11": (vgg11, 4, (3, 32, 32)),
     "resnet18": (resnet18, 4, (3, 32, 32)),
     "nmnist": (nmnist, 100, (2312,)),
+    "gesture": (gesture, 16, (2, 128, 128)),
 }
 
 
@@ -123,7 +135,8 @@ def main() -> None:
     narrower, samples = (8, 16) if args.quick else (1, args.samples)
     if args.net == "nmnist":
         shape = (2312 // narrower,)
-    batches = (torch.rand(steps, samples, *shape) < 0.2).float().split(16, 1)
+    at_once = 4 if args.net == "gesture" else 16
+    batches = (torch.rand(steps, samples, *shape) < 0.2).float().split(at_once, 1)
     net = adapted(make(narrower), batches[0])
     marks = [(time.perf_counter(), time.process_time())]
     stats = compress.calibrate(net, batches)
