@@ -12,7 +12,6 @@ folder.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -164,19 +163,14 @@ def converted_way(digits: Digits, epochs: int) -> Report:
 
 
 def draw(reports: list[Report], path: Path) -> None:
-    """Accuracy over the size of the weights, stage by stage."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained", dpi=110)
+    """The size of the weights at each stage, and the accuracy above it."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=110)
     for axes, report in zip(figure.subplots(1, len(reports)), reports, strict=True):
-        sizes, accuracies = report.column("kB"), report.column("accuracy %")
-        axes.plot(sizes, accuracies, color="#0072b2", marker="o", lw=1.5)
-        for name, size, accuracy in zip(report.column("stage"), sizes, accuracies, strict=True):
-            axes.annotate(name, (size, accuracy), xytext=(0, 7), textcoords="offset points")
-        axes.set(xscale="log", xlabel="kB of weights that exist", title=report.title)
-        axes.set_ylim(min(accuracies) - 4, 101)
-        axes.invert_xaxis()
-        axes.margins(x=0.25)
+        bars = axes.bar(report.column("stage"), report.column("kB"), width=0.6, color="#0072b2")
+        axes.bar_label(bars, [f"{share:.1f} %" for share in report.column("accuracy %")])
+        axes.set(yscale="log", title=f"{report.title}: test accuracy", ylim=(0.5, 200))
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("test accuracy in %")
+    figure.axes[0].set_ylabel("kB of weights that exist")
     with whole_file(path) as temporary:
         figure.savefig(temporary)
 
@@ -200,7 +194,7 @@ def main() -> None:
         options.output / "stages.json",
         json.dumps([report.as_dict() for report in reports], indent=2) + "\n",
     )
-    draw(copy.deepcopy(reports), options.output / "compositions.png")
+    draw(reports, options.output / "compositions.png")
 
 
 if __name__ == "__main__":
