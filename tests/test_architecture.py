@@ -33,6 +33,7 @@ SHARED = {
     "grid",
     "ranks",
     "stored",
+    "adapters",
 }
 MAY_IMPORT = {
     "kernel": {"kernel"},
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     "modules": {"kernel", "neurons", "layer", "modules"},
     "hosted": {"kernel", "modules"},
     "nn": {"kernel", "layer", "modules", "hosted", "calibrate", "nn"},
+    "adapters": set(),
     "names": set(),
     "files": set(),
     "rows": set(),
