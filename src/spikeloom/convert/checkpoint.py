@@ -8,7 +8,6 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from spikeloom.grid import BUFFERS
-
 from spikeloom.stored import INDEX, files_of
 
 __all__ = ["load_weights"]
