@@ -67,6 +67,8 @@ static inline long long __double_as_longlong(double value) {
     return bits;
 }
 static inline float __fdividef(float a, float b) { return a / b; }
+template <typename T>
+static inline void __stwb(T* to, T value) { *to = value; }
 
 // Threads of a block take turns; one that waits for others gives its turn away.
 static ucontext_t turns, fibers[1024];

@@ -6,11 +6,14 @@ import pytest
 
 from spikeloom.kernel import emit_cuda
 from spikeloom.kernel.adjoint import adjoint
+from spikeloom.kernel.cuda_scan import Shape
 from spikeloom.kernel.emit_cuda import backward_shape, fitting, widest
 from spikeloom.kernel.trace import Program
 from spikeloom.neurons import LIF, surrogate
 from tests.kernel.cuda_texts import NEURONS, texts
 
+# No such architecture: the code is PTX for the one before it, sm_90.
+BEYOND_90 = 91
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -72,6 +75,21 @@ def test_the_backward_of_lif_fits_in_96_registers(compile_text, capability, dtyp
 def test_every_neuron_in_every_dtype_for_every_architecture(compile_text, name, dtype, capability):
     for text in texts(NEURONS[name], dtype, [(16, False), (65, True)]):
         assert is_cubin(compile_text(text, capability))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("steps", "noting"), [(16, 0), (64, 16)])
+def test_no_store_is_split(compile_text, dtype, steps, noting):
+    """In loops, in their remainders and in single steps."""
+    program = Program.parse(NEURONS["LIF"].program)
+    gradient = adjoint(program, frozenset({("x", 0)}))
+    powers, wide = frozenset({"tau"}), widest(dtype)
+    there = Shape(dtype, wide, powers=powers, noting=noting)
+    back = backward_shape(program, gradient, steps, dtype, wide, powers)
+    for text in (emit_cuda.forward(program, there), emit_cuda.backward(program, gradient, back)):
+        ptx = compile_text(text, BEYOND_90).rstrip(b"\0").decode()
+        stores = re.findall(r"st\.global\S*", ptx)
+        assert stores and all(re.search(r"\.v[24]\.", store) for store in stores)
 
 
 def test_a_device_newer_than_the_compiler_gets_ptx(compile_text):

@@ -28,7 +28,7 @@ struct alignas({alignment}) Pack {{
     memcpy(chunks, &values, sizeof(Pack));
     #pragma unroll
     for (int i = 0; i < sizeof(Pack) / sizeof({chunk}); ++i)
-        reinterpret_cast<{chunk}*>(to)[i] = chunks[i];
+        __stwb(reinterpret_cast<{chunk}*>(to) + i, chunks[i]);
 }}
 
 // One value a neuron; with stride 0 one value serves them all, and null stands for zeros.
@@ -117,7 +117,7 @@ struct alignas({alignment}) Narrow {{ stored lane[VEC]; }};
     if (VEC == 1) narrowed.lane[0] = narrow(values[0]);
     {chunk} chunk;
     memcpy(&chunk, &narrowed, sizeof(chunk));
-    *reinterpret_cast<{chunk}*>(to) = chunk;
+    __stwb(reinterpret_cast<{chunk}*>(to), chunk);
 }}
 """
 
@@ -127,8 +127,8 @@ struct Table {{
     const real* values;
     long long rows, T;
     // The nearest row there is; NaN takes the first.
-    {device} long long nearest(real row) const {{
-        return row > 0 ? (row < rows ? (long long) row : rows - 1) : 0;
+    {device} int nearest(real row) const {{
+        return row > 0 ? (row < rows ? (int) row : (int) rows - 1) : 0;
     }}
     {device} real at(real row, long long t) const {{
         return values[nearest(row) * T + t];
@@ -172,7 +172,7 @@ struct WarpSums {{
         for (int cell = threadIdx.x % 32; cell < ROWS * T; cell += 32) cells[cell] = 0;
         __syncwarp();
     }}
-    {device} void add(long long row, long long t, real g) {{
+    {device} void add(int row, long long t, real g) {{
         #pragma unroll
         for (int r = 0; r < ROWS; ++r) step[r] += row == r ? g : 0;
     }}
