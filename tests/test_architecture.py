@@ -68,6 +68,7 @@ MAY_IMPORT = {
 # The command line shows its help without loading what takes a second.
 LIGHT = {"typer", "rich", "spikeloom_cli", *sys.stdlib_module_names}
 WITHOUT_TORCH = (
+    "graph",
     "trace",
     "adjoint",
     "emit_cuda",
@@ -75,7 +76,11 @@ WITHOUT_TORCH = (
     "emit_bits",
     "emit_gather",
     "llvm_text",
+    "llvm_scan",
     "cuda_text",
+    "cuda_shape",
+    "cuda_scan",
+    "cuda_prelude",
     "cuda_cache",
     "cuda_totals",
     "elementary",

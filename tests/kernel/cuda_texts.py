@@ -5,8 +5,7 @@ import torch
 from spikeloom import Gated
 from spikeloom.kernel import emit_cuda
 from spikeloom.kernel.adjoint import adjoint
-from spikeloom.kernel.cuda_scan import Shape
-from spikeloom.kernel.emit_cuda import backward_shape, widest
+from spikeloom.kernel.cuda_shape import Shape, backward_shape, widest
 from spikeloom.kernel.trace import Program
 from spikeloom.neurons import IF, LIF, Leaky, LIFBox, Trace
 from tests.kernel.families import CASES

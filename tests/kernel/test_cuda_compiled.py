@@ -6,8 +6,7 @@ import pytest
 
 from spikeloom.kernel import emit_cuda
 from spikeloom.kernel.adjoint import adjoint
-from spikeloom.kernel.cuda_scan import Shape
-from spikeloom.kernel.emit_cuda import backward_shape, fitting, widest
+from spikeloom.kernel.cuda_shape import Shape, backward_shape, fitting, widest
 from spikeloom.kernel.trace import Program
 from spikeloom.neurons import LIF, surrogate
 from tests.kernel.cuda_texts import NEURONS, texts

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from spikeloom import Neuron
-from spikeloom.kernel import emit_cuda
+from spikeloom.kernel import cuda_shape, emit_cuda
 from spikeloom.kernel.adjoint import adjoint
-from spikeloom.kernel.cuda_scan import Shape
+from spikeloom.kernel.cuda_shape import Shape, backward_shape, widest
 from spikeloom.kernel.cuda_text import Names, literal
-from spikeloom.kernel.emit_cuda import backward_shape, widest
 from spikeloom.kernel.trace import Program
 from spikeloom.kernel.vocabulary import exp, where
 from spikeloom.neurons import LIF, surrogate
@@ -75,13 +74,13 @@ def test_the_history_of_a_segment_fits_in_registers():
     for steps, dtype in itertools.product((1, 16, 64), DTYPES):
         shape = backward_shape(program, gradient, steps, dtype, widest(dtype))
         registers = 2 if dtype == "float64" else 1
-        assert shape.vec * shape.segment * registers <= emit_cuda.HISTORY
+        assert shape.vec * shape.segment * registers <= cuda_shape.HISTORY
 
 
 def test_tables_are_learned_in_short_segments():
     case = next(case for case in CASES if str(case) == "hg")
     program = Program.parse(case.make(16, 8, torch.float32)[0].program)
-    for tables, segment in ((True, emit_cuda.TABLED), (False, emit_cuda.SEGMENT)):
+    for tables, segment in ((True, cuda_shape.TABLED), (False, cuda_shape.SEGMENT)):
         parameters = {("p", name) for name, _ in program.tensors} if tables else set()
         gradient = adjoint(program, frozenset({("x", 0), *parameters}))
         assert backward_shape(program, gradient, 16, "float32", 4).segment == segment

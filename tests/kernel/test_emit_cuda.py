@@ -8,7 +8,7 @@ import torch
 
 import spikeloom
 from spikeloom import Gated, Neuron, PerStep
-from spikeloom.kernel.emit_cuda import widest
+from spikeloom.kernel.cuda_shape import widest
 from spikeloom.kernel.vocabulary import fire, lookup
 from spikeloom.neurons import LIF, surrogate
 from tests.kernel import cuda_standin

@@ -8,8 +8,8 @@ import torch
 import spikeloom
 from spikeloom.kernel import emit_llvm
 from spikeloom.kernel.compile_cpu import permutes
-from spikeloom.kernel.emit_llvm import Assume
 from spikeloom.kernel.ladder import LADDER, with_ladders
+from spikeloom.kernel.llvm_scan import Assume
 from spikeloom.kernel.trace import Program
 from spikeloom.kernel.vocabulary import where
 

@@ -12,7 +12,7 @@ import spikeloom
 from spikeloom import Gated, Neuron, PerStep
 from spikeloom.kernel.call import run_step
 from spikeloom.kernel.cuda_arguments import Arguments
-from spikeloom.kernel.cuda_scan import BLOCK, WARPS
+from spikeloom.kernel.cuda_shape import BLOCK, WARPS
 from spikeloom.kernel.trace import Program
 from spikeloom.kernel.vocabulary import fire, lookup
 from spikeloom.neurons import LIF, surrogate

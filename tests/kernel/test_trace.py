@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import spikeloom
-from spikeloom.kernel.trace import Program, schedule, trace
+from spikeloom.kernel.graph import schedule
+from spikeloom.kernel.trace import Program, trace
 from spikeloom.neurons import IF, LIF, Leaky, LIFBox, Trace
 
 

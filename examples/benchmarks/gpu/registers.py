@@ -19,7 +19,7 @@ from spikeloom.files import write_text
 from spikeloom.kernel import emit_cuda, run_cuda
 from spikeloom.kernel.adjoint import adjoint
 from spikeloom.kernel.cuda_device import Binary, compile_text
-from spikeloom.kernel.cuda_scan import Shape
+from spikeloom.kernel.cuda_shape import Shape, backward_shape, fitting, widest
 from spikeloom.kernel.neuron import tensor_of
 from spikeloom.kernel.source import numbers
 from spikeloom.kernel.trace import Program
@@ -70,7 +70,7 @@ def kernels(
     leaves = [("x", i) for i in range(program.inputs)]
     pairs = zip(program.tensors, values, strict=True)
     leaves += [("p", name) for (name, _), value in pairs if value.requires_grad]
-    gradient, wide = adjoint(program, frozenset(leaves)), emit_cuda.widest(dtype)
+    gradient, wide = adjoint(program, frozenset(leaves)), widest(dtype)
     noting = run_cuda.noting(program, gradient, steps, getattr(torch, dtype))
     rows = run_cuda.rows_of(program, values)
 
@@ -81,10 +81,10 @@ def kernels(
         return compile_text(emit_cuda.backward(program, gradient, shape), capability)
 
     there = Shape(dtype, wide, powers=powers, noting=noting)
-    back = emit_cuda.backward_shape(program, gradient, steps, dtype, wide, powers, rows)
+    back = backward_shape(program, gradient, steps, dtype, wide, powers, rows)
     return [
-        ("forward", *emit_cuda.fitting(forward, there)),
-        ("backward", *emit_cuda.fitting(backward, back)),
+        ("forward", *fitting(forward, there)),
+        ("backward", *fitting(backward, back)),
     ]
 
 

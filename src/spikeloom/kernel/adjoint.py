@@ -12,16 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from spikeloom.kernel.trace import (
-    CONDITIONS,
-    LEAVES,
-    Expr,
-    Graph,
-    Node,
-    Program,
-    operands,
-    schedule,
-)
+from spikeloom.kernel.graph import CONDITIONS, LEAVES, Expr, Graph, Node, operands, schedule
+from spikeloom.kernel.trace import Program
 
 Row = Callable[..., tuple[Any, ...]]
 

@@ -13,7 +13,7 @@ import llvmlite.binding as llvm
 
 from spikeloom.kernel import emit_llvm
 from spikeloom.kernel.adjoint import Adjoint
-from spikeloom.kernel.emit_llvm import Assume
+from spikeloom.kernel.llvm_scan import Assume
 from spikeloom.kernel.trace import Program
 
 __all__ = ["Kernel", "backward_kernel", "forward_kernel", "permutes"]

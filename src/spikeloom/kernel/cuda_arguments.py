@@ -8,7 +8,7 @@ from struct import Struct
 
 from torch import Tensor
 
-from spikeloom.kernel.emit_cuda import ACCESS, widest
+from spikeloom.kernel.cuda_shape import ACCESS, widest
 from spikeloom.kernel.trace import Program
 
 __all__ = ["Arguments"]

@@ -4,64 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from spikeloom.kernel.adjoint import adjoint
 from spikeloom.kernel.cuda_prelude import DEVICE, REAL, prelude
+from spikeloom.kernel.cuda_shape import BLOCK, Shape
 from spikeloom.kernel.cuda_text import LINE, Body, Names, literal, signature, wrap
-from spikeloom.kernel.trace import Node, Program, schedule
-
-# Threads of a block, and warps.
-BLOCK = 128
-WARPS = BLOCK // 32
-# Steps of a segment, at least, before a backward kernel keeps values in slow memory.
-SHORTEST = 4
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What is fixed when a kernel is compiled.
-
-    Attributes:
-        dtype: What sequences are stored as, such as ``bfloat16``.
-        vec: Neurons a thread carries; more than 1 needs aligned rows and N divisible by it.
-        segment: Steps whose history the backward pass keeps in registers.
-        checkpointed: Whether there may be more steps than one segment has.
-        ragged: Whether the last segment may be shorter than the others.
-        powers: Number parameters that are powers of two: dividing by them is multiplying.
-        noting: Steps between the states that a forward pass notes for the sweep; 0 notes none.
-        tables: Gated tables of few rows, whose gradients a warp sums, each with its number of rows
-            and of cells that it has room for.
-        blocks: Blocks for which a multiprocessor has to have registers; 0 lets a thread take all.
-    """
-
-    dtype: str = "float32"
-    vec: int = 1
-    segment: int = 16
-    checkpointed: bool = True
-    ragged: bool = True
-    powers: frozenset[str] = frozenset()
-    noting: int = 0
-    tables: tuple[tuple[str, int, int], ...] = ()
-    blocks: int = 0
-
-    def narrower(self) -> Shape | None:
-        """What to try where registers do not suffice: fewer neurons, blocks, steps of a segment.
-
-        Where the number of blocks was left to the compiler, it takes fewer first: it may have kept
-        values in memory to have room for more.
-        """
-        if not self.blocks:
-            return replace(self, blocks=2)
-        if self.vec > 1:
-            return replace(self, vec=self.vec // 2)
-        if self.blocks > 2:
-            return replace(self, blocks=3 if self.blocks > 3 else 2)
-        if self.segment > SHORTEST:
-            return replace(self, segment=self.segment // 2, checkpointed=True, ragged=True)
-        return None
+from spikeloom.kernel.graph import Node, schedule
+from spikeloom.kernel.trace import Program
 
 
 @lru_cache(maxsize=1024)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from ctypes import c_float
 
-from spikeloom.kernel.trace import CONDITIONS, LEAVES, Node, operands, resolve, schedule
+from spikeloom.kernel.graph import CONDITIONS, LEAVES, Node, operands, resolve, schedule
 
 # An expression used once is written where it is used, up to this length.
 INLINE = 60

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 from spikeloom.kernel.cuda_prelude import REAL
-from spikeloom.kernel.cuda_scan import BLOCK, inside
+from spikeloom.kernel.cuda_scan import inside
+from spikeloom.kernel.cuda_shape import BLOCK
 from spikeloom.kernel.cuda_text import signature
 
 _TEXT = """

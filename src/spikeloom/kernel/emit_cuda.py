@@ -24,140 +24,12 @@ noted, the place for them, and per learned parameter its sums.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Protocol, TypeVar
+from collections.abc import Sequence
 
 from spikeloom.kernel.adjoint import Adjoint, Gradients, learned
-from spikeloom.kernel.cuda_prelude import BYTES
-from spikeloom.kernel.cuda_scan import (
-    WARPS,
-    Function,
-    Result,
-    Scan,
-    Shape,
-    Title,
-    inside,
-    noted,
-)
+from spikeloom.kernel.cuda_scan import Function, Result, Scan, Title, inside, noted
+from spikeloom.kernel.cuda_shape import WARPS, Shape, history
 from spikeloom.kernel.trace import Program
-
-# Bytes of one access to memory, at most.
-ACCESS = 16
-# Steps of a segment, at most, and 32-bit registers that the history of a thread, and of one of its
-# neurons, may take.
-SEGMENT = 16
-HISTORY = 64
-LANE_HISTORY = 32
-# Steps of a segment where gradients of tables are summed: each of them is much text.
-TABLED = 4
-# Rows of a table, at most, whose gradients a warp sums, and bytes of shared memory that a block may
-# take for that.
-FEW = 8
-SHARED = 24 * 1024
-# Blocks of a backward kernel that a multiprocessor is to hold: a thread has 96 registers then.
-BLOCKS = 5
-
-
-def widest(dtype: str) -> int:
-    """Neurons that one access can take."""
-    return ACCESS // BYTES[dtype]
-
-
-@lru_cache(maxsize=1024)
-def backward_shape(
-    program: Program,
-    gradient: Adjoint,
-    steps: int,
-    dtype: str,
-    vec: int,
-    powers: frozenset[str] = frozenset(),
-    rows: tuple[tuple[str, int], ...] = (),
-) -> Shape:
-    """The backward kernel for so many steps; ``vec`` falls until the history fits in registers.
-
-    Args:
-        program: The traced neuron.
-        gradient: Its adjoint.
-        steps: T, at least 1.
-        dtype: What sequences are stored as.
-        vec: Neurons that a thread may carry.
-        powers: Number parameters that are powers of two.
-        rows: Gated table -> how many rows it has.
-    """
-    segment = segment_of(program, gradient, steps, dtype)
-    registers = _registers(program, gradient, dtype)
-    while vec > 1 and vec * segment * registers > HISTORY:
-        vec //= 2
-    checkpointed = is_checkpointed(program, gradient, steps, dtype)
-    ragged, tables = steps % segment != 0, _summed_by_warps(program, gradient, steps, dtype, rows)
-    return Shape(dtype, vec, segment, checkpointed, ragged, powers, tables=tables, blocks=BLOCKS)
-
-
-def _summed_by_warps(
-    program: Program,
-    gradient: Adjoint,
-    steps: int,
-    dtype: str,
-    rows: tuple[tuple[str, int], ...],
-) -> tuple[tuple[str, int, int], ...]:
-    """The tables that have few rows, and for which there is shared memory; see :class:`Shape`."""
-    found, left = [], SHARED // (WARPS * (8 if dtype == "float64" else 4))
-    for name, _ in learned(program, gradient):
-        count = dict(rows).get(name, 0)
-        cells = count * (1 << (steps - 1).bit_length())
-        if 0 < count <= FEW and cells <= left:
-            found.append((name, count, cells))
-            left -= cells
-    return tuple(found)
-
-
-def segment_of(program: Program, gradient: Adjoint, steps: int, dtype: str) -> int:
-    """Steps of a segment of the backward pass through so many steps."""
-    tabled = any(kind == "gated" for _, kind in learned(program, gradient))
-    segment = min(TABLED if tabled else SEGMENT, 1 << (steps - 1).bit_length())
-    while segment > 1 and segment * _registers(program, gradient, dtype) > LANE_HISTORY:
-        segment //= 2
-    return segment
-
-
-def is_checkpointed(program: Program, gradient: Adjoint, steps: int, dtype: str) -> bool:
-    """Whether the backward pass has to know the states at the start of its segments."""
-    has_history = bool(_history(program, gradient))
-    return has_history and steps > segment_of(program, gradient, steps, dtype)
-
-
-def _registers(program: Program, gradient: Adjoint, dtype: str) -> int:
-    """32-bit registers that the history of one neuron takes at each step."""
-    return len(_history(program, gradient)) * (2 if dtype == "float64" else 1)
-
-
-class Made(Protocol):
-    """What a compiler makes."""
-
-    @property
-    def local(self) -> int:
-        """Bytes that a thread keeps in memory because its registers do not suffice."""
-
-
-Kernel = TypeVar("Kernel", bound=Made)
-
-
-def fitting(make: Callable[[Shape], Kernel], shape: Shape) -> tuple[Kernel, Shape]:
-    """The widest kernel, from this shape on, whose registers suffice, or else the narrowest."""
-    while True:
-        found, narrower = make(shape), shape.narrower()
-        if not found.local or narrower is None:
-            return found, shape
-        shape = narrower
-
-
-def _history(program: Program, gradient: Adjoint) -> list[int]:
-    """The nodes whose value the backward pass keeps for every step of a segment."""
-    if all(program.constant(i) for i in gradient.history):
-        return []
-    constant = {program.leaf("v", i) for i in range(program.states) if program.constant(i)}
-    return [node for node in gradient.kept if node not in constant]
 
 
 def forward(program: Program, shape: Shape, title: Title | None = None) -> str:
@@ -243,7 +115,7 @@ class Backward(Scan):
         self.learned = [(self.ps[name], kind) for name, kind in learned(program, gradient)]
         # What is kept of the past at each step: a charged potential, say, or the states.
         leaves = self.spelled(gradient.nodes)
-        kept = _history(program, gradient)
+        kept = history(program, gradient)
         self.kept = {n: leaves[n] if n in leaves else self._claim("h") for n in kept}
 
         self.scalars, self.own = (
@@ -302,7 +174,7 @@ class Backward(Scan):
     def _through_time(self, sweep: Function) -> tuple[list[Function], list[str]]:
         """The functions of a step, and the lines that go back through all of them."""
         if not self.kept:
-            return [sweep], self._without_history(sweep)
+            return [sweep], self._withouthistory(sweep)
         recompute = self._advance(
             "recompute",
             "One step again: what the sweep starts from, and the states after it.",
@@ -359,7 +231,7 @@ class Backward(Scan):
             *(f"{self._sum_of(name)}.close(t, active);" for name in closed),
         ]
 
-    def _without_history(self, sweep: Function) -> list[str]:
+    def _withouthistory(self, sweep: Function) -> list[str]:
         """Back through all steps, where no past value matters."""
         at_t = self._sweep_at_t(sweep, self.gradient.step, {})
         return ["#pragma unroll 4", "for (long long t = T - 1; t >= 0; --t) {", *inside(at_t), "}"]

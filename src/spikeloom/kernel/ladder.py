@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from spikeloom.kernel.graph import Node, resolve
 from spikeloom.kernel.llvm_text import Lanes
-from spikeloom.kernel.trace import Node, resolve
 
 __all__ = ["LADDER", "Ladder", "entry", "reached", "with_ladders"]
 

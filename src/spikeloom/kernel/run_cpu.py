@@ -16,7 +16,7 @@ from torch import Tensor
 from spikeloom.kernel import layout
 from spikeloom.kernel.adjoint import Adjoint, learned
 from spikeloom.kernel.compile_cpu import Kernel, backward_kernel, forward_kernel, permutes
-from spikeloom.kernel.emit_llvm import Assume
+from spikeloom.kernel.llvm_scan import Assume
 from spikeloom.kernel.llvm_text import LANES
 from spikeloom.kernel.threads import share_out
 from spikeloom.kernel.trace import Program

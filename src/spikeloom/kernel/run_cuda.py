@@ -19,14 +19,17 @@ from spikeloom.kernel import cuda_device, emit_cuda
 from spikeloom.kernel.adjoint import Adjoint, learned
 from spikeloom.kernel.cuda_arguments import Arguments
 from spikeloom.kernel.cuda_device import Kernel
-from spikeloom.kernel.cuda_scan import BLOCK, WARPS, Shape, noted
-from spikeloom.kernel.cuda_totals import totals
-from spikeloom.kernel.emit_cuda import (
+from spikeloom.kernel.cuda_scan import noted
+from spikeloom.kernel.cuda_shape import (
+    BLOCK,
+    WARPS,
+    Shape,
     backward_shape,
     fitting,
     is_checkpointed,
     segment_of,
 )
+from spikeloom.kernel.cuda_totals import totals
 from spikeloom.kernel.layout import DTYPES
 from spikeloom.kernel.trace import Program
 

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from spikeloom.kernel import run_eager, vocabulary
 from spikeloom.kernel.counted import uncounted, unseen
+from spikeloom.kernel.graph import LEAVES, operands, resolve, schedule
 from spikeloom.kernel.neuron import Neuron
-from spikeloom.kernel.trace import LEAVES, Program, operands, resolve, schedule
+from spikeloom.kernel.trace import Program
 
 # Node number, operation, operands: numbers of nodes before it. A leaf says instead what it is; a
 # lookup says first in which table.

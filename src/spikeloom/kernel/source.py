@@ -74,14 +74,16 @@ def numbers(neuron: Neuron) -> list[float]:
 
 def _cuda(neuron: Neuron, program: Program, direction: str, dtype: str) -> str:
     from spikeloom.kernel import emit_cuda
+    from spikeloom.kernel.cuda_scan import Title
+    from spikeloom.kernel.cuda_shape import SEGMENT, Shape, backward_shape, widest
 
-    title = emit_cuda.Title(neuron.name, neuron.state_names)
-    powers, vec = program.powers(numbers(neuron)), emit_cuda.widest(dtype)
+    title = Title(neuron.name, neuron.state_names)
+    powers, vec = program.powers(numbers(neuron)), widest(dtype)
     if direction == "forward":
-        return emit_cuda.forward(program, emit_cuda.Shape(dtype, vec, powers=powers), title)
+        return emit_cuda.forward(program, Shape(dtype, vec, powers=powers), title)
     gradient = adjoint(program, _wanted(neuron, program))
-    any_length = emit_cuda.SEGMENT + 1
-    shape = emit_cuda.backward_shape(program, gradient, any_length, dtype, vec, powers)
+    any_length = SEGMENT + 1
+    shape = backward_shape(program, gradient, any_length, dtype, vec, powers)
     return emit_cuda.backward(program, gradient, shape, title)
 
 

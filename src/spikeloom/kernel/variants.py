@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from spikeloom.kernel.trace import Expr, Graph, Program
+from spikeloom.kernel.graph import Expr, Graph
+from spikeloom.kernel.trace import Program
 
 __all__ = ["recording", "summing"]
 

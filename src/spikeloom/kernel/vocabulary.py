@@ -20,8 +20,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from spikeloom.kernel.graph import Expr
 from spikeloom.kernel.setting import Setting
-from spikeloom.kernel.trace import Expr
 
 __all__ = [
     "Surrogate",

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn.modules.utils import _ntuple
 from torch.utils._python_dispatch import _disable_current_modes
 
-from spikeloom.kernel.trace import Program, operands, resolve, schedule
+from spikeloom.kernel.graph import operands, resolve, schedule
+from spikeloom.kernel.trace import Program
 from spikeloom.observe import Effect
 from spikeloom.observe.run import Call
 from spikeloom.verify.kinds import REAL, Kind, evaluated, is_shift, program_kinds

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from spikeloom.kernel.counted import unseen
+from spikeloom.kernel.graph import CONDITIONS, Node, operands, resolve, schedule
 from spikeloom.kernel.run_traced import OPERATIONS
-from spikeloom.kernel.trace import CONDITIONS, Node, Program, operands, resolve, schedule
+from spikeloom.kernel.trace import Program
 
 __all__ = ["REAL", "SAMPLE", "SPIKE", "Kind", "NotFree", "evaluated", "program_kinds"]
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from spikeloom.kernel.trace import CONDITIONS, Program, resolve
+from spikeloom.kernel.graph import CONDITIONS, resolve
+from spikeloom.kernel.trace import Program
 from spikeloom.modules import registered
 from spikeloom.observe import Effect, Operation
 from spikeloom.observe.dialects import by_name
