@@ -2,14 +2,18 @@
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.autograd.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import spikeloom
+from spikeloom.kernel.call import run_step
 from spikeloom.kernel.vocabulary import fire
 from spikeloom.neurons import LIF, Trace, surrogate
 from tests.kernel.families import CASES
@@ -329,6 +333,27 @@ def test_a_profile_shows_the_operators():
     assert {"spikeloom::scan", "spikeloom::scan_backward"} <= names
 
 
+@pytest.mark.parametrize("profiled", ["forward", "backward"])
+@pytest.mark.parametrize("run", [spikeloom.run, run_step])
+def test_a_checkpoint_may_be_profiled_in_one_of_its_runs_only(run, profiled):
+    x, tau = torch.randn(4, 5, requires_grad=True), torch.tensor(2.0, requires_grad=True)
+
+    def seen(now):
+        return profile() if now == profiled else nullcontext()
+
+    def gradients(y):
+        return torch.autograd.grad(y.square().sum(), (x, tau))
+
+    def layer(x):
+        return run(LIF(tau, surrogate=surrogate.ATan()), x)[0]
+
+    with seen("forward"):
+        y = checkpoint(layer, x, use_reentrant=False)
+    with seen("backward"):
+        found = gradients(y)
+    assert all(map(torch.equal, found, gradients(layer(x))))
+
+
 def test_tensors_that_are_no_plain_memory_are_read_as_what_they_are():
     negated = torch.randn(4, 5, dtype=torch.complex64).conj().imag
     assert negated.is_neg()
@@ -349,7 +374,13 @@ def test_mapped_gradients_equal_one_after_another():
         return torch.autograd.grad(y, x, grad, retain_graph=True)[0]
 
     torch.testing.assert_close(torch.vmap(back)(grads), torch.stack([back(g) for g in grads]))
-    with pytest.raises(RuntimeError, match="Batching rule not implemented"):
+
+
+@pytest.mark.parametrize("run", [spikeloom.run, run_step])
+def test_gradients_batched_as_a_prototype_are_refused_with_the_remedy(run):
+    x, grads = torch.randn(4, 5, requires_grad=True), torch.randn(3, 4, 5)
+    y = run(NEURON, x)[0]
+    with pytest.raises(NotImplementedError, match=r"is_grads_batched.*use torch\.vmap"):
         torch.autograd.grad(y, x, grads, is_grads_batched=True)
 
 

@@ -254,15 +254,15 @@ def _run(
     if name == "eager":
         return _run_on_tensors(run_eager.scan, answer, neuron, xs, vs, values, dtype)
     call, tensors = _call(neuron, answer, xs, vs, values)
+    as_given = all(map(operator.is_, whole, xs))
+    if single and as_given:
+        # A kernel needs no time axis, so autograd need not put it there and take it away.
+        call, answer = call._replace(single=True), answer._replace(single=False)
+        tensors = (*given, *tensors[len(given) :])
     if key is None:
         return answer.of_kernel(scan(call, tensors))
-    as_given = all(map(operator.is_, whole, xs))
-    # A kernel needs no time axis, so autograd need not put it there and take it away.
-    untimed = single and as_given
-    if untimed:
-        answer, tensors = answer._replace(single=False), (*given, *tensors[len(given) :])
     groups = call.groups(tensors)
-    plan = plan_for(call.text, steps, call.numbers, *groups, single=untimed)
+    plan = plan_for(call.text, steps, call.numbers, *groups, single=call.single)
     if as_given and settled(xs[0].device):
         known = Known(plan, answer, call.constant, neuron, params, tensors, at_rest=state is None)
         remember(neuron, key, known)

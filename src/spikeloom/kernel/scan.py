@@ -40,6 +40,8 @@ class Call(NamedTuple):
         params: and parameters.
         outputs: How many output sequences there are.
         constant: Which results have no gradient.
+        single: Whether sequences are one step without a time axis. What is kept for the gradient is
+            then the same whether or not the call is followed, as activation checkpointing demands.
     """
 
     text: str
@@ -50,6 +52,7 @@ class Call(NamedTuple):
     params: int
     outputs: int
     constant: tuple[int, ...] = ()
+    single: bool = False
 
     def is_constant(self) -> bool:
         """Whether no result has a gradient."""
@@ -63,15 +66,33 @@ class Call(NamedTuple):
     def forward(self, *tensors: Tensor) -> Tensors:
         """Outputs and last states."""
         run = operators.scan if is_plain(tensors) else torch.ops.spikeloom.scan
-        return tuple(run(self.text, self.steps, self.numbers, *self.groups(tensors)))
+        xs, *others = self.groups(tensors)
+        found = run(self.text, self.steps, self.numbers, self._timed(xs), *others)
+        return self._untimed(found, self.outputs)
 
     def backward(self, wanted: Sequence[int], *tensors: Tensor | None) -> Tensors:
         """The wanted gradients; behind the call's tensors come the gradients that arrived."""
         first = self.inputs + self.states + self.params
-        arrived = tensors[first : first + self.outputs], tensors[first + self.outputs :]
+        gys, gws = tensors[first : first + self.outputs], tensors[first + self.outputs :]
         run = operators.scan_backward if is_plain(tensors) else torch.ops.spikeloom.scan_backward
-        groups = (*self.groups(tensors[:first]), *arrived)
-        return tuple(run(self.text, self.steps, self.numbers, wanted, *groups))
+        xs, *others = self.groups(tensors[:first])
+        groups = self._timed(xs), *others, self._timed(gys), gws
+        found = run(self.text, self.steps, self.numbers, wanted, *groups)
+        return self._untimed(found, sum(number < self.inputs for number in wanted))
+
+    def sequence_shape(self, x: Tensor) -> tuple[int, ...]:
+        """The shape of an output, by that of an input."""
+        return tuple(x.shape) if self.single else (self.steps, *x.shape[1:])
+
+    def _timed(self, sequences: Sequence[Any]) -> Sequence[Any]:
+        """Sequences as an operator takes them, which knows a time axis only."""
+        return [sequence[None] for sequence in sequences] if self.single else sequences
+
+    def _untimed(self, found: Sequence[Tensor], count: int) -> Tensors:
+        """Results of an operator, the first ones of which are so many sequences."""
+        if not self.single:
+            return tuple(found)
+        return (*(sequence[0] for sequence in found[:count]), *found[count:])
 
     def kinds(self) -> list[str]:
         """The kinds of the parameters that come as tensors."""
@@ -166,32 +187,17 @@ class PlannedScan(torch.autograd.Function):
         lie = lies_plainly((*saved, *arrived))
         # Hooks on what is saved may bring it back in another layout.
         if lie is None or lie[:count] != plan.tensors or torch.is_grad_enabled() or is_watched():
-            return None, None, *_swept_as_operator(plan, needed, saved, grads)
+            return None, None, *_swept(_call_of(plan), needed, saved, grads)
         wanted, gys, gws = _wanted(needed), arrived[:outputs], arrived[outputs:]
         found = plan.backward(wanted, saved, gys, gws, notes, lie=lie[count:])
         return None, None, *_placed(wanted, found, count)
 
 
-def _swept_as_operator(
-    plan: Plan, needed: tuple[bool, ...], saved: Tensors, grads: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """The gradients where the call is followed, or what was saved has changed its layout."""
-    call = _call_of(plan)
-    if not plan.single:
-        return _swept(call, needed, saved, grads)
-    # An operator knows a time axis only.
-    timed = [x[None] for x in saved[: plan.inputs]]
-    arrived = [None if grad is None else grad[None] for grad in grads[: call.outputs]]
-    saved, grads = (*timed, *saved[plan.inputs :]), (*arrived, *grads[call.outputs :])
-    found = _swept(call, needed, saved, grads)
-    gxs = [None if gx is None else gx.squeeze(0) for gx in found[: plan.inputs]]
-    return [*gxs, *found[plan.inputs :]]
-
-
 def _call_of(plan: Plan) -> Call:
     program, states = plan.program, plan.given - plan.inputs
     params, outputs = len(plan.tensors) - plan.given, len(program.outputs)
-    return Call(program.text, plan.steps, plan.numbers, plan.inputs, states, params, outputs)
+    sizes = plan.inputs, states, params, outputs
+    return Call(program.text, plan.steps, plan.numbers, *sizes, single=plan.single)
 
 
 def _swept(
@@ -199,8 +205,8 @@ def _swept(
 ) -> list[Tensor | None]:
     """The gradients of a call's tensors, None where there is none."""
     wanted = _wanted(needed)
-    shape = (call.steps, *saved[0].shape[1:])
-    tensors = (*saved, *_filled(grads, call.outputs, shape, saved[0]))
+    filled = _filled(grads, call.outputs, call.sequence_shape(saved[0]), saved[0])
+    tensors = (*saved, *filled)
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         found = ScanBackward.apply(call, wanted, *tensors)
     else:
@@ -261,7 +267,12 @@ class ScanBackward(torch.autograd.Function):
 def _axes(call: Call, kinds: Sequence[str]) -> list[int | None]:
     """Where a mapped axis goes in each tensor of a call."""
     parameters = [0 if kind == "neuron" else None for kind in kinds]
-    return [1] * call.inputs + [0] * call.states + parameters
+    return [_axis(call)] * call.inputs + [0] * call.states + parameters
+
+
+def _axis(call: Call) -> int:
+    """Where a mapped axis goes in a sequence: behind time."""
+    return 0 if call.single else 1
 
 
 def _shares_mapped(call: Call, dims: Dims, kinds: Sequence[str]) -> bool:
@@ -277,7 +288,7 @@ def _mapped_scan(size: int, dims: Dims, call: Call, tensors: Sequence[Tensor]) -
     if _shares_mapped(call, dims, kinds):
         return each_sample(size, dims, tensors, call.forward)
     results = call.forward(*more_neurons(size, dims, tensors, _axes(call, kinds)))
-    return results, tuple(1 if i < call.outputs else 0 for i in range(len(results)))
+    return results, tuple(_axis(call) if i < call.outputs else 0 for i in range(len(results)))
 
 
 def _mapped_backward(
@@ -287,9 +298,9 @@ def _mapped_backward(
     shared = any(number >= first and kinds[number - first] != "neuron" for number in wanted)
     if shared or _shares_mapped(call, dims, kinds):
         return each_sample(size, dims, tensors, lambda *part: call.backward(wanted, *part))
-    axes = [*_axes(call, kinds), *[1] * call.outputs, *[0] * call.states]
+    axes = [*_axes(call, kinds), *[_axis(call)] * call.outputs, *[0] * call.states]
     results = call.backward(wanted, *more_neurons(size, dims, tensors, axes))
-    return results, tuple(1 if number < call.inputs else 0 for number in wanted)
+    return results, tuple(_axis(call) if number < call.inputs else 0 for number in wanted)
 
 
 @torch.library.register_vmap("spikeloom::scan", lib=LIBRARY)
@@ -329,3 +340,18 @@ def _scan_backward_vmap(
     tensors = [*xs, *vs, *ps, *gys, *gws]
     results, out = _mapped_backward(info.batch_size, dims, call, wanted, tensors)
     return list(results), list(out)
+
+
+def _refuse_prototype(*_: Any) -> None:
+    raise NotImplementedError(
+        "spikeloom: a neuron's kernel does not follow torch's prototype of vmap, which "
+        "torch.autograd.grad(is_grads_batched=True) and torch.autograd.functional with "
+        "vectorize=True use; use torch.vmap around torch.autograd.grad, as in torch.vmap(lambda g: "
+        "torch.autograd.grad(y, x, g, retain_graph=True))(gradients), torch.func.jacrev, or "
+        "implementation='eager'"
+    )
+
+
+# The key of that prototype; functorch, which torch.vmap belongs to, has another one.
+for _name in ("scan", "scan_backward"):
+    LIBRARY.impl(_name, _refuse_prototype, "Batched")
