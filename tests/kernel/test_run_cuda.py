@@ -6,7 +6,9 @@ import re
 
 import pytest
 import torch
+from torch.autograd.profiler import profile
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 import spikeloom
 from spikeloom import Gated, Neuron, PerStep
@@ -306,6 +308,26 @@ def test_the_notes_of_a_forward_pass_change_no_bit(driver):
         assert ["notes" in launch.text for launch in forwards[-2:]] == [True, False]
         for a, b in zip(noted, alone, strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("profiled", ["forward", "backward"])
+def test_a_checkpoint_may_be_profiled_in_one_of_its_runs_only(driver, profiled):
+    """What is noted would be saved for the backward pass, and a profile sees the operator alone."""
+    x = torch.randn(40, 24, requires_grad=True)
+
+    def seen(now):
+        return profile() if now == profiled else contextlib.nullcontext()
+
+    def layer(x):
+        return spikeloom.run(LIF(3.0, surrogate=surrogate.ATan()), x)[0]
+
+    with seen("forward"):
+        y = checkpoint(layer, x, use_reentrant=False)
+    with seen("backward"):
+        (found,) = torch.autograd.grad(y.square().sum(), x)
+    (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
+    assert torch.equal(found, expected)
+    assert "notes" in driver.launches[-2].text  # without a checkpoint
 
 
 def test_what_was_noted_for_other_segments_is_not_taken(driver):

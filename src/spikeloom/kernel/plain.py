@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-__all__ = ["Facts", "facts", "is_memory", "is_plain", "is_watched"]
+__all__ = ["Facts", "facts", "is_hooked", "is_memory", "is_plain", "is_watched"]
 
 # The shape, strides, dtype and device of a tensor, and whether it requires grad.
 Facts = tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device, bool]
@@ -32,6 +32,23 @@ def _watchers() -> tuple[Callable[[], Any], ...]:
 
 
 WATCHERS = _watchers()
+
+
+def _hooks() -> Callable[[], Any]:
+    """A function of this torch that tells whether hooks take what is saved for a gradient."""
+    try:
+        top = torch._C._autograd._top_saved_tensors_default_hooks
+    except AttributeError:  # it has another name: take it that some do
+        return lambda: True
+    return lambda: top(False)
+
+
+_top_hooks = _hooks()
+
+
+def is_hooked() -> bool:
+    """Whether hooks take what is saved for a gradient, as activation checkpointing's do."""
+    return _top_hooks() is not None
 
 
 def is_watched() -> bool:

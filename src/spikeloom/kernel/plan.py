@@ -18,7 +18,7 @@ from torch import Tensor
 from spikeloom.kernel import layout
 from spikeloom.kernel.adjoint import Adjoint, adjoint
 from spikeloom.kernel.layout import Order
-from spikeloom.kernel.plain import is_memory
+from spikeloom.kernel.plain import is_hooked, is_memory
 from spikeloom.kernel.trace import Program
 
 __all__ = ["Plan", "lies", "lies_plainly", "plan_for"]
@@ -188,7 +188,8 @@ class Plan:
         if needed not in self._noting:
             self._noting[needed] = self._noting_launch(needed)
         launch = self._noting[needed]
-        if launch is None:
+        # Hooks such as a checkpoint's want the same from a call that is watched, which notes nothing.
+        if launch is None or is_hooked():
             return self.forward(tensors), None
         ys, ws = [make() for make in self._ys], [make() for make in self._ws]
         notes = launch.room(tensors[0])
