@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import spikeloom
+from spikeloom import Neuron, neurons
 from tests.kernel import cuda_standin, cuda_text_on_cpu
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +23,7 @@ SPIKELOOM = ("spikeloom", "spikeloom, soft reset, tau 2.7", "spikeloom, learned 
 @pytest.fixture(autouse=True)
 def scripts(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    for name in ("measure", "layers", "tables", "registers"):
+    for name in ("measure", "layers", "tables", "registers", "instructions"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -108,11 +110,11 @@ def test_the_compiled_loop_is_one_graph_for_every_size():
         return module.forward
 
     # torch compiles 8 variants of a function and then runs it as it is.
-    for neurons in range(1, 11):
-        x = torch.randn(2, neurons)
+    for count in range(1, 11):
+        x = torch.randn(2, count)
         loop = layers.compiled(x, backend)
         assert torch.equal(loop(x.requires_grad_()), layers.hand_written(x))
-        assert len(graphs) == neurons
+        assert len(graphs) == count
 
 
 def test_a_loop_that_is_not_compiled_is_refused(monkeypatch):
@@ -156,3 +158,47 @@ def test_the_table_of_registers_speaks_of_the_kernels_that_a_call_takes(monkeypa
     registers.kernels(neuron, "float32", 16, 90)
     spikeloom.run(neuron, torch.randn(16, 64, requires_grad=True))[0].sum().backward()
     assert texts == [launch.text for launch in driver.launches]
+
+
+def test_every_shipped_neuron_is_in_the_table_of_registers():
+    pytest.importorskip("cupy")
+    registers = importlib.import_module("registers")
+    public = (getattr(neurons, name) for name in neurons.__all__)
+    classes = {cls for cls in public if isinstance(cls, type) and issubclass(cls, Neuron)}
+    assert classes == {type(neuron) for neuron in registers.NEURONS.values()}
+
+
+def test_instructions_are_counted_in_the_innermost_loop():
+    pytest.importorskip("cupy")
+    instructions = importlib.import_module("instructions")
+    text = """
+backward:
+        /*0000*/                   LDC R1, c[0x0][0x28] ;
+.L_x_1:
+        /*0010*/                   LDG.E.128.CONSTANT R8, desc[UR4][R2.64] ;
+.L_x_2:
+        /*0020*/                   LDG.E.64.CONSTANT R4, desc[UR4][R2.64] ;
+        /*0030*/                   FADD R6, R7, R8 ;
+        /*0040*/              @!P0 FADD R6, R6, R5 ;
+        /*0050*/                   STG.E.64 desc[UR4][R2.64], R6 ;
+        /*0060*/               @P1 BRA `(.L_x_2) ;
+        /*0070*/               @P0 BRA `(.L_x_1) ;
+        /*0080*/                   EXIT ;
+.L_x_3:
+        /*0090*/                   BRA `(.L_x_3);
+"""
+    loop = instructions.time_loop(text)
+    assert [i.name.split(".")[0] for i in loop] == ["LDG", "FADD", "FADD", "STG", "BRA"]
+    assert [loop[0].bytes, loop[3].bytes] == [8, 8]
+    assert instructions.ahead(loop) == [2]
+
+
+@pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="nvdisasm is not on the PATH")
+def test_the_backward_of_lif_in_bfloat16_issues_less_than_its_memory_takes():
+    pytest.importorskip("cupy")
+    instructions = importlib.import_module("instructions")
+    for name in ("LIF", "LIF, soft reset, tau 2.7"):
+        for steps in (16, 64):
+            (_, back) = instructions.lines_of(name, "bfloat16", steps)
+            count, ahead = map(float, back.split("|")[-3:-1])
+            assert 0 < count <= 59 and ahead > 20, back

@@ -1,6 +1,8 @@
 """The CUDA kernels as machine code: NVRTC compiles them without a GPU."""
 
+import importlib
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from spikeloom.kernel.trace import Program
 from spikeloom.neurons import LIF, surrogate
 from tests.kernel.cuda_texts import NEURONS, texts
 
+ROOT = Path(__file__).parents[2]
 # No such architecture: the code is PTX for the one before it, sm_90.
 BEYOND_90 = 91
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -89,6 +92,19 @@ def test_no_store_is_split(compile_text, dtype, steps, noting):
         ptx = compile_text(text, BEYOND_90).rstrip(b"\0").decode()
         stores = re.findall(r"st\.global\S*", ptx)
         assert stores and all(re.search(r"\.v[24]\.", store) for store in stores)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_shipped_neuron_keeps_values_in_slow_memory(compile_text, dtype, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "benchmarks" / "gpu"))
+    registers = importlib.import_module("registers")
+    for name, neuron in registers.NEURONS.items():
+        for capability in registers.CAPABILITIES:
+            for how, binary, _ in registers.kernels(neuron, dtype, neuron.steps or 64, capability):
+                assert is_cubin(binary.code) and binary.registers, name
+                assert not binary.local, (name, how, capability)
 
 
 def test_a_device_newer_than_the_compiler_gets_ptx(compile_text):

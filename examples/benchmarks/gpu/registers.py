@@ -6,7 +6,7 @@ No GPU is needed. Each kernel is the one a call would take: the widest whose reg
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -17,7 +17,7 @@ from cupy.cuda import nvrtc
 from spikeloom import Neuron, neurons
 from spikeloom.files import write_text
 from spikeloom.kernel import emit_cuda, run_cuda
-from spikeloom.kernel.adjoint import adjoint
+from spikeloom.kernel.adjoint import Adjoint, adjoint
 from spikeloom.kernel.cuda_device import Binary, compile_text
 from spikeloom.kernel.cuda_shape import Shape, backward_shape, fitting, widest
 from spikeloom.kernel.neuron import tensor_of
@@ -46,31 +46,59 @@ NEURONS = {
     "LIF, learned tau": neurons.LIF(learned()),
     "ParametricLIF, learned": neurons.ParametricLIF(learned()),
     "IF": neurons.IF(),
+    "ALIF": neurons.ALIF(),
+    "AdEx": neurons.AdEx(),
+    "Alpha": neurons.Alpha(0.9, 0.8),
+    "CubaLI": neurons.CubaLI(),
+    "CubaLIF": neurons.CubaLIF(),
+    "EIF": neurons.EIF(),
+    "IAF": neurons.IAF(),
+    "Izhikevich": neurons.Izhikevich(),
+    "KLIF": neurons.KLIF(),
+    "LI": neurons.LI(),
+    "LIAF": neurons.LIAF(),
+    "Lapicque": neurons.Lapicque(5.0, 0.2),
     "Leaky": neurons.Leaky(0.9),
     "LIFBox": neurons.LIFBox(),
+    "QIF": neurons.QIF(),
+    "Synaptic": neurons.Synaptic(0.9, 0.8),
     "Trace": neurons.Trace(0.5, 0.25),
     "ElasticBiSpike": neurons.ElasticBiSpike(0.8),
+    "AnalogEncoder": neurons.AnalogEncoder(),
     "SignGD": neurons.SignGD("gelu"),
     "SignGDBits": neurons.SignGDBits(0.0, 1.0, function="gelu"),
+    "SignTracker": neurons.SignTracker([0.5] * 16, steps=16),
+    "FewSpike, learned": neurons.FewSpike(*(learned(16) for _ in "thd")),
     "OAT": neurons.OAT(16, 1.0, 8.0),
+    "LinearHG of 2 pieces": neurons.LinearHG([-1.0, 0.0, 1.0], [1.0, 2.0], [0.0, 1.0], 16),
     "OAT, learned ranges": neurons.OAT(16, learned(), 8.0 * learned()),
     "HG of 2 ranges, learned tables": gated(16, 2),
     "HG of 8 ranges, learned tables": gated(16, 8),
 }
 
 
+def values_of(neuron: Neuron, program: Program) -> list[torch.Tensor]:
+    """The tensors among a neuron's parameters, in the order of its program."""
+    return [tensor_of(neuron.params[name]) for name, _ in program.tensors]
+
+
+def differentiated(neuron: Neuron) -> tuple[Program, Adjoint]:
+    """A neuron's program, and its adjoint for the inputs and for what is learned."""
+    assert neuron.program is not None, neuron.reason
+    program = Program.parse(neuron.program)
+    leaves = [("x", i) for i in range(program.inputs)]
+    pairs = zip(program.tensors, values_of(neuron, program), strict=True)
+    leaves += [("p", name) for (name, _), value in pairs if value.requires_grad]
+    return program, adjoint(program, frozenset(leaves))
+
+
 def kernels(
     neuron: Neuron, dtype: str, steps: int, capability: int
 ) -> list[tuple[str, Binary, Shape]]:
-    """Both directions of a training step, for gradients of the inputs and of what is learned."""
-    assert neuron.program is not None, neuron.reason
-    program = Program.parse(neuron.program)
-    powers = program.powers(numbers(neuron))
-    values = [tensor_of(neuron.params[name]) for name, _ in program.tensors]
-    leaves = [("x", i) for i in range(program.inputs)]
-    pairs = zip(program.tensors, values, strict=True)
-    leaves += [("p", name) for (name, _), value in pairs if value.requires_grad]
-    gradient, wide = adjoint(program, frozenset(leaves)), widest(dtype)
+    """Both directions of a training step."""
+    program, gradient = differentiated(neuron)
+    values = values_of(neuron, program)
+    powers, wide = program.powers(numbers(neuron)), widest(dtype)
     noting = run_cuda.noting(program, gradient, steps, getattr(torch, dtype))
     rows = run_cuda.rows_of(program, values)
 
@@ -102,9 +130,9 @@ def lines_of(name: str, dtype: str, steps: int) -> list[str]:
     ]
 
 
-def wanted() -> Iterator[tuple[str, str, int]]:
-    """The neurons, dtypes and lengths of the table; few-spike neurons have their own length."""
-    for (name, neuron), dtype, steps in product(NEURONS.items(), DTYPES, STEPS):
+def wanted(dtypes: Sequence[str] = DTYPES) -> Iterator[tuple[str, str, int]]:
+    """The neurons, dtypes and lengths of a table; few-spike neurons have their own length."""
+    for (name, neuron), dtype, steps in product(NEURONS.items(), dtypes, STEPS):
         if neuron.steps is None or steps == STEPS[0]:
             yield name, dtype, neuron.steps or steps
 
