@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -202,3 +203,14 @@ def test_the_backward_of_lif_in_bfloat16_issues_less_than_its_memory_takes():
             (_, back) = instructions.lines_of(name, "bfloat16", steps)
             count, ahead = map(float, back.split("|")[-3:-1])
             assert 0 < count <= 59 and ahead > 20, back
+
+
+@pytest.mark.skipif(shutil.which("nvdisasm") is None, reason="nvdisasm is not on the PATH")
+def test_gradients_are_loaded_long_before_they_are_used_also_across_divisions():
+    pytest.importorskip("cupy")
+    instructions = importlib.import_module("instructions")
+    neuron = instructions.NEURONS["LIF, learned tau"]
+    for steps in (16, 64):
+        (_, (_, binary, shape)) = instructions.kernels(neuron, "float32", steps, 90)
+        loop = instructions.time_loop(instructions.disassembled(binary.code))
+        assert median(instructions.ahead(loop)[-shape.segment :]) > 80

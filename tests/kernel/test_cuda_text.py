@@ -110,6 +110,16 @@ def test_a_spike_is_decided_exactly_on_the_way_back_too():
     assert re.search(APPROXIMATE, sweep)
 
 
+def test_the_way_back_reads_a_step_before_it_computes_the_one_after_it():
+    (_, backward) = texts(NEURONS["LIF soft learned"], "float32")
+    lines = [line.strip() for line in backward.splitlines()]
+    call = next(i for i, line in enumerate(lines) if line.startswith("sweep("))
+    for name in ("x", "g_y"):
+        ahead = f"load({name}_rows + (t - 1) * {name}_stride + n);"
+        (at,) = (i for i, line in enumerate(lines) if line == f"if (k) {name}_ahead = {ahead}")
+        assert lines.index(f"const Pack {name} = {name}_ahead;") < at < call
+
+
 def test_numbers_arrive_as_arguments():
     def step(x, state, p):
         return x * p.gain, (exp(state[0]) + where(x > 0.0, 1.0, 0.0),)

@@ -12,12 +12,13 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 from cupy.cuda import nvrtc
-from registers import NEURONS, differentiated, kernels, wanted
+from registers import NEURONS, STEPS, differentiated, kernels
 
 from spikeloom.files import write_text
 from spikeloom.kernel.cuda_prelude import BYTES
@@ -130,8 +131,8 @@ def page() -> str:
         "| neuron | dtype | T | direction | instructions | a load ahead |",
         "|---|---|---|---|---|---|",
     ]
-    for name, dtype, steps in wanted(DTYPES):
-        for found in lines_of(name, dtype, steps):
+    for (name, neuron), dtype in product(NEURONS.items(), DTYPES):
+        for found in lines_of(name, dtype, neuron.steps or STEPS):
             print(found, flush=True)
             lines.append(found)
     return "\n".join(lines) + "\n"

@@ -6,7 +6,6 @@ No GPU is needed. Each kernel is the one a call would take: the widest whose reg
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -26,7 +25,9 @@ from spikeloom.kernel.trace import Program
 
 CAPABILITIES = (80, 90, 100)
 DTYPES = ("float32", "bfloat16", "float64")
-STEPS = (16, 64)
+# Longer than a segment of the backward pass, so that states are noted. Few-spike neurons have a
+# length of their own.
+STEPS = 64
 
 
 def learned(*shape: int) -> torch.Tensor:
@@ -116,11 +117,13 @@ def kernels(
     ]
 
 
-def lines_of(name: str, dtype: str, steps: int) -> list[str]:
+def lines_of(name: str, dtype: str) -> list[str]:
     """The table's lines of one neuron, a direction each."""
     cells: dict[str, list[str]] = {}
+    neuron = NEURONS[name]
+    steps = neuron.steps or STEPS
     for capability in CAPABILITIES:
-        for direction, binary, shape in kernels(NEURONS[name], dtype, steps, capability):
+        for direction, binary, shape in kernels(neuron, dtype, steps, capability):
             local = f", {binary.local} B" if binary.local else ""
             cell = f"{binary.registers} ({shape.vec}{local})"
             cells.setdefault(direction, []).append(cell)
@@ -130,11 +133,9 @@ def lines_of(name: str, dtype: str, steps: int) -> list[str]:
     ]
 
 
-def wanted(dtypes: Sequence[str] = DTYPES) -> Iterator[tuple[str, str, int]]:
-    """The neurons, dtypes and lengths of a table; few-spike neurons have their own length."""
-    for (name, neuron), dtype, steps in product(NEURONS.items(), dtypes, STEPS):
-        if neuron.steps is None or steps == STEPS[0]:
-            yield name, dtype, neuron.steps or steps
+def wanted() -> list[tuple[str, str]]:
+    """The neurons and dtypes of the table."""
+    return list(product(NEURONS, DTYPES))
 
 
 def page(jobs: int | None) -> str:

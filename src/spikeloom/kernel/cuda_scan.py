@@ -103,6 +103,7 @@ class Scan:
             "_sums",
             "_cells",
             "_total",
+            "_ahead",
         )
         forms = [head + "{}" + end for head in ("", "g_") for end in ends]
         return self.names.claim(wish, [*forms, "kept_{}"])
@@ -212,13 +213,18 @@ class Scan:
             found += [f"long long {p}_rows"] if kind == "gated" else []
         return found
 
+    def sequences(self, function: Function) -> list[str]:
+        """The sequences of which a function reads a step: inputs, and gradients of outputs."""
+        every = (*self.xs, *(f"g_{y}" for y in self.ys))
+        return [name for name in every if name in function.arguments]
+
+    def row(self, name: str, t: str = "t") -> str:
+        """What a sequence holds at a step for the neurons of a thread."""
+        return f"load({name}_rows + {t} * {name}_stride + n)"
+
     def rows(self, function: Function) -> list[str]:
-        """The inputs that a function reads at step t."""
-        return [
-            f"const Pack {x} = load({x}_rows + t * {x}_stride + n);"
-            for x in self.xs
-            if x in function.arguments
-        ]
+        """The sequences that a function reads, at step t."""
+        return [f"const Pack {name} = {self.row(name)};" for name in self.sequences(function)]
 
     def first(self, i: int) -> str:
         """A state before the first step."""

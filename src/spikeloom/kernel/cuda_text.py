@@ -38,7 +38,7 @@ _KEYWORDS = """
 """
 _TEMPLATE = """
     active add advance anew at backward begin bits cells checkpoints clear close end forward
-    initial k l lane leave left load memcpy mine n narrow narrow_two nearest noted notes real
+    initial k l lane last leave left load memcpy mine n narrow narrow_two nearest noted notes real
     recompute rows save segment segments start step stored sum_of_warp sweep sweep_begin t thread
     threads values warps widen zero
 """

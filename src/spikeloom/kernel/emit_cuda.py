@@ -206,7 +206,9 @@ class Backward(Scan):
             found.append(f"{type_}* __restrict__ {name.format(p)}")
         return found
 
-    def _sweep_at_t(self, sweep: Function, found: Gradients, place: dict[str, str]) -> list[str]:
+    def _sweep_at_t(
+        self, sweep: Function, found: Gradients, place: dict[str, str], rows: Sequence[str]
+    ) -> list[str]:
         """One call of a sweep, with what it reads and where its gradients go."""
         g_xs = [x for x, node in zip(self.xs, found.x, strict=True) if node is not None]
         steps = [self.ps[name] for name in found.p if dict(self.program.params)[name] == "step"]
@@ -217,12 +219,7 @@ class Backward(Scan):
             f"g_{p}": f"g_{p}[l]" if kind == "neuron" else f"g_{p}" for p, kind in self.learned
         }
         return [
-            *self.rows(sweep),
-            *(
-                f"const Pack g_{y} = load(g_{y}_rows + t * g_{y}_stride + n);"
-                for y in self.ys
-                if f"g_{y}" in sweep.arguments
-            ),
+            *rows,
             *(f"Pack g_{x};" for x in g_xs),
             *(f"real g_{p} = 0;" for p in steps),
             *sweep.call(self.places(**place)),
@@ -233,24 +230,34 @@ class Backward(Scan):
 
     def _withouthistory(self, sweep: Function) -> list[str]:
         """Back through all steps, where no past value matters."""
-        at_t = self._sweep_at_t(sweep, self.gradient.step, {})
+        at_t = self._sweep_at_t(sweep, self.gradient.step, {}, self.rows(sweep))
         return ["#pragma unroll 4", "for (long long t = T - 1; t >= 0; --t) {", *inside(at_t), "}"]
 
     def _segment(self, start: str, recompute: Function, sweep: Function) -> list[str]:
-        """One segment forward, keeping its history, and back."""
+        """One segment forward, keeping its history, and back.
+
+        On the way back a step is read while the one after it is computed: where there are branches
+        in between, as divisions have them, the compiler moves no load across.
+        """
         kept = {f"kept_{name}": f"{name}_past[k][l]" for name in self.kept.values()}
         past = {name: f"anew({name}_past[k][l], zero)" for name in self.kept.values()}
-        at_k = [f"const long long t = {start}k;"]
-        length = f"T - {start.rstrip(' +')}" if start else "T"
-        guard = [f"if (k >= {length}) continue;"] if self.shape.ragged else []
-        again = [*guard, *at_k, *self.rows(recompute), *recompute.call(self.places(**kept))]
-        back = [*guard, *at_k, *self._sweep_at_t(sweep, self.gradient.step, past)]
+        at_k, end = [f"const long long t = {start}k;"], "end"
+        if self.shape.ragged:
+            at_k, end = [*at_k, "if (t > last) continue;"], "(T < end ? T : end)"
+        again = [*at_k, *self.rows(recompute), *recompute.call(self.places(**kept))]
+        read = self.sequences(sweep)
+        rows = [f"const Pack {name} = {name}_ahead;" for name in read]
+        rows += [f"if (k) {name}_ahead = {self.row(name, '(t - 1)')};" for name in read]
+        back = [*at_k, *self._sweep_at_t(sweep, self.gradient.step, past, rows)]
         return [
             *(f"Pack {name}_past[SEGMENT];" for name in self.kept.values()),
+            f"const long long end = {start}SEGMENT;",
+            f"const long long last = {end} - 1;",
             "#pragma unroll",
             "for (int k = 0; k < SEGMENT; ++k) {",
             *inside(again),
             "}",
+            *(f"Pack {name}_ahead = {self.row(name, 'last')};" for name in read),
             "#pragma unroll",
             "for (int k = SEGMENT - 1; k >= 0; --k) {",
             *inside(back),
@@ -292,7 +299,8 @@ class Backward(Scan):
     def _back_to_begin(self, sweep: Function, found: Gradients) -> list[str]:
         """Back through the beginning, from the states it had."""
         firsts = [self.first(i) for i, v in enumerate(self.vs) if v in sweep.arguments]
-        lines = ["const long long t = 0;", *firsts, *self._sweep_at_t(sweep, found, {})]
+        lines = ["const long long t = 0;", *firsts]
+        lines += self._sweep_at_t(sweep, found, {}, self.rows(sweep))
         return ["{", *inside(lines), "}"]
 
     def _around(self) -> tuple[list[str], list[str]]:
