@@ -188,7 +188,7 @@ class Plan:
         if needed not in self._noting:
             self._noting[needed] = self._noting_launch(needed)
         launch = self._noting[needed]
-        # A checkpoint's hooks want the same from a call that is watched, which notes nothing.
+        # A checkpoint's hooks expect the same of a call that is followed, which notes nothing.
         if launch is None or is_hooked():
             return self.forward(tensors), None
         ys, ws = [make() for make in self._ys], [make() for make in self._ws]
