@@ -18,14 +18,13 @@ from statistics import median
 from typing import NamedTuple
 
 from cupy.cuda import nvrtc
-from registers import NEURONS, STEPS, differentiated, kernels
+from registers import DTYPES, NEURONS, STEPS, differentiated, kernels
 
 from spikeloom.files import write_text
 from spikeloom.kernel.cuda_prelude import BYTES
 from spikeloom.kernel.cuda_shape import history
 
 CAPABILITY = 90
-DTYPES = ("float32", "bfloat16")
 
 _LABEL = re.compile(r"(\.L_x_\d+):")
 _INSTRUCTION = re.compile(r"\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?\S+\s+)?(\S+)\s*(.*?)\s*;")
@@ -113,8 +112,9 @@ def lines_of(name: str, dtype: str, steps: int) -> Iterator[str]:
         else:
             written = sum(i.bytes for i in loop if i.name.startswith("STG"))
             passed = max(1, written // (sequences[direction] * shape.vec * BYTES[dtype]))
-        every, loads = len(loop) / (passed * shape.vec), median(ahead(loop) or [0])
-        yield f"| {name} | {dtype} | {steps} | {direction} | {every:.1f} | {loads:.0f} |"
+        every, loads = len(loop) / (passed * shape.vec), ahead(loop)
+        shown = f"{median(loads):.0f}" if loads else "-"
+        yield f"| {name} | {dtype} | {steps} | {direction} | {every:.1f} | {shown} |"
 
 
 def page() -> str:

@@ -24,7 +24,7 @@ from spikeloom.kernel.source import numbers
 from spikeloom.kernel.trace import Program
 
 CAPABILITIES = (80, 90, 100)
-DTYPES = ("float32", "bfloat16", "float64")
+DTYPES = ("float32", "bfloat16")
 # Longer than a segment of the backward pass, so that states are noted. Few-spike neurons have a
 # length of their own.
 STEPS = 64
