@@ -237,7 +237,8 @@ class Backward(Scan):
         """One segment forward, keeping its history, and back.
 
         On the way back a step is read while the one after it is computed: where there are branches
-        in between, as divisions have them, the compiler moves no load across.
+        in between, as divisions have them, the compiler moves no load across. Sums of tables leave
+        no registers for that.
         """
         kept = {f"kept_{name}": f"{name}_past[k][l]" for name in self.kept.values()}
         past = {name: f"anew({name}_past[k][l], zero)" for name in self.kept.values()}
@@ -245,19 +246,19 @@ class Backward(Scan):
         if self.shape.ragged:
             at_k, end = [*at_k, "if (t > last) continue;"], "(T < end ? T : end)"
         again = [*at_k, *self.rows(recompute), *recompute.call(self.places(**kept))]
-        read = self.sequences(sweep)
-        rows = [f"const Pack {name} = {name}_ahead;" for name in read]
-        rows += [f"if (k) {name}_ahead = {self.row(name, '(t - 1)')};" for name in read]
+        ahead = [] if self.shape.tables else self.sequences(sweep)
+        rows = [f"const Pack {name} = {name}_ahead;" for name in ahead] or self.rows(sweep)
+        rows += [f"if (k) {name}_ahead = {self.row(name, '(t - 1)')};" for name in ahead]
+        bounds = [f"const long long end = {start}SEGMENT;", f"const long long last = {end} - 1;"]
         back = [*at_k, *self._sweep_at_t(sweep, self.gradient.step, past, rows)]
         return [
             *(f"Pack {name}_past[SEGMENT];" for name in self.kept.values()),
-            f"const long long end = {start}SEGMENT;",
-            f"const long long last = {end} - 1;",
+            *(bounds if ahead or self.shape.ragged else []),
             "#pragma unroll",
             "for (int k = 0; k < SEGMENT; ++k) {",
             *inside(again),
             "}",
-            *(f"Pack {name}_ahead = {self.row(name, 'last')};" for name in read),
+            *(f"Pack {name}_ahead = {self.row(name, 'last')};" for name in ahead),
             "#pragma unroll",
             "for (int k = SEGMENT - 1; k >= 0; --k) {",
             *inside(back),
