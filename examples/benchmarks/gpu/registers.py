@@ -52,6 +52,7 @@ NEURONS = {
     "Alpha": neurons.Alpha(0.9, 0.8),
     "CubaLI": neurons.CubaLI(),
     "CubaLIF": neurons.CubaLIF(),
+    "CurrentLIF": neurons.CurrentLIF(),
     "EIF": neurons.EIF(),
     "IAF": neurons.IAF(),
     "Izhikevich": neurons.Izhikevich(),
