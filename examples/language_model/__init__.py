@@ -1,0 +1,1 @@
+"""What the comparison of a converted language model is made of."""
