@@ -381,6 +381,38 @@ def test_what_no_rule_computes_in_another_way_to_call_a_model_is_refused_when_it
         network(**batch)
 
 
+class Expert(nn.Module):
+    """A layer with a function of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return torch.softmax(self.layer(x), -1)
+
+
+class Mixture(nn.Module):
+    """Two experts, of which one runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts, self.chosen = nn.ModuleList([Expert(), Expert()]), 0
+
+    def forward(self, x):
+        return self.experts[self.chosen](x)
+
+
+@pytest.mark.parametrize("part_of", [lambda network: network, nn.Sequential])
+def test_an_expert_that_calibration_did_not_reach_is_refused_by_its_name(part_of):
+    torch.manual_seed(0)
+    network = LAS(progress=False).apply(Mixture().eval(), [torch.randn(32, 8)])
+    assert "any range: 'experts.1.layer.site'" in str(network.report)
+    network.chosen = 1
+    with pytest.raises(ValueError, match=r"did not reach .* softmax in experts\.1 \(Expert\),"):
+        part_of(network)(torch.rand(4, 8))
+
+
 class Remembering(nn.Module):
     """Adds a mean over time, which it keeps between calls."""
 

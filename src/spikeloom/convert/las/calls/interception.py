@@ -253,17 +253,24 @@ def _converted(
         return func(*args, **kwargs)
     if child is None:
         raise ValueError(
-            f"model: calibration did not reach this call of {name} in {type(module).__name__}, "
-            f"whose values are not known; calibrate on batches that use it, or name the module in "
+            f"model: calibration did not reach this call of {name} in {_named(module)}, whose "
+            f"values are not known; calibrate on batches that use it, or name the module in "
             f"exclude"
         )
     if is_recomputed():
         raise ValueError(
-            f"model: {type(module).__name__} calls {name} within torch.utils.checkpoint, which "
+            f"model: {_named(module)} calls {name} within torch.utils.checkpoint, which "
             f"repeats it in the backward pass, where no module runs and no spikes are computed; "
             f"checkpoint a module instead of a function, or name the module in exclude"
         )
     return computed(mode, module, name, child, func, args, kwargs)
+
+
+def _named(module: nn.Module) -> str:
+    """A module's name in the one that was called, and its class."""
+    names = running.modules[0].named_modules() if running.modules[0] is not None else ()
+    name = next((name for name, other in names if other is module), "")
+    return f"{name} ({type(module).__name__})" if name else type(module).__name__
 
 
 def whose(module: nn.Module) -> tuple[nn.Module, str]:
