@@ -89,6 +89,30 @@ def test_a_trained_decoder_keeps_its_probabilities_at_few_steps(steps, distance)
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "steps, increase, agreement", [(6, 2e-2, 0), (8, 1e-3, 0.965), (10, 1e-3, 0.992)]
+)
+def test_a_trained_decoder_meets_the_bars_of_a_language_model(kind, steps, increase, agreement):
+    model = trained(kind)
+    network, ids = converted(model, steps), passages(99, rows=64)
+    wanted, found = (of(input_ids=ids, labels=ids) for of in (model, network))
+    assert 0 < abs(float((found.loss - wanted.loss).exp()) - 1) < increase
+    same = found.logits.argmax(-1) == wanted.logits.argmax(-1)
+    assert float(same.float().mean()) >= agreement
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trained_decoder_writes_the_same_text_at_ten_steps(kind):
+    model = trained(kind)
+    network = converted(model, 10)
+    for beginning in BEGINNINGS:
+        texts = [written(of, beginning, do_sample=False) for of in (network, model)]
+        assert torch.equal(*texts)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("form", ["decoded", "spikes"])
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padded_rows_of_a_model_with_calls_of_its_own_equal_single_ones(side, form, with_calls):
