@@ -34,7 +34,7 @@ from spikeloom.report import Report
 
 STEPS = (4, 6, 8, 10, 12, 16)
 # SpikingJelly's recipe counts spikes: it takes 32 steps by default, each as long as a float pass.
-COUNTED_STEPS, COUNTED_TEXTS = 32, 8
+COUNTED_STEPS, COUNTED_TEXTS = 32, 4
 COLUMNS = (
     *("K", "what", "tokens", "perplexity", "increase %", "+-", "next token %", "greedy %"),
     *("spikes/value", "energy"),

