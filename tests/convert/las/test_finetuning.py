@@ -35,7 +35,7 @@ def test_training_a_converted_decoder_brings_back_most_of_what_four_steps_cost()
     before, after = perplexity(model), perplexity(trained_on(model))
     converted, tuned = perplexity(network), perplexity(trained_on(network))
     print(f"float {before:.3f} -> {after:.3f}, K = 4 {converted:.3f} -> {tuned:.3f}")
-    assert converted > before + 0.005
+    assert converted > before + 0.003
     # The original trained on as well, so that what more training brings is not counted.
     assert tuned - after < (converted - before) / 2
     assert tuned < converted
