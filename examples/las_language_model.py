@@ -25,7 +25,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from language_model.changes import changes
 from language_model.others import by_spikingjelly, refused_by_spikingjelly, rounded
-from language_model.published import with_published_ranges, with_published_tables
+from language_model.published import with_published_ranges
 from language_model.reference import Reference
 from language_model.text import model_and_tokenizer, passages
 from torch import Tensor, nn
@@ -87,11 +87,10 @@ class Comparison:
         yield network, (network.report.spikes_per_value, network.report.energy)
 
     @contextmanager
-    def published(self, steps: int, tables: bool) -> Made:
-        """The authors' ranges, and their tables if wanted; their spikes are not counted."""
+    def published(self, steps: int) -> Made:
+        """The authors' ranges, whose spikes are not counted."""
         with self.las(steps, ranges=2, headroom=1.0) as (network, _):
-            network = with_published_ranges(network)
-            yield with_published_tables(network) if tables else network, (None, None)
+            yield with_published_ranges(network), (None, None)
 
     @contextmanager
     def rounded(self, steps: int) -> Made:
@@ -110,8 +109,7 @@ class Comparison:
             self.row(count, "LAS", self.las)
             self.row(count, "rounded inputs", self.rounded)
         if 16 in steps:
-            self.row(16, "published ranges", lambda k: self.published(k, False))
-            self.row(16, "published ranges and tables", lambda k: self.published(k, True))
+            self.row(16, "published ranges", self.published)
             self.row(COUNTED_STEPS, "SpikingJelly's Qwen2 recipe", self.counted, COUNTED_TEXTS)
             for recipe, error in refused_by_spikingjelly(self.model, self.calibration).items():
                 self.report.notes.append(f"SpikingJelly's recipe {recipe}: {error}")

@@ -1,8 +1,9 @@
-"""The ranges and tables that the authors published for a LLaMA, rebuilt from their description.
+"""The ranges that the authors published for a LLaMA, and tables with the bits of published ones.
 
-A range is a pair of numbers. A table holds a function's values by their bits, so its range,
-its least value and its last bit say what it yields, but for the spacing of its rows. The published
-reciprocals are fitted coefficients without such a rule: here reciprocals stay in float.
+A range is a pair of numbers. A table holds a function's values by their bits, so that its range,
+its least value and its last bit say what it yields, but for the spacing of its rows. The square
+root is the one for BERT, up to 1,500: of those for a LLaMA, which reach further, only the errors
+are known. The published reciprocals are fitted coefficients: here reciprocals stay in float.
 """
 
 from __future__ import annotations
