@@ -33,7 +33,7 @@ api_pages = [
     *("verify", "export", "plugins", "spikeloom"),
 ]
 # Members that a class's docstring describes itself.
-api_excluded = {"spikeloom.modules.Conventions": "describe, begins"}
+api_excluded = {"spikeloom.modules.Conventions": "describe, begins, circuit"}
 
 # docstrings: Google style, members in the order of the source
 napoleon_google_docstring = True
