@@ -30,7 +30,7 @@ spikes, _ = spikeloom.run(neuron, x)
 expected, _ = spikeloom.run(neuron, x, implementation="eager")
 assert torch.equal(spikes, expected)
 
-# It is at home in every framework, and `rise` is learned there like any other parameter.
+# It works in every framework, and `rise` is learned there like any other parameter.
 node = plugins.spikingjelly.make(neuron)
 node(x).mean().backward()
 print("d rate / d rise", round(node.rise.grad.item(), 4))

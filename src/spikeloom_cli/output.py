@@ -55,5 +55,5 @@ def wrote(path: object) -> None:
 
 
 def is_watched() -> bool:
-    """Whether somebody sees the progress bars."""
+    """Whether progress bars are visible."""
     return sys.stderr.isatty()

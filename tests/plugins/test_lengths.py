@@ -111,7 +111,7 @@ class Negated(spikingjelly.LIFNode):
         return super().single_step_functional_forward(tuple(-x for x in inputs), states)
 
 
-def test_manners_that_cannot_end_early_are_refused():
+def test_ways_of_running_that_cannot_end_early_are_refused():
     x = drive()
     with pytest.raises(TypeError, match="Negated has a step of its own"):
         Negated(step_mode="m")(x, lengths=LENGTHS)

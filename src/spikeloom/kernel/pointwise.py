@@ -70,8 +70,8 @@ class Pointwise:
 
         Returns:
             The values, in the shape of ``x``; None where :func:`spikeloom.run` has to be called,
-            because the tensor is large, strided or on a GPU, gradients are wanted or somebody looks
-            on.
+            because the tensor is large, strided or on a GPU, gradients are wanted, or the call is
+            traced or transformed.
         """
         if not self._is_compiled or is_watched() or counting_modes() or not is_memory(x):
             return None
