@@ -124,7 +124,8 @@ class SteppedSignGD(base.MemoryModule):
         super().__init__()
         self.report = network.report
         self.operators, self.captured = network.operators, network.captured
-        self.plan = classify(network.operators.graph, timed_inputs=True)
+        graph, joins = network.operators.graph, network.plan.joins
+        self.plan = classify(graph, joins=joins, timed_inputs=True)
         self.nodes = nn.ModuleDict()
         self.reads_operand: dict[str, bool] = {}
         # Where a target that is undefined is looked for.

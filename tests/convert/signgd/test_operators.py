@@ -10,8 +10,13 @@ from spikeloom.convert import SignGD
 C = torch.linspace(0.5, 1.5, 8)[:, None, None]
 
 
+def layer(x):
+    """A layer of weights that changes nothing."""
+    return F.linear(x, torch.eye(x.shape[-1], dtype=x.dtype))
+
+
 class Between(nn.Module):
-    """A function of an activation, [8, 4, 4] a sample, and an activation of it."""
+    """A function of an activation, [8, 4, 4] a sample, and an activation of it; all are nodes."""
 
     def __init__(self, function):
         super().__init__()
@@ -19,7 +24,7 @@ class Between(nn.Module):
         self.inner = function if isinstance(function, nn.Module) else None
 
     def forward(self, x):
-        return torch.tanh(self.function(torch.sigmoid(self.stem(x))))
+        return torch.tanh(layer(self.function(layer(torch.sigmoid(self.stem(x))))))
 
 
 class SqueezeAndExcite(nn.Module):

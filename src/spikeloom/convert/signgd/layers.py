@@ -175,7 +175,7 @@ def _axis_of_samples(site: Site, shape: torch.Size, samples: int) -> int:
     """Where a value has its samples, of each as many rows."""
     if len(site.batch) != 1 or shape[site.batch[0]] % samples:
         raise ValueError(
-            f"model: the value of {site.operator} at {site.place} has no single axis with as many "
+            f"model: the value of {site.title} at {site.place} has no single axis with as many "
             f"rows for every sample, so it cannot be a layer of neurons; use the network itself"
         )
     return site.batch[0]

@@ -52,7 +52,7 @@ def measured(network: SignGDNetwork, data: Data, *, warns: bool) -> Report:
         node: Any = network.nodes[site.name]
         report.add(
             site.place,
-            site.operator,
+            site.title,
             site.function or "tracked whole",
             float(node.reach.max()),
             saturated,
@@ -104,7 +104,7 @@ def _settling(network: SignGDNetwork, off: float) -> list[str]:
 
 def _warn_of_saturation(site: Site, saturated: float) -> None:
     warnings.warn(
-        f"signGD: {saturated:.1%} of the values of {site.operator} at {site.place} lie beyond the "
+        f"signGD: {saturated:.1%} of the values of {site.title} at {site.place} lie beyond the "
         f"node's reach and are cut; leave out scale and margin so that they are fitted, use "
         f"a larger quantile, more steps, or a schedule with a larger sum",
         stacklevel=5,

@@ -16,10 +16,9 @@ from spikeloom.convert.signgd.entry import Entry
 from spikeloom.convert.signgd.graph import Captured
 from spikeloom.convert.signgd.layers import layers_of
 from spikeloom.convert.signgd.operators import Plan, Site
-from spikeloom.convert.signgd.pooling import count, tiles_of
 from spikeloom.convert.signgd.portions import joined, portions
 from spikeloom.convert.signgd.time import Machine
-from spikeloom.convert.signgd.tracker import MaxTracker, Tracker
+from spikeloom.convert.signgd.tracker import Tracker
 from spikeloom.convert.signgd.watch import Watch
 from spikeloom.hosted import Make, made, spikes_from_rest
 from spikeloom.neurons.schedules import Schedule
@@ -29,8 +28,6 @@ from spikeloom.report import Report
 
 __all__ = ["SignGDNetwork", "beyond_reach", "finite", "neuron_of"]
 
-# Elements of a window, and inputs of one neuron, above which joining them would not pay.
-MANY = 9
 # Functions whose results do not depend on where they are computed.
 EXACT = frozenset({"relu", "leaky_relu", "abs"})
 # Sees a site and the estimates that it sends, [T, batch, *].
@@ -91,24 +88,6 @@ class SignGDNetwork(nn.Module):
                 schedule, scale = schedules[site.name], scales[site.name]
                 self.nodes[site.name] = _Increments(site, schedule, scale, make, steps)
         self._machine = Machine(self.operators, plan, over_time=True)
-        # Max-pools that are tracked together with what they pool, by name; and where that leads.
-        self.pools, self.pooled = nn.ModuleDict(), dict[str, str]()
-        if make is None:
-            self._join_pools(dict(self.nodes.items()))
-
-    def _join_pools(self, trackers: dict[str, Any]) -> None:
-        """Let one kernel track a max-pool and what only it reads."""
-        for node in self.operators.graph.nodes:
-            tiles = tiles_of(node) if node.name in trackers else None
-            if tiles is None or not 1 < count(tiles) <= MANY:
-                continue
-            (source,) = node.all_input_nodes
-            # A pool that is joined already sends its own estimates.
-            is_free = source.name in trackers and source.name not in self.pools
-            if is_free and len(source.users) == 1:
-                pooled, own = trackers[source.name], trackers[node.name]
-                self.pools[node.name] = MaxTracker(pooled, own, tiles)
-                self.pooled[source.name] = node.name
 
     @property
     def report(self) -> Report:
@@ -203,16 +182,10 @@ class SignGDNetwork(nn.Module):
 
         def at_site(site: Site, operands: tuple[Any, ...], compute: Callable[[], Tensor]) -> Tensor:
             node: Any = self.nodes[site.name]
-            if observe is None and site.name in self.pools:
-                pool: Any = self.pools[site.name]
-                self.watch.see(site.name, pool.target(operands[0][-1]), node.reach)
-                return pool(operands[0])
             drive = operands[0] if node.reads_operand else compute()
             if not self._machine.reads_time(site.name):
                 drive = drive.expand(self.steps, *drive.shape)
             self.watch.see(site.name, node.target(drive[-1]), node.reach)
-            if observe is None and site.name in self.pooled:
-                return drive  # tracked by the max-pool that reads it
             sent = node(drive)
             if observe is not None:
                 observe(site, sent)

@@ -23,6 +23,8 @@ __all__ = ["Plan", "Site", "classify"]
 
 # What a node may compute: it follows continuous functions, and sums with weights that change.
 FOLLOWED = ACTIVE | {Effect.AVERAGES}
+# They add nothing up.
+MOVED = frozenset({Effect.KEEPS, Effect.MOVES, Effect.PADS})
 register(Operation("mul_inverse_sqrt", Effect.MULTIPLIES, is_partial=True))
 register(Operation("adaptive_max_pool", Effect.SELECTS))
 
@@ -34,6 +36,7 @@ class Site:
     Attributes:
         name: Its name, unique in the graph.
         operator: What it tracks.
+        computed: The operators in front of it that it computes itself, the nearest first.
         place: Where it stands in the user's module tree.
         function: The neuron function that equals the operator; None for an operator that no single
             neuron computes.
@@ -47,6 +50,7 @@ class Site:
 
     name: str
     operator: str
+    computed: tuple[str, ...]
     place: str
     function: str | None
     constants: dict[str, float]
@@ -56,8 +60,13 @@ class Site:
     channel: int | None
 
     @property
+    def title(self) -> str:
+        """What it tracks, such as ``max_pool2d of relu``."""
+        return " of ".join((self.operator, *self.computed))
+
+    @property
     def is_partial(self) -> bool:
-        """Whether the operator may be undefined until the estimates that it reads have settled."""
+        """Whether its target may be undefined until the estimates that it reads have settled."""
         operation = meaning_of(self.operator)
         return operation is not None and operation.is_partial
 
@@ -74,77 +83,124 @@ class Plan:
     Attributes:
         sites: The spiking nodes, in order.
         timed: Names of the graph's values that change from step to step.
+        joins: Whether a node computes operators in front of its own that only nodes read.
     """
 
     sites: tuple[Site, ...]
     timed: frozenset[str]
+    joins: bool
 
 
-def classify(graph: fx.Graph, *, timed_inputs: bool = False) -> Plan:
+def classify(graph: fx.Graph, *, joins: bool = True, timed_inputs: bool = False) -> Plan:
     """Decide for every operator what becomes of it.
 
     Args:
         graph: A cleaned graph, see :func:`~spikeloom.convert.signgd.graph.capture`.
+        joins: Whether an operator that only nodes read is computed by these; False makes every
+            operator that is not affine a node.
         timed_inputs: Whether inputs change from step to step; False for constant currents.
 
     Raises:
         NotImplementedError: If an operator is neither affine nor handled; names all of them.
         ValueError: If there is nothing to convert.
     """
-    carries: set[fx.Node] = set()  # what spikes stand for: depends on a real-valued input
-    depends: set[fx.Node] = set()
+    carries, followed = _streams(graph)
+    inner = _inner(carries, followed) if joins else set[fx.Node]()
     timed: set[fx.Node] = set()
     depths: dict[fx.Node, int] = {}
     channels: dict[fx.Node, int | None] = {}
     sites: list[Site] = []
-    refused: list[str] = []
     for node in graph.nodes:
         channels[node] = channel_axis(node, channels)
-        if node.op == "placeholder":
-            depends.add(node)
-            if _is_real(node):
-                carries.add(node)
-            if timed_inputs and isinstance(node.meta.get("val"), Tensor):
-                timed.add(node)  # also token ids and masks, which carry nothing
+        if node.op == "placeholder" and timed_inputs and isinstance(node.meta.get("val"), Tensor):
+            timed.add(node)  # also token ids and masks, which carry nothing
+        if node.op != "call_function" or _is_shape(node):
             continue
-        if node.op != "call_function":
-            continue
+        sources = node.all_input_nodes
+        depths[node] = max((depths.get(source, 0) for source in sources), default=0)
+        if node in followed and node not in inner:
+            computed = tuple(name_of(each) for each in _computed(node, carries, inner))
+            sites.append(_site(node, carries, computed, depths[node], channels[node]))
+            depths[node] += 1
+            timed.add(node)
+        elif not timed.isdisjoint(sources):
+            timed.add(node)
+    if not sites:
+        raise ValueError("model: is affine from input to output; there is nothing to convert")
+    return Plan(tuple(sites), frozenset(node.name for node in timed), joins)
+
+
+def _streams(graph: fx.Graph) -> tuple[set[fx.Node], set[fx.Node]]:
+    """What spikes stand for, since it depends on a real-valued input, and what nodes may follow."""
+    carries: set[fx.Node] = set()
+    depends: set[fx.Node] = set()
+    followed: set[fx.Node] = set()
+    refused: list[str] = []
+    for node in graph.nodes:
         sources = set(node.all_input_nodes)
-        if sources & depends:
+        if node.op == "placeholder" or (node.op == "call_function" and sources & depends):
             depends.add(node)
-        if _begins_stream(node, depends):
+        if (node.op == "placeholder" and _is_real(node)) or _begins_stream(node, depends):
             carries.add(node)
-        if _is_shape(node):
-            continue
-        if not sources & carries:
-            if sources & timed:
-                timed.add(node)
+        if node.op != "call_function" or _is_shape(node) or not sources & carries:
             continue
         carries.add(node)
-        depths[node] = _depth(node, depths)
         if is_affine(node, carries):
-            if sources & timed:
-                timed.add(node)
             continue
-        site = _site(node, carries, _depth(node, depths), channels[node])
-        if site is None:
+        followed.add(node)
+        if not _can_be_followed(node):
             refused.append(f"{name_of(node)} at {place_of(node)}")
-        else:
-            sites.append(site)
-            timed.add(node)
-            depths[node] = site.depth + 1
     if refused:
         raise NotImplementedError(
             f"signGD conversion knows no spiking form of: {'; '.join(refused)}. Replace the "
             f"operator, or compute it outside the converted model"
         )
-    if not sites:
-        raise ValueError("model: is affine from input to output; there is nothing to convert")
-    return Plan(tuple(sites), frozenset(node.name for node in timed))
+    return carries, followed
 
 
-def _depth(node: fx.Node, depths: dict[fx.Node, int]) -> int:
-    return max((depths.get(source, 0) for source in node.all_input_nodes), default=0)
+def _inner(carries: set[fx.Node], followed: set[fx.Node]) -> set[fx.Node]:
+    """Operators that are not affine and that only nodes read, with no layer in between.
+
+    None that is undefined or grows without bounds: while its operand still moves, a node of its
+    own keeps what it sends within reach.
+    """
+
+    def is_read_by_nodes(node: fx.Node) -> bool:
+        return bool(node.users) and all(
+            user in followed or (_is_plain(user, carries) and is_read_by_nodes(user))
+            for user in node.users
+        )
+
+    return {node for node in followed if not _is_partial(node) and is_read_by_nodes(node)}
+
+
+def _is_partial(node: fx.Node) -> bool:
+    operation = meaning_of(name_of(node))
+    return operation is not None and operation.is_partial
+
+
+def _computed(node: fx.Node, carries: set[fx.Node], inner: set[fx.Node]) -> list[fx.Node]:
+    """The operators in front of a node that it computes itself, the nearest first."""
+    found: list[fx.Node] = []
+    ahead = list(node.all_input_nodes)
+    for source in ahead:  # which grows meanwhile
+        if source in inner and source not in found:
+            found.append(source)
+            ahead += source.all_input_nodes
+        elif source in carries and _is_plain(source, carries):
+            ahead += source.all_input_nodes
+    return found
+
+
+def _is_plain(node: fx.Node, carries: set[fx.Node]) -> bool:
+    """Whether an operator moves, shifts or scales a single stream, as no layer of neurons does."""
+    operation = meaning_of(name_of(node))
+    if node.op != "call_function" or operation is None:
+        return False
+    is_pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ())
+    streams = carries.intersection(node.all_input_nodes)
+    keeps_apart = operation.effect in MOVED or is_pointwise
+    return keeps_apart and len(streams) == 1 and is_affine(node, carries)
 
 
 def _is_real(node: fx.Node) -> bool:
@@ -178,18 +234,38 @@ def _carried(arg: Any, carries: set[fx.Node]) -> bool:
     return isinstance(arg, fx.Node) and arg in carries
 
 
-def _site(node: fx.Node, carries: set[fx.Node], depth: int, channel: int | None) -> Site | None:
-    name, operation = name_of(node), meaning_of(name_of(node))
+def _can_be_followed(node: fx.Node) -> bool:
+    operation = meaning_of(name_of(node))
     if _overwrites_meaning(node) or not _is_real(node) or node.kwargs.get("rounding_mode"):
-        return None
-    if operation is None or operation.effect not in FOLLOWED:
-        return None
+        return False
+    return operation is not None and operation.effect in FOLLOWED
+
+
+def _site(
+    node: fx.Node,
+    carries: set[fx.Node],
+    computed: tuple[str, ...],
+    depth: int,
+    channel: int | None,
+) -> Site:
+    name, operation = name_of(node), meaning_of(name_of(node))
     function, constants = _neuron(node, carries)
     # Published nodes of matrix products send 1 on a tie, and those of some functions.
-    is_product = operation.effect is Effect.WEIGHS and operation.factors == (0, 1)
-    strict = not is_product if function is None else as_function(function).strict
-    batch = tuple(node.meta["batch"])
-    return Site(node.name, name, place_of(node), function, constants, strict, depth, batch, channel)
+    is_product = (
+        operation is not None and operation.effect is Effect.WEIGHS and operation.factors == (0, 1)
+    )
+    return Site(
+        node.name,
+        name,
+        computed,
+        place_of(node),
+        function,
+        constants,
+        strict=not is_product if function is None else as_function(function).strict,
+        depth=depth,
+        batch=tuple(node.meta["batch"]),
+        channel=channel,
+    )
 
 
 def _overwrites_meaning(node: fx.Node) -> bool:

@@ -8,25 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor
 
-from spikeloom.convert.signgd.nodes import name_of
 from spikeloom.observe.dialects import overload_of
 
 __all__ = [
     "MAX_POOLS",
     "AxisWindow",
     "adaptive_max_pool",
-    "count",
-    "elements",
     "max_pool",
     "maxima",
-    "tiles_of",
     "windows_of",
 ]
 
@@ -67,11 +62,6 @@ class AxisWindow:
         self.after = max(0, (self.count - 1) * stride + span - size - padding)
 
     @property
-    def is_apart(self) -> bool:
-        """Whether windows do not overlap."""
-        return self.shifts[-1] < self.stride
-
-    @property
     def is_padded(self) -> bool:
         """Whether anything is added outside."""
         return bool(self.before or self.after)
@@ -96,25 +86,15 @@ def windows_of(
     """The windows along each of the last axes, of these sizes; otherwise torch's arguments."""
     stride = kernel if stride in ((), [], None) else stride
     settings = [_each(value, len(sizes)) for value in (kernel, stride, padding, dilation)]
-    return [_window(*values, ceil_mode) for values in zip(sizes, *settings, strict=True)]
-
-
-_window = lru_cache(maxsize=1024)(AxisWindow)
+    return [
+        AxisWindow(size, length, step, around, apart, ceil_mode)
+        for size, length, step, around, apart in zip(sizes, *settings, strict=True)
+    ]
 
 
 def _each(value: Any, count: int) -> list[int]:
     values = [value] if isinstance(value, int) else list(value)
     return values * count if len(values) == 1 else values
-
-
-def tiles_of(node: fx.Node) -> list[AxisWindow] | None:
-    """The windows of a max-pool that neither overlap nor reach outside; None for anything else."""
-    name = name_of(node)
-    if node.op != "call_function" or name not in MAX_POOLS:
-        return None
-    x, *settings = cast("list[Any]", node.args)
-    windows = windows_of(x.meta["val"].shape[-MAX_POOLS[name] :], *settings)
-    return windows if all(w.is_apart and not w.is_padded for w in windows) else None
 
 
 def maxima(x: Any, windows: Sequence[AxisWindow], outside: float = -math.inf) -> Any:
@@ -141,24 +121,6 @@ def _from_the_middle(parts: list[Any]) -> list[Any]:
     """The elements of a window, those at its ends last: of the first two, one lies inside."""
     middle = (len(parts) - 1) / 2
     return [part for _, part in sorted(enumerate(parts), key=lambda pair: abs(pair[0] - middle))]
-
-
-def count(windows: Sequence[AxisWindow]) -> int:
-    """How many elements a window has."""
-    return math.prod(len(window.shifts) for window in windows)
-
-
-def elements(x: Tensor, windows: Sequence[AxisWindow]) -> list[Tensor]:
-    """For each element of a window, that element of all windows, as a view; nothing is padded.
-
-    Args:
-        x: A tensor whose last axes are pooled.
-        windows: Along each of them.
-    """
-    parts = [x]
-    for axis, window in enumerate(windows, start=-len(windows)):
-        parts = [element for part in parts for element in window.parts(part, axis)]
-    return parts
 
 
 def max_pool(axes: int, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, fx
 
 from spikeloom.convert.signgd.operators import Plan
-from spikeloom.convert.signgd.pooling import tiles_of
 
 __all__ = [
     "are_independent",
@@ -39,18 +38,9 @@ def portion_size(graph: fx.Graph, plan: Plan, steps: int) -> int:
         plan: Which values change with time.
         steps: T.
     """
-    values = [node.meta["val"] for node in graph.nodes if _is_written(node, plan)]
+    values = [node.meta["val"] for node in graph.nodes if node.name in plan.timed]
     most = max((v.nbytes // len(v) for v in values if isinstance(v, Tensor) and len(v)), default=1)
     return max(1, LARGEST // (steps * most))
-
-
-def _is_written(node: fx.Node, plan: Plan) -> bool:
-    """Whether a value stands in memory for every step: not if a max-pool follows a constant."""
-    if node.name not in plan.timed:
-        return False
-    follows_time = any(source.name in plan.timed for source in node.all_input_nodes)
-    (user, *others) = node.users
-    return follows_time or bool(others) or tiles_of(user) is None
 
 
 def portions(inputs: Sequence[Any], size: int | None) -> list[list[Any]]:

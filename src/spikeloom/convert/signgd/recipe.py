@@ -180,7 +180,7 @@ class SignGD:
             captured = capture(model, first)
             if self.decompose:
                 decompose_operators(captured)
-            plan = classify(captured.module.graph)
+            plan = classify(captured.module.graph, joins=not self.decompose)
             own = [captured.flatten(call.args, call.kwargs) for call in calls]
             inputs = Calls(own, captured.flatten(first.args, first.kwargs))
             if inputs.are_alike():

@@ -141,15 +141,29 @@ def _dense(operator: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _reader(arg: Any, slots: dict[fx.Node, int]) -> Callable[[list[Any]], Any]:
-    """What finds an argument among the values of a run."""
+    """What finds an argument among the values of a run.
+
+    Sequences become plain ones: what compiles a run does not know those of graphs.
+    """
     if isinstance(arg, fx.Node):
         slot = slots[arg]
         return lambda values: values[slot]
-    found: list[fx.Node] = []
-    fx.map_arg(arg, found.append)
-    if not found:
+    if isinstance(arg, (list, tuple)):
+        kind = list if isinstance(arg, list) else tuple
+        readers = [_reader(part, slots) for part in arg]
+        if not _has_nodes(arg):
+            constant = kind(arg)
+            return lambda values: constant
+        return lambda values: kind([read(values) for read in readers])
+    if not _has_nodes(arg):
         return lambda values: arg
     return lambda values: fx.map_arg(arg, lambda node: values[slots[node]])
+
+
+def _has_nodes(arg: Any) -> bool:
+    found: list[fx.Node] = []
+    fx.map_arg(arg, found.append)
+    return bool(found)
 
 
 def _owner(module: fx.GraphModule, path: str) -> tuple[nn.Module, str]:

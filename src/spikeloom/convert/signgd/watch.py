@@ -32,7 +32,7 @@ class Watch(nn.Module):
     def __init__(self, sites: Sequence[Site]) -> None:
         super().__init__()
         self.places = {site.name: i for i, site in enumerate(sites)}
-        self.named = [f"{site.operator} at {site.place}" for site in sites]
+        self.named = [f"{site.title} at {site.place}" for site in sites]
         for name in ("values", "beyond"):
             counts = torch.zeros(len(sites), dtype=torch.int64)
             self.register_buffer(name, counts, persistent=False)
