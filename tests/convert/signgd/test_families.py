@@ -54,3 +54,13 @@ def test_deep_families_settle_when_they_are_given_the_steps(name):
     model = build(name)
     snn = SignGD(256, search=False).apply(model, inputs(name, 16, 1))
     assert unseen_error(name, model, snn) < 1e-3
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["ResNet-18", "VGG-16-BN", "MobileNetV3", "gMLP", "ConvNeXt"])
+def test_as_many_steps_as_are_said_to_be_needed_bring_every_family_near(name):
+    model, shown = build(name), inputs(name, 16, 1)
+    needed = SignGD(16, search=False).apply(model, shown).steps_needed
+    snn = SignGD(needed, search=False).apply(model, shown)
+    assert unseen_error(name, model, snn) < 0.03

@@ -10,7 +10,7 @@ from torch import nn
 
 from spikeloom.convert import SignGD
 from spikeloom.convert.signgd.search import GRID
-from spikeloom.convert.signgd.settling import expected_error, steps_needed, usual_settings
+from spikeloom.convert.signgd.settling import expected_error, settling_times, usual_settings
 from spikeloom.neurons import Exponential
 
 WIDTH = 48
@@ -77,6 +77,51 @@ def test_a_network_that_has_not_settled_says_how_many_steps_it_needs(search):
     assert f"about {snn.steps_needed} steps" in str(snn.report)
 
 
+class Gated(nn.Module):
+    """Blocks with a gate for each channel, which is certain for most inputs."""
+
+    def __init__(self, depth):
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for _ in range(depth):
+            body = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH, momentum=None))
+            gate = nn.Sequential(nn.Linear(WIDTH, 8), nn.ReLU(), nn.Linear(8, WIDTH))
+            gate[0].weight.data *= 4.0
+            gate[2].weight.data *= 8.0
+            self.layers.append(nn.ModuleList((body, gate)))
+        self.head = nn.Linear(WIDTH, 10)
+
+    def forward(self, x):
+        for body, gate in self.layers:
+            y = nn.functional.hardswish(body(x))
+            x = x + y * nn.functional.hardsigmoid(gate(y))
+        return self.head(x)
+
+
+@torch.no_grad()
+def gated(depth):
+    torch.manual_seed(0)
+    model = Gated(depth)
+    for _ in range(20):
+        model(torch.randn(256, WIDTH))
+    return model.eval(), torch.randn(16, WIDTH), torch.randn(64, WIDTH)
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_as_many_steps_as_are_said_to_be_needed_suffice_for_gates_too(depth):
+    model, shown, unseen = gated(depth)
+    needed = converted(model, shown, 32, search=False).steps_needed
+    assert error(model, converted(model, shown, needed, search=False), unseen) < 0.03
+
+
+@pytest.mark.filterwarnings("ignore:signGD")
+def test_a_network_that_no_steps_are_found_for_says_so(monkeypatch):
+    model, shown, _ = chain(12)
+    monkeypatch.setattr("spikeloom.convert.signgd.fit.settling_times", lambda moved: [])
+    with pytest.warns(UserWarning, match="after 8 steps .* no number of steps was found"):
+        assert SignGD(8, search=False).apply(model, shown).steps_needed is None
+
+
 def test_a_network_that_has_settled_says_nothing():
     model, shown, _ = chain(12)
     needed = converted(model, shown, 12, search=False).steps_needed
@@ -100,23 +145,25 @@ def test_usual_settings_are_no_worse_than_silence_when_the_steps_do_not_suffice(
 
 
 def test_the_expected_error_is_that_of_the_last_step_and_of_what_is_left():
-    for setting in usual_settings(lambda caution: 1.0 + caution, 32):
+    for setting in usual_settings(lambda caution, extreme: 1.0 + caution + extreme, 32):
         last = setting.margin * (1.0 - setting.decay) * setting.decay**31
-        left = expected_error(setting, lambda caution: 1.0 + caution, 1000)
+        left = expected_error(setting, lambda caution, extreme: 1.0 + caution + extreme, 1000)
         expected = (1.0 + setting.caution) * last + left
-        assert math.isclose(expected_error(setting, lambda caution: 1.0 + caution, 32), expected)
+        assert math.isclose(
+            expected_error(setting, lambda caution, extreme: 1.0 + caution + extreme, 32), expected
+        )
 
 
 def test_settings_that_disturb_beyond_all_numbers_are_the_last_choice():
-    def moved(caution):
+    def moved(caution, extreme):
         return 1.0 + caution if caution < 4.0 else math.inf
 
     first, *_, last = usual_settings(moved, 32)
     assert first.caution < 4.0 <= last.caution
-    assert steps_needed(moved) < 40
-    assert steps_needed(lambda caution: math.inf) is None
+    assert settling_times(moved)[0][0] < 40
+    assert settling_times(lambda caution, extreme: math.inf) == []
 
 
 def test_usual_settings_are_on_the_grid_of_the_search():
-    for setting in usual_settings(lambda caution: 1.0, 32):
+    for setting in usual_settings(lambda caution, extreme: 1.0, 32):
         assert all(getattr(setting, name) in values for name, values in GRID.items())

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Data", "relative_error", "spread_of", "squared_error"]
+__all__ = ["Data", "off_by", "relative_error", "spread_of", "squared_error"]
 
 
 @dataclass(frozen=True)
@@ -49,3 +49,8 @@ def spread_of(exact: Tensor) -> float:
     spread = (values - values.mean(0)).square().mean().sqrt()
     size = values.square().mean().sqrt().clamp_min(torch.finfo(exact.dtype).tiny)
     return max(float(spread), 0.1 * float(size))
+
+
+def off_by(y: Tensor, exact: Tensor) -> float:
+    """The root mean square error, relative to the spread of the exact values."""
+    return float((y - exact).double().square().mean().sqrt()) / spread_of(exact)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from spikeloom.convert.signgd.calls import Calls
-from spikeloom.convert.signgd.data import Data, squared_error
+from spikeloom.convert.signgd.data import Data, off_by, squared_error
 from spikeloom.convert.signgd.disturbance import Disturbance, disturbance
 from spikeloom.convert.signgd.entry import Entry
 from spikeloom.convert.signgd.graph import Captured
@@ -28,6 +28,7 @@ from spikeloom.convert.signgd.operators import Plan, Site
 from spikeloom.convert.signgd.portions import (
     are_independent,
     head,
+    joined,
     length,
     portion_size,
     portions,
@@ -35,7 +36,12 @@ from spikeloom.convert.signgd.portions import (
 from spikeloom.convert.signgd.reach import parts, reaches
 from spikeloom.convert.signgd.sampling import halves, spread
 from spikeloom.convert.signgd.search import GRID, Setting, best_setting
-from spikeloom.convert.signgd.settling import steps_needed, usual_settings
+from spikeloom.convert.signgd.settling import (
+    SETTLED,
+    expected_error,
+    settling_times,
+    usual_settings,
+)
 from spikeloom.convert.signgd.time import Machine
 from spikeloom.kernel.call import run
 from spikeloom.kernel.neuron import Parameter, PerStep
@@ -62,6 +68,12 @@ EXTREME_STARTS = 2
 SHORT = 8
 SHORT_STARTS = list(starmap(Setting, product((0.8, 1.0, 1.5, 2.5), (0.6, 0.7, 0.8), (0.0, 1.0))))
 
+# Samples on which an expectation is tried, how many times as large an error still meets it,
+CHECKED = 16
+MET = 2.0
+# and how many settings are tried before the network is said to settle in no known time.
+PATIENCE = 12
+
 # The step sizes of a node, and its scale.
 Steps = tuple[Schedule, float | Tensor]
 
@@ -78,17 +90,17 @@ class Fit:
 
     def __init__(self, recipe: SignGD, captured: Captured, plan: Plan, calls: Calls) -> None:
         self.recipe, self.captured, self.plan, self.calls = recipe, captured, plan, calls
+        self._trackers: dict[tuple[str, int], SignTracker] = {}
         self.ann = Machine(captured.module, plan, over_time=False)
         self.timed = Machine(captured.module, plan, over_time=True)
         self.data, self.portion = self._samples()
         self.samples = calls.count()
         self.reaches = self._reaches(calls)
         self.basis = Basis(self.ann, self._few(self.data), self.reaches)
-        self.trackers = {site.name: self._tracker(site) for site in plan.sites}
 
     def network(self) -> SignGDNetwork:
         """The converted network."""
-        steps = self._schedules(self.basis, self._setting())
+        steps = self._schedules(self.basis, self._setting(), self.recipe.steps)
         nodes = self.captured.module.graph.nodes
         names = [str(node.target) for node in nodes if node.op == "placeholder"]
         return SignGDNetwork(
@@ -103,8 +115,16 @@ class Fit:
         )
 
     def steps_needed(self) -> int | None:
-        """The steps that fitted schedules are expected to need; None if that cannot be told."""
-        return None if self.recipe.schedule else steps_needed(self.basis.moved)
+        """The steps after which fitted schedules are off by 1 % of the outputs' spread, about.
+
+        None for a given schedule, or if no setting that was tried gets there.
+        """
+        if self.recipe.schedule is not None:
+            return None
+        for steps, setting in settling_times(self.basis.moved)[:PATIENCE]:
+            if self._off(setting, steps) <= MET * SETTLED:
+                return steps
+        return None
 
     def _setting(self) -> Setting:
         """The open numbers: as given, as searched, or those of which least error is expected."""
@@ -119,8 +139,10 @@ class Fit:
         count = length(self.data.inputs)
         if self.portion is None or count < 2:
             return starts[0]  # nothing is unseen: whatever is chosen would be fitted to too little
-        if not recipe.search or fixed >= set(GRID):
+        if fixed >= set(GRID):
             return starts[0]
+        if not recipe.search:
+            return starts[0] if recipe.schedule is not None else self._as_expected(starts)
         one, other = (self._data(half) for half in halves(self.data.inputs))
         # Each half is unseen once; of many samples, one half tells enough.
         folds = [(one, other), (other, one)][: 2 if count <= MANY else 1]
@@ -132,7 +154,8 @@ class Fit:
         def error(setting: Setting, limit: float) -> float:
             found = 0.0
             for basis, unseen in trials:
-                for part in self._errors(self._schedules(basis, setting), unseen):
+                steps = self._schedules(basis, setting, recipe.steps)
+                for part in self._errors(steps, unseen):
                     found += part / len(trials)
                     if found >= limit:
                         return found
@@ -149,6 +172,26 @@ class Fit:
         usual += [replace(start, extreme=1.0) for start in usual[:EXTREME_STARTS]]
         return usual + SHORT_STARTS if steps <= SHORT else usual
 
+    def _as_expected(self, settings: Sequence[Setting]) -> Setting:
+        """The first setting that does about as well as is expected of it; else the best one."""
+        steps, errors = self.recipe.steps, dict[Setting, float]()
+        for setting in settings:
+            expected = expected_error(setting, self.basis.moved, steps)
+            errors[setting] = self._off(setting, steps)
+            if errors[setting] <= MET * max(expected, SETTLED):
+                return setting
+        return min(errors, key=errors.__getitem__)
+
+    def _off(self, setting: Setting, steps: int) -> float:
+        """How far off the outputs are after so many steps, on a few samples."""
+        few = self.data if self.portion is None else self._data(head(self.data.inputs, CHECKED))
+        schedules = self._schedules(self.basis, setting, steps)
+        size = self.portion and max(1, self.portion * self.recipe.steps // steps)
+        parts = [self._last(part, schedules, steps) for part in portions(few.inputs, size)]
+        found = map(joined, zip(*parts, strict=True))
+        leaves = zip(found, few.outputs, self.timed.timed_outputs(), strict=True)
+        return max((off_by(y, exact) for y, exact, moves in leaves if moves), default=0.0)
+
     def _few(self, data: Data) -> Data:
         """As many samples as a trial takes."""
         if self.portion is None:
@@ -156,18 +199,18 @@ class Fit:
         count = max(FEWEST, TRIED * self.portion)
         return data if length(data.inputs) <= count else self._data(spread([data.inputs], count))
 
-    def _schedules(self, basis: Basis, setting: Setting) -> dict[str, Steps]:
+    def _schedules(self, basis: Basis, setting: Setting, steps: int) -> dict[str, Steps]:
         """The steps of every node, and its scale."""
         recipe = self.recipe
         scales = {site.name: self._scale(site, basis.reach[site.name]) for site in self.plan.sites}
         if recipe.schedule is not None:
-            whole = recipe.schedule.reach(recipe.steps)
+            whole = recipe.schedule.reach(steps)
             if recipe.scale is None:
                 scales = {name: setting.margin * scale / whole for name, scale in scales.items()}
             return {name: (recipe.schedule, scale) for name, scale in scales.items()}
         factors = basis.disturbance(setting.caution, setting.extreme).factors
         return {
-            name: (settled_later(factors[name], setting, recipe.steps), scale)
+            name: (settled_later(factors[name], setting, steps), scale)
             for name, scale in scales.items()
         }
 
@@ -181,41 +224,43 @@ class Fit:
         schedule, scale = steps
         given = self.reaches[site.name]
         params: dict[str, Parameter] = {
-            "eta": PerStep(step_sizes(schedule, self.recipe.steps).to(given)),
+            "eta": PerStep(step_sizes(schedule, len(target)).to(given)),
             "scale": torch.as_tensor(scale).to(given).expand_as(given),
         }
-        estimates, _ = run(self.trackers[site.name], target, params=params)
+        estimates, _ = run(self._tracker(site.name, len(target)), target, params=params)
         return estimates
 
-    def _tracker(self, site: Site) -> SignTracker:
-        reach = self.reaches[site.name]
-        steps, strict, partial = self.recipe.steps, site.strict, site.is_partial
-        return SignTracker(Constant(1.0), steps, reach, strict, undefined=partial)
+    def _tracker(self, name: str, steps: int) -> SignTracker:
+        """A node's tracker for so many steps, made once."""
+        if (name, steps) not in self._trackers:
+            site, reach = self.timed.sites[name], self.reaches[name]
+            tracker = SignTracker(
+                Constant(1.0), steps, reach, site.strict, undefined=site.is_partial
+            )
+            self._trackers[name, steps] = tracker
+        return self._trackers[name, steps]
 
-    def _last(self, inputs: Sequence[Any], track: Callable[[Site, Tensor], Tensor]) -> list[Any]:
-        """The flat outputs after the last step."""
+    def _last(self, inputs: Sequence[Any], schedules: dict[str, Steps], steps: int) -> list[Any]:
+        """The flat outputs after the last of so many steps."""
 
         def at_site(site: Site, operands: Any, compute: Callable[[], Tensor]) -> Tensor:
             target = compute()
             if not self.timed.reads_time(site.name):
-                target = target.expand(self.recipe.steps, *target.shape)
-            return track(site, target)
+                target = target.expand(steps, *target.shape)
+            return self._track(site, target, schedules[site.name])
 
         outputs = self.timed(inputs, at_site)
         moving = self.timed.timed_outputs()
         return [y[-1] if moves else y for y, moves in zip(outputs, moving, strict=True)]
 
-    def _errors(self, steps: dict[str, Steps], data: Data) -> Iterator[float]:
+    def _errors(self, schedules: dict[str, Steps], data: Data) -> Iterator[float]:
         """What each portion adds to the relative squared error of the last outputs."""
-
-        def track(site: Site, target: Tensor) -> Tensor:
-            return self._track(site, target, steps[site.name])
-
         parts = portions(data.inputs, self.portion)
         wanted = portions(data.outputs, self.portion)
         moving = self.timed.timed_outputs()
         for inputs, exact in zip(parts, wanted, strict=True):
-            leaves = zip(self._last(inputs, track), exact, data.outputs, moving, strict=True)
+            found = self._last(inputs, schedules, self.recipe.steps)
+            leaves = zip(found, exact, data.outputs, moving, strict=True)
             errors = [squared_error(y, own, whole) for y, own, whole, moves in leaves if moves]
             yield sum(errors) / max(1, len(errors))
 
@@ -268,13 +313,13 @@ class Basis:
             )
         )
 
-    def disturbance(self, caution: float, extreme: float = 0.0) -> Disturbance:
+    def disturbance(self, caution: float, extreme: float) -> Disturbance:
         """What the steps of nodes do to those behind them; each pair takes a few passes."""
         return self._found(caution, extreme)
 
-    def moved(self, caution: float) -> float:
+    def moved(self, caution: float, extreme: float) -> float:
         """How far the outputs move."""
-        return self.disturbance(caution).output
+        return self.disturbance(caution, extreme).output
 
 
 def settled_later(factor: float, setting: Setting, steps: int) -> Exponential:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from spikeloom.convert.signgd.data import Data, relative_error, spread_of
+from spikeloom.convert.signgd.data import Data, off_by, relative_error
 from spikeloom.convert.signgd.network import SignGDNetwork
 from spikeloom.convert.signgd.operators import Site
 from spikeloom.convert.signgd.portions import joined, length, portions
@@ -23,13 +23,14 @@ UNSETTLED = 0.7
 COLUMNS = ("node", "operator", "as", "reach", "saturated", "residual", "ones", "spikes")
 
 
-def measured(network: SignGDNetwork, data: Data, *, warns: bool) -> Report:
+def measured(network: SignGDNetwork, data: Data, *, warns: bool, is_fitted: bool) -> Report:
     """The report of a conversion.
 
     Args:
         network: The converted network.
         data: Calibration samples.
         warns: Whether to warn of values beyond reach, which a fit may have chosen.
+        is_fitted: Whether the steps were fitted, not given.
 
     Warns:
         UserWarning: If more than 1 % of a node's values lie beyond its reach; or if the network is
@@ -66,13 +67,13 @@ def measured(network: SignGDNetwork, data: Data, *, warns: bool) -> Report:
     moving = zip(zip(*outputs, strict=True), data.outputs, network.timed_outputs(), strict=True)
     pairs = [(joined(parts), exact) for parts, exact, moves in moving if moves]
     errors = [relative_error(y, exact) for y, exact in pairs]
-    off = max((_relative_to_spread(y, exact) for y, exact in pairs), default=0.0)
+    off = max((off_by(y, exact) for y, exact in pairs), default=0.0)
     bits = sum(data.exact[site.name].numel() for site in sites) // samples
     report.notes += [
         f"{network.steps} steps, {bits} neurons; squared output error "
         f"{sum(errors) / max(1, len(errors)):.2e} of its mean square on {samples} calibration "
         f"samples.",
-        *_settling(network, off),
+        *(_settling(network, off) if is_fitted else []),
         "saturated: share of values beyond reach; residual: relative squared error of the last "
         "estimate; ones: share of bits that are 1; spikes: ones per sample. A 0 is a message "
         "too (+eta), so spikes do not measure energy.",
@@ -80,20 +81,17 @@ def measured(network: SignGDNetwork, data: Data, *, warns: bool) -> Report:
     return report
 
 
-def _relative_to_spread(y: Tensor, exact: Tensor) -> float:
-    return float((y - exact).double().square().mean().sqrt()) / spread_of(exact)
-
-
 def _settling(network: SignGDNetwork, off: float) -> list[str]:
     """What is to be said of how far the network has settled."""
     needed, depth = network.steps_needed, 1 + max(site.depth for site in network.plan.sites)
-    if needed is None:
-        return []
-    expected = (
-        f"each of {depth} nodes in a chain waits for those before it, and about {needed} steps "
-        f"are expected to bring the outputs within 1 % of their spread"
+    enough = (
+        "no number of steps was found that is" if needed is None else f"about {needed} steps are"
     )
-    if off > UNSETTLED and needed > network.steps:
+    expected = (
+        f"each of {depth} nodes in a chain waits for those before it, and {enough} expected to "
+        f"bring the outputs within 1 % of their spread"
+    )
+    if off > UNSETTLED and (needed is None or needed > network.steps):
         warnings.warn(
             f"signGD: after {network.steps} steps the network has not settled, its outputs are off "
             f"by {off:.0%} of their spread on calibration data; {expected}",

@@ -50,7 +50,8 @@ class SignGDNetwork(nn.Module):
         scales: The scale of each node, by name.
         measured: The report on calibration data.
         steps_needed: After how many steps the outputs are expected to be off by 1 % of their
-            spread, with fitted steps; None with a given schedule, or if that cannot be told.
+            spread, with fitted steps, tried on a few calibration samples; None with a given
+            schedule, or if no number of steps was found.
         watch: Counts values beyond reach.
         operators: The graph, with the model's tensors.
         plan: Which of them are nodes.

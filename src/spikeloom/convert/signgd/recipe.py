@@ -192,7 +192,9 @@ class SignGD:
             fit = Fit(self, captured, plan, inputs)
             network = fit.network()
             network.steps_needed = fit.steps_needed()
-            network.measured = measured(network, fit.data, warns=self.is_given)
+            network.measured = measured(
+                network, fit.data, warns=self.is_given, is_fitted=self.schedule is None
+            )
         return network.eval()
 
 

@@ -4,7 +4,8 @@ Two things are added. A node's estimate moves by its last step, and what this do
 seen in the plain network: it shrinks by the decay with every step. And a share of what nodes walked
 while those before them still moved is never repaired: the less caution, the more, however many
 steps there are. These shares were measured on networks of 2 to 49 nodes in a chain: perceptrons,
-convolutional and residual networks, mixers and transformers.
+convolutional and residual networks, mixers and transformers. In other networks a few channels may
+react far more strongly than their layer, so what is expected is tried on a few samples.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from itertools import product
 
 from spikeloom.convert.signgd.search import Setting
 
-__all__ = ["expected_error", "steps_needed", "usual_settings"]
+__all__ = ["SETTLED", "expected_error", "settling_times", "usual_settings"]
 
 # The share of its reach by which a node stays off, by decay and caution, at the largest margin.
 UNREPAIRED: dict[tuple[float, float], float] = {
@@ -40,8 +41,8 @@ CUT = {0.6: 0.3, 1.0: 0.1, 1.5: 0.03, 2.5: 0.0}
 # An error of the outputs, relative to their spread, that no longer matters.
 SETTLED = 0.01
 
-# From a caution to how far the outputs move, see Disturbance.
-Moved = Callable[[float], float]
+# From caution and extreme to how far the outputs move, see Disturbance.
+Moved = Callable[[float, float], float]
 
 
 def expected_error(setting: Setting, moved: Moved, steps: int) -> float:
@@ -49,41 +50,45 @@ def expected_error(setting: Setting, moved: Moved, steps: int) -> float:
 
     Args:
         setting: Of the whole network.
-        moved: From a caution to how far the outputs move.
+        moved: From caution and extreme to how far the outputs move.
         steps: T.
     """
     last = setting.margin * (1.0 - setting.decay) * setting.decay ** (steps - 1)
-    return moved(setting.caution) * last + _unrepaired(setting, moved) + CUT[setting.margin]
+    return (
+        moved(setting.caution, setting.extreme) * last
+        + _unrepaired(setting, moved)
+        + CUT[setting.margin]
+    )
 
 
 def usual_settings(moved: Moved, steps: int) -> list[Setting]:
     """Settings for a network, the one of which least error is expected first.
 
     Args:
-        moved: From a caution to how far the outputs move.
+        moved: From caution and extreme to how far the outputs move.
         steps: T.
     """
     settings = [Setting(margin, *others) for margin, others in product(CUT, UNREPAIRED)]
     return sorted(settings, key=lambda setting: expected_error(setting, moved, steps))
 
 
-def steps_needed(moved: Moved) -> int | None:
+def settling_times(moved: Moved) -> list[tuple[int, Setting]]:
     """After how many steps the outputs are expected to be off by 1 % of their spread.
 
-    None for networks that are far deeper than those that were measured.
+    One number for each setting with which they should get there, the least first.
 
     Args:
-        moved: From a caution to how far the outputs move.
+        moved: From caution and extreme to how far the outputs move.
     """
-    counts = []
-    for decay, caution in UNREPAIRED:
-        setting = Setting(max(CUT), decay, caution)
+    times = []
+    for extreme, (decay, caution) in product((0.0, 1.0), UNREPAIRED):
+        setting = Setting(max(CUT), decay, caution, extreme)
         left = SETTLED - _unrepaired(setting, moved)
-        first = moved(caution) * setting.margin * (1.0 - decay)
+        first = moved(caution, extreme) * setting.margin * (1.0 - decay)
         if left > 0.0 and math.isfinite(first):
             ratio = max(1.0, first / left)
-            counts.append(1 + math.ceil(math.log(ratio) / -math.log(decay)))
-    return min(counts, default=None)
+            times.append((1 + math.ceil(math.log(ratio) / -math.log(decay)), setting))
+    return sorted(times, key=lambda pair: pair[0])
 
 
 def _unrepaired(setting: Setting, moved: Moved) -> float:
@@ -92,4 +97,4 @@ def _unrepaired(setting: Setting, moved: Moved) -> float:
     Nodes are not off by much more than they can walk.
     """
     share = UNREPAIRED[setting.decay, setting.caution] * (max(CUT) / setting.margin) ** 2
-    return min(moved(0.0) * share, 1.5 * setting.margin)
+    return min(moved(0.0, 0.0) * share, 1.5 * setting.margin)
