@@ -91,8 +91,8 @@ def test_the_error_on_unseen_inputs_falls_with_the_steps(name, count, steps):
 @pytest.mark.parametrize("steps", BARS)
 @pytest.mark.parametrize("count", [8, 64, 512])
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("name", ["cnn", "leaky cnn"])
-def test_convolutional_networks_keep_the_bars_on_three_seeds(name, seed, count, steps):
+@pytest.mark.parametrize("name", ["cnn", "leaky cnn", "perceptron"])
+def test_networks_keep_the_bars_on_three_seeds(name, seed, count, steps):
     make, data = MODELS[name]
     torch.manual_seed(seed)
     assert unseen_error(make(), steps, data(count, seed + 1), data(64, 99)) <= BARS[steps]

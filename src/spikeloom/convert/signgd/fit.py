@@ -57,6 +57,8 @@ __all__ = ["Fit"]
 TRIED = 24
 # Samples that one is tried on at least, however large they are.
 FEWEST = 4
+# So many tell more, half of them unseen, than what is expected of networks of all kinds.
+TELLING = 16
 # Samples of which either half is tried on; of more, only one.
 MANY = 64
 
@@ -141,8 +143,11 @@ class Fit:
             return starts[0]  # nothing is unseen: whatever is chosen would be fitted to too little
         if fixed >= set(GRID):
             return starts[0]
+        is_short = recipe.steps <= SHORT
+        if not fixed and not (recipe.search and (count >= TELLING or is_short)):
+            return self._as_expected(starts)
         if not recipe.search:
-            return starts[0] if recipe.schedule is not None else self._as_expected(starts)
+            return starts[0]
         one, other = (self._data(half) for half in halves(self.data.inputs))
         # Each half is unseen once; of many samples, one half tells enough.
         folds = [(one, other), (other, one)][: 2 if count <= MANY else 1]
@@ -175,7 +180,7 @@ class Fit:
     def _as_expected(self, settings: Sequence[Setting]) -> Setting:
         """The first setting that does about as well as is expected of it; else the best one."""
         steps, errors = self.recipe.steps, dict[Setting, float]()
-        for setting in settings:
+        for setting in settings[: STARTS + EXTREME_STARTS]:
             expected = expected_error(setting, self.basis.moved, steps)
             errors[setting] = self._off(setting, steps)
             if errors[setting] <= MET * max(expected, SETTLED):

@@ -35,7 +35,8 @@ class SignGD:
     Affine operators (linear, convolution, average pooling, residual addition, concatenation,
     reshaping ...) stay; a batch norm after a convolution or linear layer is folded into it. Every
     other operator becomes a node that tracks its value with one bit a step, whether the model
-    calls it as a module, a function or a method. An operator that is neither is refused by name
+    calls it as a module, a function or a method. What only nodes read, such as a ReLU in front of
+    a max-pool, those nodes compute themselves. An operator that is neither is refused by name
     and place, so nothing is silently wrong.
 
     Reach and steps are fitted to the calibration data, for the given number of steps. A value
@@ -48,7 +49,7 @@ class SignGD:
         steps: T. An output can be read after any of them.
         schedule: ``"auto"``, or one for all nodes: :class:`~spikeloom.neurons.Exponential`,
             :class:`~spikeloom.neurons.Inverse`, :class:`~spikeloom.neurons.Constant` or step sizes.
-        decompose: False: max-pooling, normalisation, softmax and attention products are tracked
+        decompose: False: operators in a row are tracked by one node, and max-pooling, normalisation, softmax and attention products are tracked
             whole, by one node each. True: they become the published chains of elementary nodes
             (maximum, square, exp, multiply, divide, a / sqrt(b)), which need more steps.
         make: Builds a host's module from a neuron description, such as
@@ -65,8 +66,10 @@ class SignGD:
         samples: How many calibration samples steps and margin are chosen on, and the report is made
             of. They are spread over all batches, or are of the first one if samples see each other.
         search: Choose margin and steps by trial on samples that are not fitted to; False takes
-            those of which least error is expected. One sample alone, or samples that see each
-            other, leave nothing to try on.
+            those of which least error is expected, after a look at a few samples. So does True with
+            fewer than 16 samples and more than 8 steps: so few tell less than what is expected of
+            networks of all kinds. One sample alone, or samples that see each other, leave nothing
+            to try on.
         progress: Show a bar if it takes a while.
 
     Raises:
