@@ -40,6 +40,7 @@ from spikeloom.convert.signgd.settling import (
     SETTLED,
     expected_error,
     settling_times,
+    unseen_loss,
     usual_settings,
 )
 from spikeloom.convert.signgd.time import Machine
@@ -71,7 +72,7 @@ SHORT = 8
 SHORT_STARTS = list(starmap(Setting, product((0.8, 1.0, 1.5, 2.5), (0.6, 0.7, 0.8), (0.0, 1.0))))
 
 # Samples on which an expectation is tried, how many times as large an error still meets it,
-CHECKED = 16
+CHECKED = 32
 MET = 2.0
 # and how many settings are tried before the network is said to settle in no known time.
 PATIENCE = 12
@@ -156,8 +157,10 @@ class Fit:
             for shown, unseen in folds
         ]
 
+        tried = sum(length(unseen.inputs) for _, unseen in trials)
+
         def error(setting: Setting, limit: float) -> float:
-            found = 0.0
+            found = unseen_loss(setting.margin, tried)
             for basis, unseen in trials:
                 steps = self._schedules(basis, setting, recipe.steps)
                 for part in self._errors(steps, unseen):

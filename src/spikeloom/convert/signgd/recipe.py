@@ -49,9 +49,10 @@ class SignGD:
         steps: T. An output can be read after any of them.
         schedule: ``"auto"``, or one for all nodes: :class:`~spikeloom.neurons.Exponential`,
             :class:`~spikeloom.neurons.Inverse`, :class:`~spikeloom.neurons.Constant` or step sizes.
-        decompose: False: operators in a row are tracked by one node, and max-pooling, normalisation, softmax and attention products are tracked
-            whole, by one node each. True: they become the published chains of elementary nodes
-            (maximum, square, exp, multiply, divide, a / sqrt(b)), which need more steps.
+        decompose: False: max-pooling, normalisation, softmax and attention products are tracked
+            whole, by one node each, and so are operators in a row. True: each operator has nodes of
+            its own, and those four become the published chains of elementary nodes (maximum,
+            square, exp, multiply, divide, a / sqrt(b)), which need more steps.
         make: Builds a host's module from a neuron description, such as
             ``spikeloom.plugins.spikingjelly.make``; None runs the fast path.
         quantile: Share of the calibration values that must lie within reach; 1 takes the largest.

@@ -16,7 +16,7 @@ from itertools import product
 
 from spikeloom.convert.signgd.search import Setting
 
-__all__ = ["SETTLED", "expected_error", "settling_times", "usual_settings"]
+__all__ = ["SETTLED", "expected_error", "settling_times", "unseen_loss", "usual_settings"]
 
 # The share of its reach by which a node stays off, by decay and caution, at the largest margin.
 UNREPAIRED: dict[tuple[float, float], float] = {
@@ -89,6 +89,19 @@ def settling_times(moved: Moved) -> list[tuple[int, Setting]]:
             ratio = max(1.0, first / left)
             times.append((1 + math.ceil(math.log(ratio) / -math.log(decay)), setting))
     return sorted(times, key=lambda pair: pair[0])
+
+
+def unseen_loss(margin: float, samples: int) -> float:
+    """A squared error to expect of unseen inputs beyond what some samples show of what is cut.
+
+    The rare values that are cut are not among a few samples, so the fewer these are, the more
+    counts what was seen elsewhere.
+
+    Args:
+        margin: The path of a node as a multiple of its reach.
+        samples: How many are tried.
+    """
+    return CUT.get(margin, 0.0) ** 2 / samples
 
 
 def _unrepaired(setting: Setting, moved: Moved) -> float:
