@@ -73,7 +73,8 @@ class Roots(nn.Module):
         self.layer = nn.Linear(8, 8)
 
     def forward(self, x):
-        return torch.relu(torch.sqrt(torch.relu(self.layer(x))) - 0.5)
+        kept = torch.nn.functional.linear(torch.relu(self.layer(x)), torch.eye(8))
+        return torch.relu(torch.nn.functional.linear(torch.sqrt(kept), torch.eye(8)) - 0.5)
 
 
 def test_an_operand_that_is_disturbed_out_of_its_domain_counts_as_undisturbed(monkeypatch):

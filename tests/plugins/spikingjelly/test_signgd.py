@@ -128,7 +128,7 @@ def test_every_spiking_node_is_a_node_of_spikingjelly():
     before = copy.deepcopy(model.state_dict())
     snn = converted(model, x, steps=16)
     nodes = [module for module in snn.modules() if isinstance(module, loom.SpikeloomNode)]
-    assert len(nodes) == 3 == len(snn.report.rows)
+    assert len(nodes) == 2 == len(snn.report.rows)  # the pool computes the GELU itself
     assert isinstance(snn, base.MemoryModule)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert copy.deepcopy(snn)(x).shape == (16, 3)

@@ -71,11 +71,12 @@ EXTREME_STARTS = 2
 SHORT = 8
 SHORT_STARTS = list(starmap(Setting, product((0.8, 1.0, 1.5, 2.5), (0.6, 0.7, 0.8), (0.0, 1.0))))
 
-# Samples on which an expectation is tried, how many times as large an error still meets it,
-CHECKED = 32
+# Portions of a batch on which an expectation is tried, and samples at most,
+CHECKED, MOST_CHECKED = 8, 32
+# how many times as large an error still meets it,
 MET = 2.0
 # and how many settings are tried before the network is said to settle in no known time.
-PATIENCE = 12
+PATIENCE = 8
 
 # The step sizes of a node, and its scale.
 Steps = tuple[Schedule, float | Tensor]
@@ -192,7 +193,10 @@ class Fit:
 
     def _off(self, setting: Setting, steps: int) -> float:
         """How far off the outputs are after so many steps, on a few samples."""
-        few = self.data if self.portion is None else self._data(head(self.data.inputs, CHECKED))
+        few = self.data
+        if self.portion is not None:
+            count = min(MOST_CHECKED, max(FEWEST, CHECKED * self.portion))
+            few = self._data(head(self.data.inputs, count))
         schedules = self._schedules(self.basis, setting, steps)
         size = self.portion and max(1, self.portion * self.recipe.steps // steps)
         parts = [self._last(part, schedules, steps) for part in portions(few.inputs, size)]
