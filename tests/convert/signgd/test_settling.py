@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from spikeloom.convert import SignGD
+from spikeloom.convert.signgd.fit import Fit
 from spikeloom.convert.signgd.search import GRID
 from spikeloom.convert.signgd.settling import expected_error, settling_times, usual_settings
 from spikeloom.neurons import Exponential
@@ -120,6 +121,24 @@ def test_a_network_that_no_steps_are_found_for_says_so(monkeypatch):
     monkeypatch.setattr("spikeloom.convert.signgd.fit.settling_times", lambda moved: [])
     with pytest.warns(UserWarning, match="after 8 steps .* no number of steps was found"):
         assert SignGD(8, search=False).apply(model, shown).steps_needed is None
+
+
+@pytest.mark.parametrize(("others", "place"), [(0.3, 0), (0.1, 1), (math.inf, 0)])
+@pytest.mark.filterwarnings("ignore:signGD")
+def test_the_expected_best_is_given_up_only_for_what_does_far_better(monkeypatch, others, place):
+    tried = []
+
+    def off(self, setting, steps):
+        tried.append(setting)
+        return 0.5 if setting == tried[0] else others
+
+    monkeypatch.setattr(Fit, "_off", off)
+    model, shown, _ = chain(2)
+    first, *_ = SignGD(24, search=False).apply(model, shown).schedules.values()
+    assert (first.rate, first.decay) == (
+        pytest.approx(tried[place].margin * (1.0 - tried[place].decay)),
+        tried[place].decay,
+    )
 
 
 def test_a_network_that_has_settled_says_nothing():
