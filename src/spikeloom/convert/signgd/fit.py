@@ -21,6 +21,7 @@ from torch import Tensor
 from spikeloom.convert.signgd.calls import Calls
 from spikeloom.convert.signgd.data import Data, off_by, squared_error
 from spikeloom.convert.signgd.disturbance import Disturbance, disturbance
+from spikeloom.convert.signgd.effort import affordable, operations
 from spikeloom.convert.signgd.entry import Entry
 from spikeloom.convert.signgd.graph import Captured
 from spikeloom.convert.signgd.network import SignGDNetwork
@@ -99,6 +100,8 @@ class Fit:
         self.timed = Machine(captured.module, plan, over_time=True)
         self.data, self.portion = self._samples()
         self.samples = calls.count()
+        whole = operations(lambda: self._plain(self.data.inputs))
+        self.operations = whole // max(1, length(self.data.inputs))
         self.reaches = self._reaches(calls)
         self.basis = Basis(self.ann, self._few(self.data), self.reaches)
 
@@ -145,8 +148,8 @@ class Fit:
             return starts[0]  # nothing is unseen: whatever is chosen would be fitted to too little
         if fixed >= set(GRID):
             return starts[0]
-        is_short = recipe.steps <= SHORT
-        if not fixed and not (recipe.search and (count >= TELLING or is_short)):
+        tells = 2 if recipe.steps <= SHORT else TELLING
+        if not fixed and not (recipe.search and min(count, self._affordable()) >= tells):
             return self._as_expected(starts)
         if not recipe.search:
             return starts[0]
@@ -200,8 +203,8 @@ class Fit:
         """How far off the outputs are after so many steps, on a few samples."""
         few = self.data
         if self.portion is not None:
-            count = min(MOST_CHECKED, max(FEWEST, CHECKED * self.portion))
-            few = self._data(head(self.data.inputs, count))
+            count = min(MOST_CHECKED, CHECKED * self.portion, self._affordable(steps))
+            few = self._data(head(self.data.inputs, max(FEWEST, count)))
         schedules = self._schedules(self.basis, setting, steps)
         size = self.portion and max(1, self.portion * self.recipe.steps // steps)
         parts = [self._last(part, schedules, steps) for part in portions(few.inputs, size)]
@@ -210,11 +213,15 @@ class Fit:
         errors = [off_by(y, exact) for y, exact, moves in leaves if moves]
         return math.inf if any(map(math.isnan, errors)) else max(errors, default=0.0)
 
+    def _affordable(self, steps: int | None = None) -> int:
+        """How many samples every setting can be tried on, with so many steps or the recipe's."""
+        return affordable(self.operations, steps or self.recipe.steps)
+
     def _few(self, data: Data) -> Data:
         """As many samples as a trial takes."""
         if self.portion is None:
             return data
-        count = max(FEWEST, TRIED * self.portion)
+        count = max(FEWEST, min(TRIED * self.portion, self._affordable() // 2))
         return data if length(data.inputs) <= count else self._data(spread([data.inputs], count))
 
     def _schedules(self, basis: Basis, setting: Setting, steps: int) -> dict[str, Steps]:
@@ -282,6 +289,10 @@ class Fit:
             errors = [squared_error(y, own, whole) for y, own, whole, moves in leaves if moves]
             yield sum(errors) / max(1, len(errors))
 
+    def _plain(self, inputs: list[Any]) -> list[Any]:
+        """The flat outputs of the plain network."""
+        return self.ann(inputs, lambda site, operands, compute: compute())
+
     def _data(self, inputs: list[Any]) -> Data:
         exact: dict[str, Tensor] = {}
 
@@ -297,14 +308,10 @@ class Fit:
 
         If samples see each other, it is those of the first call, and None.
         """
-
-        def plain(inputs: list[Any]) -> list[Any]:
-            return self.ann(inputs, lambda site, operands, compute: compute())
-
         calls, count = self.calls, self.recipe.samples
         if calls.have_one_length():
             data = self._data(calls.spread(count))
-            if are_independent(plain, data.inputs, data.outputs):
+            if are_independent(self._plain, data.inputs, data.outputs):
                 graph = self.captured.module.graph
                 return data, portion_size(graph, self.plan, self.recipe.steps)
         return self._data(head(calls.first, count)), None

@@ -68,9 +68,9 @@ class SignGD:
             of. They are spread over all batches, or are of the first one if samples see each other.
         search: Choose margin and steps by trial on samples that are not fitted to; False takes
             those of which least error is expected, after a look at a few samples. So does True with
-            fewer than 16 samples and more than 8 steps: so few tell less than what is expected of
-            networks of all kinds. One sample alone, or samples that see each other, leave nothing
-            to try on.
+            fewer than 16 samples and more than 8 steps, or if the network is so large that trials
+            on as many would take minutes: fewer tell less than what is expected of networks of all
+            kinds. One sample alone, or samples that see each other, leave nothing to try on.
         progress: Show a bar if it takes a while.
 
     Raises:
