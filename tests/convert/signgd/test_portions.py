@@ -51,3 +51,15 @@ def test_samples_that_see_each_other_stay_together(threads, monkeypatch):
 
 def test_a_single_sample_leaves_open_whether_samples_see_each_other():
     assert converted(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(1, 4)).portion is None
+
+
+def test_a_report_of_portions_is_that_of_the_whole(monkeypatch):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.GELU())
+    x = torch.randn(9, 1, 8, 8)
+    whole = converted(model, x).report
+    monkeypatch.setattr("spikeloom.convert.signgd.portions.LARGEST", 1 << 10)
+    snn = converted(model, x)
+    assert snn.portion is not None and snn.portion < len(x)
+    for column in ("residual", "ones", "spikes"):
+        assert snn.report.column(column) == pytest.approx(whole.column(column), rel=1e-5)

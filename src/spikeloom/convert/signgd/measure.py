@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from spikeloom.convert.signgd.data import Data, off_by, relative_error
+from spikeloom.convert.signgd.data import Data, off_by, relative_error, squared_error
 from spikeloom.convert.signgd.network import SignGDNetwork
 from spikeloom.convert.signgd.operators import Site
 from spikeloom.convert.signgd.portions import joined, length, portions
@@ -38,18 +38,26 @@ def measured(network: SignGDNetwork, data: Data, *, warns: bool, is_fitted: bool
     """
     report = Report("signGD conversion", COLUMNS)
     sites, samples = network.plan.sites, length(data.inputs)
-    last: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-    spikes = dict.fromkeys(last, 0)
+    names = [site.name for site in sites]
+    spikes, seen, residual = (
+        dict.fromkeys(names, 0),
+        dict.fromkeys(names, 0),
+        dict.fromkeys(names, 0.0),
+    )
     outputs = []
 
     def note(site: Site, sent: Tensor) -> None:
-        last[site.name].append(sent[-1].clone())
-        spikes[site.name] += int((sent[0] < 0).sum() + (sent[1:] < sent[:-1]).sum())
+        name, last, exact = site.name, sent[-1], data.exact[site.name]
+        own = exact
+        if last.shape != exact.shape:  # a portion
+            own = exact[seen[name] : seen[name] + len(last)]
+            seen[name] += len(last)
+        residual[name] += squared_error(last, own, exact)
+        spikes[name] += int((sent[0] < 0).sum() + (sent[1:] < sent[:-1]).sum())
 
     for part in portions(data.inputs, network.portion):
         outputs.append(network.last_of(network.run(part, note)))
     for site, saturated in zip(sites, network.watch.shares(), strict=True):
-        exact, found = data.exact[site.name], joined(last[site.name])
         node: Any = network.nodes[site.name]
         report.add(
             site.place,
@@ -57,8 +65,8 @@ def measured(network: SignGDNetwork, data: Data, *, warns: bool, is_fitted: bool
             site.function or "tracked whole",
             float(node.reach.max()),
             saturated,
-            relative_error(found, exact),
-            spikes[site.name] / max(1, network.steps * found.numel()),
+            residual[site.name],
+            spikes[site.name] / max(1, network.steps * data.exact[site.name].numel()),
             spikes[site.name] / samples,
         )
         if warns and saturated is not None and saturated > TOLERATED:
