@@ -85,8 +85,8 @@ def spread(y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def unseen_error(name: str, model: nn.Module, snn: nn.Module) -> float:
-    """The error on 16 inputs that calibration has not seen, relative to the spread of outputs."""
-    unseen = inputs(name, 16, 99)
+def unseen_error(name: str, model: nn.Module, snn: nn.Module, count: int = 16) -> float:
+    """The error on inputs that calibration has not seen, relative to the spread of outputs."""
+    unseen = inputs(name, count, 99)
     exact = output(model, unseen)
     return float((output(snn, unseen) - exact).norm() / spread(exact))

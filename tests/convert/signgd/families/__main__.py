@@ -3,7 +3,8 @@
     python -m tests.convert.signgd.families                         # all of them, half an hour
     python -m tests.convert.signgd.families --family ViT U-Net --steps 64 --no-search
 
-Relative to the spread of the float outputs, with 16 pictures to calibrate and 16 others to try.
+Relative to the spread of the float outputs, with 16 pictures to calibrate and 64 others to try:
+a few of them make most of the error, so that fewer pictures would tell little.
 Then how many steps the network is said to need, the error after as many, and the CPU seconds of a
 conversion, on average.
 """
@@ -17,6 +18,8 @@ import torch
 from spikeloom.convert import SignGD
 from spikeloom.report import Report
 from tests.convert.signgd.families import FAMILIES, build, inputs, unseen_error
+
+UNSEEN = 64
 
 
 def row(name, steps, seed, **settings):
@@ -32,7 +35,7 @@ def row(name, steps, seed, **settings):
     networks = [converted(count) for count in steps]
     needed = networks[0].steps_needed
     networks.append(converted(needed))
-    *errors, settled = [unseen_error(name, model, snn) for snn in networks]
+    *errors, settled = [unseen_error(name, model, snn, UNSEEN) for snn in networks]
     chain = 1 + max(site.depth for site in networks[0].plan.sites)
     return name, chain, *errors, needed, settled, sum(seconds) / len(seconds)
 
