@@ -34,9 +34,14 @@ def row_order(x: Tensor) -> Order:
 
 
 def rows(x: Tensor, order: Order) -> Tensor:
-    """A sequence ``[T, ...]`` with its axes in this order and dense rows, copied only if needed."""
+    """A sequence ``[T, ...]`` with its axes in this order and dense rows, copied only if needed.
+
+    Of a sequence that repeats one row, as the gradient of a sum does, only that row is copied.
+    """
     x = ordered(x, order)
-    return x if is_dense(x) else x.contiguous()
+    if is_dense(x):
+        return x
+    return x.contiguous() if x.stride(0) else x[:1].contiguous().expand_as(x)
 
 
 def is_dense(x: Tensor) -> bool:
