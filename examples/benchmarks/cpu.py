@@ -2,7 +2,8 @@
 
 All candidates of a table take turns in one process, round after round; the best round of each
 counts (of 15, or 300 for the smallest layers), and every figure is a ratio within that table. One
-thread unless a table says otherwise.
+thread unless a table says otherwise. Through autograd, every candidate gets the same gradient: a
+contiguous tensor of ones.
 
     python examples/benchmarks/cpu.py            # prints, and writes cpu.json and cpu.md beside it
     python examples/benchmarks/cpu.py --quick    # fewer rounds
@@ -24,6 +25,7 @@ import spikeloom
 from spikeloom.files import write_text
 from spikeloom.kernel import run_cpu
 from spikeloom.kernel.adjoint import adjoint
+from spikeloom.kernel.huge_pages import advise_huge_pages
 from spikeloom.kernel.trace import Program
 from spikeloom.neurons import LIF, surrogate
 
@@ -143,7 +145,7 @@ def kernel(steps: int, neurons: int, described: LIF) -> Candidates:
     size = steps, numbers, x.dtype, neurons
     forward = run_cpu.Forward(program, *size)
     backward = run_cpu.Backward(program, gradient, *size)
-    run_cpu.advise_huge_pages([x, y, gx, gy])
+    advise_huge_pages([x, y, gx, gy])
     return {
         "copy": lambda: y.copy_(x),
         "forward": lambda: forward([x], [v], [], [y], [w]),

@@ -26,6 +26,16 @@ def test_a_sequence_with_dense_rows_is_not_copied():
     assert layout.rows(x, ()) is x
 
 
+@pytest.mark.parametrize("strides", [(1, 0), (0, 0)], ids=["every row", "one row"])
+def test_a_copy_asks_for_huge_pages(strides, monkeypatch):
+    asked = []
+    monkeypatch.setattr(layout, "advise_huge_pages", asked.extend)
+    x = torch.arange(2.0).as_strided((2, 1 << 19), strides)
+    rows = layout.rows(x, ())
+    assert [tensor.data_ptr() for tensor in asked] == [rows.data_ptr()]
+    assert torch.equal(rows, x)
+
+
 def spikes(x):
     return run(LIF(tau=3.0), x)[0]
 

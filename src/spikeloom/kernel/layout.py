@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spikeloom.kernel.huge_pages import advise_huge_pages
+
 # The axes behind time, from the slowest in memory to the fastest; empty if that is their own order.
 Order = tuple[int, ...]
 
@@ -41,7 +43,7 @@ def rows(x: Tensor, order: Order) -> Tensor:
     x = ordered(x, order)
     if is_dense(x):
         return x
-    return x.contiguous() if x.stride(0) else x[:1].contiguous().expand_as(x)
+    return _copy(x) if x.stride(0) else _copy(x[:1]).expand_as(x)
 
 
 def is_dense(x: Tensor) -> bool:
@@ -84,6 +86,14 @@ def empty_row(like: Tensor, order: Order) -> Tensor:
 def empty(like: Tensor) -> Tensor:
     """A fresh contiguous tensor of the same shape."""
     return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
+def _copy(x: Tensor) -> Tensor:
+    """A contiguous copy; on a CPU, touching ordinary pages would take longer than the kernel."""
+    copy = empty(x)
+    if copy.is_cpu:
+        advise_huge_pages([copy])
+    return copy.copy_(x)
 
 
 def _inverse(order: Order) -> Order:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import struct
-import sys
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,6 +15,7 @@ from torch import Tensor
 from spikeloom.kernel import layout
 from spikeloom.kernel.adjoint import Adjoint, learned
 from spikeloom.kernel.compile_cpu import Kernel, backward_kernel, forward_kernel, permutes
+from spikeloom.kernel.huge_pages import HUGE_PAGE, advise_huge_pages
 from spikeloom.kernel.llvm_scan import Assume
 from spikeloom.kernel.llvm_text import LANES
 from spikeloom.kernel.threads import share_out
@@ -356,7 +356,7 @@ def parameter_words(program: Program, ps: Sequence[Tensor]) -> list[int]:
     return words
 
 
-# --- Threads and memory ---
+# --- Threads and working memory ---
 
 
 class _Scratch(threading.local):
@@ -403,31 +403,3 @@ def run_part(tiles: Tiles, where: tuple[int, ...], words: Sequence[int]) -> None
     """
     address = _scratch.address(8 * tiles.scratch + 64)
     tiles.kernel([*where, tiles.size, address, *words], tiles.numbers)
-
-
-HUGE_PAGE = 2 * 1024 * 1024
-
-
-def advise_huge_pages(fresh: Sequence[Tensor]) -> None:
-    """Ask Linux for huge pages under large new tensors: touching them costs most of the time."""
-    for tensor in fresh:
-        size = tensor.numel() * tensor.element_size()
-        advise = _madvise() if size >= HUGE_PAGE else None
-        if advise is None:
-            continue
-        start = -(-tensor.data_ptr() // HUGE_PAGE) * HUGE_PAGE
-        stop = (tensor.data_ptr() + size) // HUGE_PAGE * HUGE_PAGE
-        if stop > start:
-            advise(start, stop - start, MADV_HUGEPAGE)
-
-
-MADV_HUGEPAGE = 14
-
-
-@lru_cache(maxsize=1)
-def _madvise() -> Any:
-    if not sys.platform.startswith("linux"):
-        return None
-    function = ctypes.CDLL(None).madvise
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return function
