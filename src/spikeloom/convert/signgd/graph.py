@@ -303,6 +303,11 @@ def _undo_in_place(graph: fx.Graph) -> None:
         written = node.args[0]
         if not isinstance(written, fx.Node):
             continue
+        if "::" in name:
+            raise NotImplementedError(
+                f"model: {name} at {place_of(node)} writes into its argument; write it as an "
+                f"operator that returns a new tensor"
+            )
         if _base(written).op == "get_attr":
             raise TypeError(
                 f"model: {name} at {place_of(node)} writes into a buffer or parameter, which the "

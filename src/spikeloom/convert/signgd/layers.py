@@ -139,7 +139,7 @@ class _Builder:
         """A call of a module under the name of the user's module where the operator stands."""
         path = _path(node)
         if not path or self.inside[path] != 1:
-            path = f"{path}.{name_of(node)}".lstrip(".")
+            path = f"{path}.{name_of(node).replace('::', '_')}".lstrip(".")
         path = f"{path}.{role}" if role else path
         stem, number = path, 1
         while path in self.taken or hasattr(nn.Module, path):

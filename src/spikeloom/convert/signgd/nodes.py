@@ -7,16 +7,18 @@ from typing import Any
 import torch
 from torch import fx
 
+from spikeloom.observe import dialects
+
 __all__ = ["name_of", "place_of"]
 
 
 def name_of(node: fx.Node) -> str:
-    """An operator's name without namespace and overload, such as ``layer_norm``."""
+    """An operator's name without overload, such as ``layer_norm`` or ``mylib::spike``."""
     target: Any = node.target
     if node.op != "call_function":
         return str(target)
     if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.partition("::")[2]
+        return dialects.name_of(target)
     return getattr(target, "__name__", str(target))
 
 
