@@ -6,7 +6,7 @@ from torch import nn
 
 from spikeloom import SpikingLayer, export, neurons
 from spikeloom.convert import SignGD
-from spikeloom.kernel.vocabulary import where
+from spikeloom.kernel.vocabulary import maximum, minimum, where
 from spikeloom.neurons.signgd_functions import FUNCTIONS, Function, register
 
 
@@ -70,6 +70,72 @@ def test_a_name_that_is_taken_is_refused():
         register(Function("relu", softshrink))
     with pytest.raises(TypeError, match="function: must be a Function"):
         register(softshrink)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("softshrink", lambda x, lam=0.5: x, r"'softshrink' has no argument 'lam'; .*self, lambd$"),
+        (
+            "hardtanh",
+            lambda x, min=-1.0, max=1.0: x,
+            r"no argument 'min'; .*self, min_val, max_val$",
+        ),
+    ],
+)
+def test_a_constant_that_the_operator_of_its_name_does_not_have_is_refused(name, value, match):
+    with pytest.raises(ValueError, match=match):
+        register(Function(name, value))
+    assert name not in FUNCTIONS
+
+
+def test_a_function_of_a_name_that_no_operator_has_names_its_constants_freely():
+    register(Function("of_my_own", lambda x, slope=0.5: slope * x))
+    try:
+        assert neurons.SignGD("of_my_own", slope=2.0).settings()["slope"] == 2.0
+    finally:
+        del FUNCTIONS["of_my_own"]
+
+
+def test_every_function_has_the_constants_of_its_operator():
+    taken = dict(FUNCTIONS)
+    FUNCTIONS.clear()
+    try:
+        for function in taken.values():
+            register(function)
+    finally:
+        FUNCTIONS.update(taken)
+
+
+@torch.no_grad()
+def test_a_bound_that_a_call_leaves_open_is_followed_as_a_whole():
+    def clamp(x, min=-1.0, max=1.0):
+        return minimum(maximum(x, min), max)
+
+    class Clamp(nn.Module):
+        def forward(self, x):
+            return torch.clamp(x, min=-0.25)
+
+    register(Function("clamp", clamp))
+    try:
+        torch.manual_seed(0)
+        ann, x = nn.Sequential(nn.Linear(6, 8), Clamp(), nn.Linear(8, 3)).eval(), torch.randn(16, 6)
+        snn = SignGD(32, search=False).apply(ann, x)
+        assert snn.plan.sites[0].function is None
+        assert relative(snn(x), ann(x)) < 0.01
+    finally:
+        del FUNCTIONS["clamp"]
+
+
+def test_a_file_with_a_function_that_this_process_does_not_know_names_the_remedy(shrinking):
+    net = nn.Sequential(SpikingLayer(neurons.SignGD("softshrink", [1.0, 0.5, 0.25])))
+    graph, _ = export.to_nir(net, torch.rand(3, 1, 2), on_inexact="extension")
+    function = FUNCTIONS.pop("softshrink")
+    try:
+        with pytest.raises(ValueError, match=r"'softshrink'.*signgd_functions\.register\("):
+            export.run_nir(graph, torch.rand(3, 1, 2))
+    finally:
+        FUNCTIONS["softshrink"] = function
 
 
 @torch.no_grad()

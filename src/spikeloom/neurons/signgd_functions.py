@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from spikeloom.kernel import vocabulary as words
 from spikeloom.neurons.forms import NoForm
 
@@ -174,7 +176,8 @@ def register(function: Function) -> None:
 
     Raises:
         TypeError: If it is no :class:`Function`.
-        ValueError: If its name is taken.
+        ValueError: If its name is taken, or torch's operation of this name has no argument that is
+            called like one of its constants.
 
     Example:
         >>> from spikeloom.kernel.vocabulary import where
@@ -191,7 +194,24 @@ def register(function: Function) -> None:
         raise TypeError(f"function: must be a Function, got {type(function).__name__}")
     if function.name in FUNCTIONS:
         raise ValueError(f"function: {function.name!r} is there already; take another name")
+    _check_constants(function)
     FUNCTIONS[function.name] = function
+
+
+def _check_constants(function: Function) -> None:
+    """Refuse constants that no call of the operation of its name could give it."""
+    namespace, _, name = function.name.rpartition("::")
+    operation = getattr(getattr(torch.ops, namespace or "aten"), name, None)
+    if not isinstance(operation, torch._ops.OpOverloadPacket):
+        return
+    schema = getattr(operation, operation.overloads()[0])._schema
+    known = [argument.name for argument in schema.arguments]
+    for constant in function.constants:
+        if constant not in known:
+            raise ValueError(
+                f"function: the operation {function.name!r} has no argument {constant!r}; "
+                f"name the constant as in the operation's schema: {', '.join(known)}"
+            )
 
 
 def as_function(function: str | Callable[..., Any] | Function, **constants: float) -> Function:
@@ -210,7 +230,10 @@ def as_function(function: str | Callable[..., Any] | Function, **constants: floa
     """
     if isinstance(function, str):
         if function not in FUNCTIONS:
-            raise ValueError(f"function: must be one of {', '.join(FUNCTIONS)}; got {function!r}")
+            raise ValueError(
+                f"function: must be one of {', '.join(FUNCTIONS)}; got {function!r}. One of your "
+                f"own is known after neurons.signgd_functions.register(...) in this process"
+            )
         found = FUNCTIONS[function]
     elif isinstance(function, Function):
         found = function

@@ -280,7 +280,7 @@ def _neuron(node: fx.Node, carries: set[fx.Node]) -> tuple[str | None, dict[str,
     """The function that computes an operator, and its constants; None if no single neuron does.
 
     A function computes the operator of its name if all arguments but operands and constants are
-    as by default.
+    as by default, and the call has all of its constants.
     """
     name, told = _function_name(node)
     function, operands, constants = FUNCTIONS.get(name), 0, dict[str, float]()
@@ -289,11 +289,11 @@ def _neuron(node: fx.Node, carries: set[fx.Node]) -> tuple[str | None, dict[str,
             if value not in carries:
                 return None, {}
             operands += 1
-        elif function is not None and argument in function.constants:
+        elif function is not None and argument in function.constants and value is not None:
             constants[argument] = float(value)
         elif value != default and argument != told:
             return None, {}
-    if function is None or operands != function.operands:
+    if function is None or (operands, {*constants}) != (function.operands, {*function.constants}):
         return None, {}
     return name, constants
 
