@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from spikeloom.convert.las.layers import Activation, GatedMLP, Linear
+from spikeloom.convert.las.layers import Activation, GatedMLP, Linear, activation_neuron
 from spikeloom.convert.las.norms import LayerNorm, RMSNorm
+from spikeloom.neurons.range_reduction import MANTISSAS
+from spikeloom.neurons.tables import FUNCTIONS, REACH
 from tests.convert.las.fitting import fitted, in_spikes, relative
 
 
@@ -29,6 +31,23 @@ LAYERS = {
         Activation("silu"),
     ),
 }
+
+
+def test_every_function_that_is_no_magnitude_has_a_table():
+    for name in {*FUNCTIONS} - {*MANTISSAS}:
+        activation_neuron(name, -32.0 if name in REACH else -9.0, 32.0, 8, 16, None)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda x: torch.sin(30 * x), lambda x: x + 0.1 * torch.tanh(x), torch.exp, torch.sqrt],
+)
+def test_a_function_that_is_not_flat_far_out_has_no_table(function, monkeypatch):
+    monkeypatch.setitem(FUNCTIONS, "of_my_own", function)
+    layer = Activation("of_my_own")
+    layer(torch.randn(4, 8))
+    with pytest.raises(ValueError, match=r"'of_my_own' is not flat beyond.*COMPOSED"):
+        layer.fit(8, 16, 1.0)
 
 
 @pytest.mark.parametrize("name", LAYERS)

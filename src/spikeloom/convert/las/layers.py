@@ -148,6 +148,7 @@ class Linear(WeightLayer, nn.Linear):  # type: ignore[misc]  # torch declares it
 
 # Where all other functions have become flat.
 FLAT = 9.0
+UNEVEN = 2e-4  # a sigmoid is this near to 1 there
 
 
 @lru_cache(maxsize=256)
@@ -161,11 +162,25 @@ def activation_neuron(
         # Two pieces an octave beyond the core come on top.
         segments += 2 * max(0, math.ceil(math.log2(high / core))) + 1
     else:
+        _check_flat(function)
         tails = {}
     neuron = fit_hg(
         function, low, high, steps, segments=segments, strict=False, focus=focus, **tails
     )
     return neuron, Pointwise(neuron.decoder())
+
+
+def _check_flat(function: str) -> None:
+    """Refuse a function that a table would clamp."""
+    beyond = FLAT * torch.cat((torch.linspace(1, 2, 129), 2 ** torch.arange(2.0, 8.0))).double()
+    for x in (beyond, -beyond):
+        y = FUNCTIONS[function](x)
+        if not bool(((y - y[0]).abs() <= UNEVEN).all()):
+            raise ValueError(
+                f"function: {function!r} is not flat beyond magnitudes of {FLAT:g}, where its "
+                f"table ends, and has no entry in neurons.tables.REACH; write it with other "
+                f"functions in COMPOSED of convert/las/calls/composed.py"
+            )
 
 
 class Activation(Spiking):
