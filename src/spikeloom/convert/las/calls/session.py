@@ -249,7 +249,9 @@ class Session:
         remedy = f" {ITS_ATTENTION}" if kernels else ""
         raise TypeError(
             f"model: no rule computes this by spikes: {'; '.join(places[:SHOWN])}{more}.{remedy} "
-            f"Leave it in float by naming the modules in exclude"
+            f"Leave it in float by naming the modules in exclude; write it with functions of "
+            f"spikeloom.neurons.tables.FUNCTIONS; or, if it only moves values, say so to "
+            f"spikeloom.observe.register"
         )
 
     def explore(self, network: nn.Module, call: Batch) -> tuple[list[str], list[str]]:
