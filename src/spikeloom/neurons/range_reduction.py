@@ -58,7 +58,8 @@ def fit_reduced(
     """A few-spike neuron for a function of any number that has a value there.
 
     Args:
-        function: ``"exp"``, ``"exp2"``, ``"reciprocal"``, ``"rsqrt"``, ``"sqrt"`` or ``"square"``.
+        function: ``"exp"``, ``"exp2"``, ``"log"``, ``"reciprocal"``, ``"rsqrt"``, ``"sqrt"`` or
+            ``"square"``.
         steps: K, 1 to 24.
         max_error: The largest error allowed, in units of the power of two taken out.
         segments: As for :func:`~spikeloom.neurons.fit_hg`.
