@@ -121,7 +121,9 @@ class Unknown(nn.Module):
 
 def test_many_places_are_counted():
     model = nn.Sequential(*(Unknown() for _ in range(9)))
-    with pytest.raises(TypeError, match=r"5 \(Unknown\) calls cumprod; and 3 more\. Leave") as error:
+    with pytest.raises(
+        TypeError, match=r"5 \(Unknown\) calls cumprod; and 3 more\. Leave"
+    ) as error:
         apply(model, torch.randn(2, 8))
     for remedy in ("exclude", "spikeloom.neurons.tables.FUNCTIONS", "spikeloom.observe.register"):
         assert remedy in str(error.value)
