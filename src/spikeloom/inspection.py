@@ -10,6 +10,7 @@ from typing import Any
 
 from spikeloom.compress.statistics import FORMAT, Statistics
 from spikeloom.report import Report
+from spikeloom.weights import open_tensors
 
 __all__ = ["inspect"]
 
@@ -110,15 +111,10 @@ CONVERTED: dict[str, Callable[[Any], Report]] = {"spikeloom_las": _las, "spikelm
 
 
 def _safetensors(path: Path) -> Report:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), "pt") as file:
-            if (file.metadata() or {}).get("format") == FORMAT:
-                return Statistics.load(path).report()
-            return _tensors(path, ((name, file.get_tensor(name)) for name in sorted(file.keys())))
-    except SafetensorError as error:
-        raise ValueError(f"path: {path} is no whole safetensors file: {error}") from None
+    with open_tensors(path, "path") as file:
+        if (file.metadata() or {}).get("format") == FORMAT:
+            return Statistics.load(path).report()
+        return _tensors(path, ((name, file.get_tensor(name)) for name in sorted(file.keys())))
 
 
 def _tensors(path: Path, tensors: Iterator[tuple[str, Any]]) -> Report:

@@ -2,94 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from spikeloom.weights import Place
+
 __all__ = [
-    "INDEX",
-    "Place",
-    "files_of",
     "in_memory",
     "let_load",
     "on_meta",
-    "places_in",
     "store",
     "without_place",
 ]
 
-INDEX = "model.safetensors.index.json"
 # The attribute of a parameter on the meta device that says where its values are.
 STORED_AT = "spikeloom_stored_at"
-
-
-class Place(NamedTuple):
-    """Where a tensor is stored.
-
-    Attributes:
-        path: A file of safetensors.
-        key: Its name there.
-    """
-
-    path: Path
-    key: str
-
-    def read(self) -> Tensor:
-        """The tensor; its memory is that of the file, and is let go with it."""
-        from safetensors import safe_open
-
-        with safe_open(self.path, "pt") as file:
-            value: Tensor = file.get_tensor(self.key)
-        return value
-
-
-def places_in(folder: str | os.PathLike[str]) -> dict[str, Place]:
-    """The tensors of a checkpoint of transformers.
-
-    Args:
-        folder: Holds ``model.safetensors``, or several files and their index.
-
-    Raises:
-        ValueError: If it holds neither.
-    """
-    from safetensors import safe_open
-
-    folder = Path(folder)
-    index, whole = folder / INDEX, folder / "model.safetensors"
-    if index.exists():
-        files = files_of(folder, "source")
-        return {key: Place(folder / name, key) for key, name in files.items()}
-    if not whole.exists():
-        raise ValueError(f"source: {folder} holds neither model.safetensors nor {INDEX}")
-    with safe_open(whole, "pt") as file:
-        return {key: Place(whole, key) for key in file.keys()}  # noqa: SIM118 -- no mapping
-
-
-def files_of(folder: str | os.PathLike[str], argument: str) -> dict[str, str]:
-    """The file of each tensor, as the index of a checkpoint in several files says; all are there.
-
-    Args:
-        folder: The checkpoint.
-        argument: What errors call it.
-
-    Raises:
-        ValueError: If a file is missing.
-    """
-    files: dict[str, str] = json.loads((Path(folder) / INDEX).read_text())["weight_map"]
-    for name in sorted(set(files.values())):
-        if not (Path(folder) / name).is_file():
-            raise ValueError(
-                f"{argument}: {Path(folder) / name} is missing, which {INDEX} names; copy the "
-                f"whole checkpoint again"
-            )
-    return files
 
 
 def store(network: nn.Module, places: dict[str, Place]) -> None:
@@ -97,10 +29,10 @@ def store(network: nn.Module, places: dict[str, Place]) -> None:
 
     Args:
         network: Built on the meta device.
-        places: As :func:`places_in`.
+        places: As :func:`~spikeloom.weights.places_in`.
 
     Raises:
-        ValueError: If a parameter is stored nowhere.
+        ValueError: If a parameter is stored nowhere, or in another shape.
     """
     stored: dict[nn.Parameter, Place | None] = {}
     for name, value in network.named_parameters(remove_duplicate=False):
@@ -112,6 +44,7 @@ def store(network: nn.Module, places: dict[str, Place]) -> None:
                 f"source: holds no {names[value]}, which the model has; load the model whole, and "
                 f"save it with save_pretrained(..., save_original_format=False)"
             )
+        place.check_shape(value.shape)
         if value.dim() > 1:
             setattr(value, STORED_AT, place)
     for module in network.modules():

@@ -100,14 +100,11 @@ def _statistics(
 
 
 def _save(network: nn.Module, stats: Statistics, out: Path) -> None:
-    from safetensors.torch import save_file
-
-    from spikeloom.files import whole_file
+    from spikeloom.weights import save_tensors
 
     # Layers that share a weight each have their own copy in the file.
     state: dict[str, Any] = {
         name: value.detach().cpu().clone() for name, value in network.state_dict().items()
     }
-    with whole_file(out / "model.safetensors") as temporary:
-        save_file(state, temporary)
+    save_tensors(out / "model.safetensors", state)
     stats.save(out / "statistics.safetensors")

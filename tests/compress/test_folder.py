@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spikeloom import SpikingLayer, compress, neurons
-from spikeloom.stored import INDEX, on_meta
+from spikeloom.files import whole_file
+from spikeloom.stored import on_meta
+from spikeloom.weights import INDEX
 
 
 def network(layers=3, width=8):
@@ -132,6 +134,58 @@ def test_blocks_of_other_settings_are_refused(tmp_path):
         compress.osbc_folder(*folders, empty(), batches(), bits=4)
 
 
+def test_blocks_of_another_partition_are_refused(tmp_path):
+    write(network(), tmp_path / "float")
+    folders = tmp_path / "float", tmp_path / "small"
+    compress.osbc_folder(*folders, empty(), batches(), sparsity=0.9)
+    before = read(folders[1])
+    with pytest.raises(ValueError, match=r"target: .*small holds block-00001-of-00004.* remove"):
+        compress.osbc_folder(
+            *folders, empty(), batches(), sparsity=0.5, blocks=[["0", "2"], ["4", "6"]]
+        )
+    # As many blocks, of which the first is the same.
+    data = Interrupted(batches())
+    data.fails_at = 3
+    with pytest.raises(ValueError, match=r"block-00002-of-00004.*'layers': \['2'\]"):
+        compress.osbc_folder(
+            *folders, empty(), data, sparsity=0.9, blocks=[["0"], ["4"], ["2"], ["6"]]
+        )
+    assert all(torch.equal(value, before[name]) for name, value in read(folders[1]).items())
+
+
+def test_unknown_files_of_weights_are_refused(tmp_path):
+    write(network(), tmp_path / "float")
+    folders = tmp_path / "float", tmp_path / "small"
+    folders[1].mkdir()
+    (folders[1] / "notes.txt").write_text("hello")
+    # Left by a process that was killed while it wrote; no index names it.
+    (folders[1] / ".block-00001-of-00004-0123.safetensors").write_bytes(b"half")
+    compress.osbc_folder(*folders, empty(), batches(), sparsity=0.5)
+    save_file({"0.weight": torch.zeros(8, 8)}, folders[1] / "zz.safetensors")
+    with pytest.raises(ValueError, match=r"target: .*small holds zz\.safetensors, .* remove"):
+        compress.osbc_folder(*folders, empty(), batches(), sparsity=0.5)
+
+
+def test_blocks_of_another_source_are_refused(tmp_path):
+    write(network(), tmp_path / "float")
+    other = network()
+    with torch.no_grad():
+        other[0].bias[0] += 1.0  # the blocks behind it see other inputs
+    write(other, tmp_path / "other")
+    write(network(), tmp_path / "again", in_one=True)
+    small = tmp_path / "small"
+    compress.osbc_folder(tmp_path / "float", small, empty(), batches(), sparsity=0.5)
+    with pytest.raises(ValueError, match=r"target: .*block-00001.* of other weights than .*other"):
+        compress.osbc_folder(tmp_path / "other", small, empty(), batches(), sparsity=0.5)
+    # The same weights in other files are the same source.
+    for path in small.glob("other-*"):
+        path.unlink()
+    data = Interrupted(batches())
+    data.fails_at = 2
+    compress.osbc_folder(tmp_path / "again", small, empty(), data, sparsity=0.5)
+    assert read(small).keys() >= network().state_dict().keys()
+
+
 def test_bad_input_is_named(tmp_path):
     model = network()
     write(model, tmp_path / "float")
@@ -157,17 +211,17 @@ def test_a_full_disk_leaves_whole_blocks_only(tmp_path, monkeypatch):
     from spikeloom.compress import folder
 
     write(network(), tmp_path / "float")
-    save, saved = folder._save, []
+    save, saved = folder.save_tensors, []
 
     def save_on_full_disk(path, *others):
         saved.append(path)
         if len(saved) == 3:
-            with folder.whole_file(path) as temporary:
+            with whole_file(path) as temporary:
                 temporary.write_bytes(b"half of it")
                 raise OSError(28, "No space left on device", str(path))
         save(path, *others)
 
-    monkeypatch.setattr(folder, "_save", save_on_full_disk)
+    monkeypatch.setattr(folder, "save_tensors", save_on_full_disk)
     folders = tmp_path / "float", tmp_path / "small"
     with pytest.raises(OSError, match=r"No space left on device.*block-00003"):
         compress.osbc_folder(*folders, empty(), batches(), bits=4)

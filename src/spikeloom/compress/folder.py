@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,17 +15,25 @@ from torch import Tensor, nn
 from spikeloom.compress.buffers import BUFFERS
 from spikeloom.compress.calibration import calibrate
 from spikeloom.compress.compression import prune, quantize
-from spikeloom.compress.statistics import Statistics
-from spikeloom.files import whole_file, write_text
+from spikeloom.compress.statistics import Statistics, fingerprint
 from spikeloom.neurons import Trace
 from spikeloom.ranks import gathered, number, together
 from spikeloom.report import Report
 from spikeloom.rows import KINDS, is_weight_layer
-from spikeloom.stored import INDEX, Place, in_memory, let_load, places_in, store
+from spikeloom.stored import in_memory, let_load, store
+from spikeloom.weights import (
+    Place,
+    check_target,
+    open_tensors,
+    places_in,
+    save_tensors,
+    write_index,
+)
 
 __all__ = ["osbc_folder"]
 
-# The key of a block's metadata under which its settings and its rows of the report stand.
+# The key of a block's metadata under which its settings, the hash of its source, and its rows of
+# the report stand.
 WRITTEN = "spikeloom.compress.osbc_folder 1"
 
 
@@ -53,7 +62,8 @@ def osbc_folder(
     :func:`prune` and :func:`quantize` on the whole network.
 
     A block that is written is whole. A call that was interrupted goes on at the first block that is
-    not there yet, if it is made again with the same settings and batches. With
+    not there yet, if it is made again with the same source, settings and batches; blocks of another
+    source or other settings are refused, which takes a reading of the whole source. With
     ``torch.distributed`` initialised, all processes call this, each with its share of the batches;
     the first one writes.
 
@@ -79,8 +89,9 @@ def osbc_folder(
     Raises:
         TypeError: If the batches are an iterator, or as :func:`calibrate`.
         ValueError: If there is neither sparsity nor bits, a name is no layer's, the source lacks a
-            file or a weight, is the target as well, or the target holds blocks that were made with
-            other settings; or as :func:`calibrate`, :func:`prune` and :func:`quantize`.
+            file or a weight, has a damaged one, or is the target as well, or the target holds
+            blocks of other settings, layers or weights, or other files of weights; or as
+            :func:`calibrate`, :func:`prune` and :func:`quantize`.
         OSError: If a file cannot be written; the blocks before it stay.
         RankFailed: If another process of ``torch.distributed`` failed.
 
@@ -127,17 +138,31 @@ def osbc_folder(
     if number() == 0:
         target.mkdir(parents=True, exist_ok=True)
     shares = sparsity if isinstance(sparsity, Mapping) else None
-    reports: list[Report] = []
-    for place, names in enumerate(named):
-        settings = {
+    settings = [
+        {
             "layers": names,
             "sparsity": sparsity if shares is None else {name: shares[name] for name in names},
             "bits": bits,
             "method": method,
             "effort": effort,
         }
-        path = target / f"block-{place + 1:05}-of-{len(named):05}.safetensors"
-        tables = _written(path, settings)
+        for names in named
+    ]
+    paths = [target / f"block-{n + 1:05}-of-{len(named):05}.safetensors" for n in range(len(named))]
+    others = _others(places, named)
+    weights = None
+    if number() == 0:
+        check_target(target, {*(path.name for path in paths), *others})
+        weights = _hash(places)
+    # All processes follow the first one, which may be the only one that sees the folder.
+    before = gathered(
+        [_tables_of(*each, weights, source) for each in zip(paths, settings, strict=True)]
+        if weights is not None
+        else None
+    )[0]
+    assert before is not None
+    reports: list[Report] = []
+    for path, names, asked, tables in zip(paths, named, settings, before, strict=True):
         if tables is None:
             with in_memory(layers[name] for name in names):
                 stats = calibrate(
@@ -148,11 +173,13 @@ def osbc_folder(
             made = _compressed(part, stats, names, sparsity, bits, method, effort)
             tables = [(r.title, list(r.columns), [list(row) for row in r.rows]) for r in made]
             if number() == 0:
-                _write_block(path, part, names, settings, tables)
+                _write_block(
+                    path, part, names, {"settings": asked, "source": weights, "tables": tables}
+                )
             gathered(None)
         _collect(reports, tables)
     if number() == 0:
-        _write_others(target, places, named)
+        _write_others(target, places, others, paths)
     return reports
 
 
@@ -228,25 +255,35 @@ def _collect(reports: list[Report], tables: Sequence[Table]) -> None:
 # --- Files ----------------------------------------------------------------------------------------
 
 
-def _written(path: Path, settings: Mapping[str, Any]) -> list[Table] | None:
-    """The rows of a block that an earlier call has written; None if it has not.
+def _hash(places: Mapping[str, Place]) -> str:
+    """What tells the source's weights from others, in whichever files they are.
 
-    All processes follow the first one, which may be the only one that sees the folder.
+    All weights count: what a block becomes depends on those before its layers.
     """
-    return gathered(_tables_of(path, settings) if number() == 0 else None)[0]
+    hashes = {}
+    for key in sorted(places):
+        value = places[key].read()
+        hashes[key] = [str(value.dtype), list(value.shape), fingerprint(value)]
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()[:16]
 
 
-def _tables_of(path: Path, settings: Mapping[str, Any]) -> list[Table] | None:
-    from safetensors import safe_open
-
+def _tables_of(
+    path: Path, settings: Mapping[str, Any], weights: str, source: Path
+) -> list[Table] | None:
+    """The rows of a block that an earlier call has written; None if it has not."""
     if not path.exists():
         return None
-    with safe_open(path, "pt") as file:
+    with open_tensors(path, "target") as file:
         found = json.loads((file.metadata() or {}).get(WRITTEN, "{}"))
     if found.get("settings") != json.loads(json.dumps(settings)):
         raise ValueError(
             f"target: {path} was made with {found.get('settings')}, and now {dict(settings)} is "
             f"asked for; give an empty folder, or the same settings"
+        )
+    if found.get("source") != weights:
+        raise ValueError(
+            f"target: {path} was made of other weights than {source} holds; give an empty folder, "
+            f"or the same source"
         )
     tables: list[Table] = found["tables"]
     return tables
@@ -256,8 +293,7 @@ def _write_block(
     path: Path,
     part: nn.Module,
     names: Sequence[str],
-    settings: Mapping[str, Any],
-    tables: Sequence[Table],
+    written: Mapping[str, Any],
 ) -> None:
     tensors: dict[str, Tensor] = {}
     for name in names:
@@ -266,33 +302,32 @@ def _write_block(
         for key in ("weight", *BUFFERS):
             if (value := own.get(key)) is not None:
                 tensors[f"{name}.{key}"] = value.detach().cpu().contiguous()
-    written = json.dumps({"settings": dict(settings), "tables": tables})
-    _save(path, tensors, {"format": "pt", WRITTEN: written})
+    save_tensors(path, tensors, {WRITTEN: json.dumps(written)})
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    from safetensors.torch import save_file
-
-    with whole_file(path) as temporary:
-        save_file(dict(tensors), str(temporary), dict(metadata))
+def _others(places: Mapping[str, Place], blocks: Sequence[Sequence[str]]) -> dict[str, list[str]]:
+    """The files for what is not compressed, one for each of the source, and their tensors."""
+    done = {f"{name}.weight" for block in blocks for name in block}
+    others = {}
+    for index, path in enumerate(sorted({place.path for place in places.values()})):
+        keys = [key for key, place in places.items() if place.path == path and key not in done]
+        if keys:
+            others[f"other-{index + 1:05}.safetensors"] = keys
+    return others
 
 
 def _write_others(
-    target: Path, places: Mapping[str, Place], blocks: Sequence[Sequence[str]]
+    target: Path,
+    places: Mapping[str, Place],
+    others: Mapping[str, Sequence[str]],
+    blocks: Sequence[Path],
 ) -> None:
-    """What was not compressed, file by file, and the index of all."""
-    from safetensors import safe_open
-
-    done = {f"{name}.weight" for block in blocks for name in block}
-    for number_, path in enumerate(sorted({place.path for place in places.values()})):
-        keys = [key for key, place in places.items() if place.path == path and key not in done]
-        tensors = {places[key].key: places[key].read() for key in keys}
-        if tensors:
-            _save(target / f"other-{number_ + 1:05}.safetensors", tensors, {"format": "pt"})
-    files, size = {}, 0
-    for path in sorted(target.glob("*.safetensors")):
-        size += path.stat().st_size
-        with safe_open(path, "pt") as file:
+    """Write what was not compressed, file by file, and the index of all."""
+    files = {}
+    for name, keys in others.items():
+        save_tensors(target / name, {key: places[key].read() for key in keys})
+        files.update(dict.fromkeys(keys, name))
+    for path in blocks:
+        with open_tensors(path, "target") as file:
             files.update(dict.fromkeys(file.keys(), path.name))
-    index = {"metadata": {"total_size": size}, "weight_map": files}
-    write_text(target / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+    write_index(target, files)

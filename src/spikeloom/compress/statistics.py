@@ -15,8 +15,8 @@ from torch import Tensor
 
 from spikeloom.compress.blocks import Block
 from spikeloom.compress.coverage import by_reason
-from spikeloom.files import whole_file
 from spikeloom.report import Report
+from spikeloom.weights import open_tensors, save_tensors
 
 __all__ = ["FORMAT", "LayerStatistics", "Statistics", "fingerprint"]
 
@@ -108,9 +108,8 @@ class Statistics(Mapping[str, LayerStatistics]):
             path: Where to write; an existing file is replaced.
 
         Raises:
-            ImportError: If safetensors is not installed.
+            OSError: If it cannot be written.
         """
-        files = _safetensors()
         tensors: dict[str, Tensor] = {}
         facts = {}
         for name, layer in self.items():
@@ -123,9 +122,8 @@ class Statistics(Mapping[str, LayerStatistics]):
                 tensors[f"{name}/row_scale"] = layer.row_scale
         # One tensor may serve as both Hessians; a file holds each name's own.
         tensors = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
-        with whole_file(path) as temporary:
-            metadata = {"facts": json.dumps(facts), "left_out": json.dumps(self.left_out)}
-            files.save_file(tensors, str(temporary), {"format": FORMAT, **metadata})
+        metadata = {"facts": json.dumps(facts), "left_out": json.dumps(self.left_out)}
+        save_tensors(path, tensors, {"format": FORMAT, **metadata})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Statistics:
@@ -139,21 +137,16 @@ class Statistics(Mapping[str, LayerStatistics]):
             The statistics.
 
         Raises:
-            ImportError: If safetensors is not installed.
             FileNotFoundError: If there is no such file.
             ValueError: If the file holds something else.
         """
-        files = _safetensors()
         if not Path(path).is_file():
             raise FileNotFoundError(f"path: there is no file {path}")
-        try:
-            with files.safe_open(str(path), "pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise ValueError(f"path: {path} was not written by Statistics.save")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except files.error as error:
-            raise ValueError(f"path: {path} is no whole safetensors file: {error}") from None
+        with open_tensors(path, "path", str(device)) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ValueError(f"path: {path} was not written by Statistics.save")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
         def blocks(name: str, kind: str) -> tuple[Block, ...]:
             count = sum(key.startswith(f"{name}/{kind}/") for key in tensors) // 2
@@ -196,22 +189,4 @@ class Statistics(Mapping[str, LayerStatistics]):
 def fingerprint(weight: Tensor) -> str:
     """A hash of a weight, which tells whether it is the one that was calibrated."""
     raw = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.sha256(raw.numpy().tobytes()).hexdigest()[:16]
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors
-        import safetensors.torch
-    except ImportError as error:
-        raise ImportError(
-            "saving and loading statistics needs safetensors: pip install safetensors"
-        ) from error
-    return _Files(safetensors.torch.save_file, safetensors.safe_open, safetensors.SafetensorError)
-
-
-@dataclass(frozen=True)
-class _Files:
-    save_file: Any
-    safe_open: Any
-    error: Any
+    return hashlib.sha256(raw.numpy().data).hexdigest()[:16]

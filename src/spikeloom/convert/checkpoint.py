@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from torch import Tensor, nn
 
 from spikeloom.grid import BUFFERS
-from spikeloom.stored import INDEX, files_of
+from spikeloom.weights import places_in
 
 __all__ = ["load_weights"]
 
@@ -23,21 +22,19 @@ def load_weights(network: nn.Module, folder: str | os.PathLike[str]) -> None:
         folder: Where it was saved.
 
     Raises:
-        ValueError: If the folder holds no weights, or others than the model's, or lacks a file that
-            its index names.
+        ValueError: If the folder holds no weights, or others than the model's, or its index does
+            not fit its files.
     """
-    from safetensors.torch import load_file
-
-    if (Path(folder) / INDEX).exists():
-        files_of(folder, "folder")
-    parts = sorted(Path(folder).glob("model*.safetensors"))
-    if not parts:
-        raise ValueError(f"folder: {os.fspath(folder)} holds no model.safetensors")
+    places = places_in(folder, "folder")
     own = network.state_dict()
     unexpected: set[str] = set()
     filled: set[int] = set()
-    for part in parts:
-        weights = load_file(part)
+    for part in sorted({place.path for place in places.values()}):
+        keys = [key for key, place in places.items() if place.path == part]
+        for key in keys:
+            if key in own:
+                places[key].check_shape(own[key].shape, "folder")
+        weights = {key: places[key].read("folder") for key in keys}
         _mark(network, weights)
         unexpected.update(network.load_state_dict(weights, strict=False).unexpected_keys)
         # Of tied weights one is saved.

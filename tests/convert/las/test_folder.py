@@ -126,6 +126,56 @@ def test_a_full_disk_leaves_whole_files_and_no_converted_model(tmp_path, monkeyp
         assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
+def test_the_weights_of_another_model_in_the_target_are_refused(tmp_path):
+    one, many, target = tmp_path / "one", tmp_path / "many", tmp_path / "spiking"
+    decoder().save_pretrained(one)
+    decoder().save_pretrained(many, max_shard_size="60KB")
+    convert.las_folder(one, target, BATCHES, QUIET)
+    before = {path: path.read_bytes() for path in target.iterdir()}
+    # The file of the model before, beside the new ones.
+    with pytest.raises(ValueError, match=r"target: .*spiking holds model\.safetensors, .* remove"):
+        convert.las_folder(many, target, BATCHES, QUIET)
+    # A file of the same name, but of a model that is not converted.
+    decoder(layers=1).save_pretrained(tmp_path / "float")
+    kept = (tmp_path / "float" / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"target: .*float holds a model that is not converted"):
+        convert.las_folder(one, tmp_path / "float", BATCHES, QUIET)
+    assert (tmp_path / "float" / "model.safetensors").read_bytes() == kept
+    assert {path: path.read_bytes() for path in target.iterdir()} == before
+
+
+def test_ranges_of_an_earlier_conversion_are_not_loaded(tmp_path):
+    model = decoder()
+    model.save_pretrained(tmp_path / "float")
+    convert.las_folder(tmp_path / "float", tmp_path / "spiking", BATCHES, QUIET)
+    # Written over it by transformers, which leaves the index and the file of the ranges.
+    QUIET.apply(model, BATCHES[:1]).save_pretrained(tmp_path / "spiking")
+    with pytest.raises(
+        ValueError, match=r"model\.safetensors holds .*, which .* names in model-las"
+    ):
+        convert.load_las(tmp_path / "spiking")
+
+
+@pytest.mark.parametrize("broken", ["config.json", "generation_config.json"])
+def test_a_disk_that_is_full_at_the_settings_leaves_no_part_of_them(broken, tmp_path, monkeypatch):
+    decoder().save_pretrained(tmp_path / "float")
+    replace = os.replace
+
+    def replace_on_full_disk(path, to):
+        if os.path.basename(to) == broken:
+            raise OSError(28, "No space left on device", str(to))
+        replace(path, to)
+
+    monkeypatch.setattr(os, "replace", replace_on_full_disk)
+    with pytest.raises(OSError, match=rf"No space left on device.*{broken}"):
+        convert.las_folder(tmp_path / "float", tmp_path / "spiking", BATCHES, QUIET)
+    assert not (tmp_path / "spiking" / "config.json").exists()
+    assert not (tmp_path / "spiking" / broken).exists()
+    monkeypatch.undo()
+    convert.las_folder(tmp_path / "float", tmp_path / "spiking", BATCHES, QUIET)
+    convert.load_las(tmp_path / "spiking")
+
+
 def test_weights_without_values_are_named():
     with pytest.raises(ValueError, match=r"no values for 'weight', 'bias' .*; load them, or"):
         QUIET.apply(nn.Linear(2, 2, device="meta"), torch.zeros(4, 2))

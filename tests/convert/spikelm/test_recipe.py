@@ -265,7 +265,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
     with pytest.raises(ValueError, match="the weights do not fit the layers at"):
         SpikeLM.from_pretrained(tmp_path)
     file.unlink()
-    with pytest.raises(ValueError, match=r"holds no model\.safetensors"):
+    with pytest.raises(ValueError, match=r"holds neither model\.safetensors nor"):
         SpikeLM.from_pretrained(tmp_path)
 
 

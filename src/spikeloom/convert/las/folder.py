@@ -7,13 +7,15 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from spikeloom.convert.las.recipe import LAS
 from spikeloom.convert.las.report import LASReport
-from spikeloom.files import whole_file, write_text
+from spikeloom.files import whole_file
 from spikeloom.ranks import number, together
-from spikeloom.stored import INDEX, Place, on_meta, places_in, store
+from spikeloom.stored import on_meta, store
+from spikeloom.weights import Place, check_target, places_in, save_tensors, write_index
 
 __all__ = ["las_folder"]
 
@@ -49,7 +51,8 @@ def las_folder(
     Raises:
         TypeError: As :meth:`LAS.apply`.
         ValueError: Likewise; if the source holds no weights, or not all of the model's, lacks a
-            file, or is the target as well.
+            file or has a damaged one, or is the target as well; if the target holds other weights
+            than those of an earlier conversion into the same files.
         OSError: If a file cannot be written. The target is then no converted model, and every file
             in it is whole; call this again once there is room.
         RankFailed: If another process of ``torch.distributed`` failed.
@@ -60,6 +63,8 @@ def las_folder(
     if target.exists() and source.samefile(target):
         raise ValueError(f"target: must be another folder than source, got {target}")
     places = places_in(source)
+    if number() == 0:
+        _check(places, target)
     config = transformers.AutoConfig.from_pretrained(source)
     built: Any = model_class or getattr(transformers, config.architectures[0])
     with on_meta():
@@ -72,26 +77,46 @@ def las_folder(
     return network.report  # type: ignore[return-value]  # not a tensor
 
 
-def _save(network: Any, places: dict[str, Place], target: Path) -> None:
-    from safetensors.torch import save_file
+def _check(places: dict[str, Place], target: Path) -> None:
+    """Refuse to write over what is no earlier result, or beside other weights."""
+    names = {place.path.name for place in places.values()}
+    check_target(target, {*names, RANGES})
+    config = target / "config.json"
+    is_converted = not config.exists() or "spikeloom_las" in json.loads(config.read_text("utf-8"))
+    if not is_converted and any((target / name).exists() for name in names):
+        raise ValueError(
+            f"target: {target} holds a model that is not converted, over which this would write; "
+            f"give an empty folder"
+        )
 
+
+def _save(network: Any, places: dict[str, Place], target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     # What makes it a converted model is written last: a folder without it is not taken for one.
     (target / "config.json").unlink(missing_ok=True)
     for path in sorted({place.path for place in places.values()}):
-        with whole_file(target / path.name) as temporary:
-            shutil.copyfile(path, temporary)
+        _copy(path, target / path.name)
     new = {
         name: value.contiguous()
         for name, value in network.state_dict().items()
         if name not in places and not value.is_meta
     }
-    with whole_file(target / RANGES) as temporary:
-        save_file(new, temporary, metadata={"format": "pt"})
+    save_tensors(target / RANGES, new)
     files = {name: place.path.name for name, place in places.items()} | dict.fromkeys(new, RANGES)
-    size = sum(path.stat().st_size for path in target.glob("model*.safetensors"))
-    index = {"metadata": {"total_size": size}, "weight_map": files}
-    write_text(target / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+    write_index(target, files)
     if network.can_generate():
-        network.generation_config.save_pretrained(target)
-    network.config.save_pretrained(target)
+        _save_settings(network.generation_config, target)
+    _save_settings(network.config, target)
+
+
+def _save_settings(settings: Any, target: Path) -> None:
+    """Write what transformers writes of a configuration, but each file whole or not at all."""
+    with TemporaryDirectory() as folder:
+        settings.save_pretrained(folder)
+        for path in sorted(Path(folder).iterdir()):
+            _copy(path, target / path.name)
+
+
+def _copy(path: Path, to: Path) -> None:
+    with whole_file(to) as temporary:
+        shutil.copyfile(path, temporary)
