@@ -35,6 +35,7 @@ SHARED = {
     "stored",
     "weights",
     "adapters",
+    "agreement",
 }
 MAY_IMPORT = {
     "kernel": {"kernel"},
@@ -45,6 +46,7 @@ MAY_IMPORT = {
     "hosted": {"kernel", "modules"},
     "nn": {"kernel", "layer", "modules", "hosted", "calibrate", "nn"},
     "adapters": set(),
+    "agreement": {"kernel", "ranks", "stored"},
     "names": set(),
     "files": set(),
     "rows": set(),

@@ -14,18 +14,18 @@ from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from spikeloom.sent import packed, unpacked
 
 __all__ = [
     "RankFailed",
     "added_up",
-    "check_same_model",
     "exchanged",
     "first_of_all",
     "gathered",
     "is_shared",
+    "is_together",
     "largest",
     "number",
     "size",
@@ -34,7 +34,7 @@ __all__ = [
 
 Item = TypeVar("Item")
 
-_is_together: ContextVar[bool] = ContextVar("is_together", default=False)
+_together: ContextVar[bool] = ContextVar("together", default=False)
 
 
 class RankFailed(RuntimeError):
@@ -52,6 +52,11 @@ def is_shared() -> bool:
     """Whether there are several processes."""
     is_ready = distributed.is_available() and distributed.is_initialized()
     return is_ready and distributed.get_world_size() > 1
+
+
+def is_together() -> bool:
+    """Whether this runs in a block of :func:`together`."""
+    return _together.get()
 
 
 def number() -> int:
@@ -74,10 +79,10 @@ def together() -> Iterator[None]:
     ``timeout`` of ``torch.distributed.init_process_group``). In one process, and inside another
     block, it does nothing.
     """
-    if not is_shared() or _is_together.get():
+    if not is_shared() or is_together():
         yield
         return
-    token = _is_together.set(True)
+    token = _together.set(True)
     try:
         yield
         gathered(None)
@@ -88,7 +93,7 @@ def together() -> Iterator[None]:
             _exchange(_Failure(distributed.get_rank(), f"{type(error).__name__}: {error}"))
         raise
     finally:
-        _is_together.reset(token)
+        _together.reset(token)
 
 
 def gathered(value: Item) -> list[Item]:
@@ -189,38 +194,3 @@ def exchanged(own: Mapping[Any, Item], owners: Mapping[Any, int]) -> dict[Any, I
         distributed.broadcast_object_list(held, owner)
         found[key] = own[key] if is_own else unpacked(held[0])
     return found
-
-
-def check_same_model(model: nn.Module) -> None:
-    """Refuse processes whose models differ in a parameter or in a floating-point buffer.
-
-    Args:
-        model: This process's.
-
-    Raises:
-        ValueError: On all processes, with the rank and the first name that differs.
-        RankFailed: As :func:`gathered`.
-    """
-    if not is_shared():
-        return
-    models = gathered(dict(_marks(model)))
-    for rank, other in enumerate(models):
-        for name in {**models[0], **other}:
-            if models[0].get(name) != other.get(name):
-                raise ValueError(
-                    f"model: {name!r} of rank {rank} is not that of rank 0; give all ranks the "
-                    f"same model, for example the one that rank 0 loads and broadcasts"
-                )
-
-
-def _marks(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Of each tensor its form, and a sum that other values would hardly have."""
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        total = None
-        if value.is_floating_point() and type(value) in (Tensor, nn.Parameter):
-            bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(value.itemsize)
-            if bits is not None and not value.is_meta:
-                total = int(value.detach().contiguous().view(bits).sum(dtype=torch.int64))
-        elif not value.is_floating_point():
-            continue
-        yield name, (tuple(value.shape), str(value.dtype), total)

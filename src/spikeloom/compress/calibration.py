@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from spikeloom.adapters import check_merged
+from spikeloom.agreement import check_same_model, check_unsharded_model, in_step
 from spikeloom.calibrate import arguments_of, each_batch
 from spikeloom.compress.blocks import Block
 from spikeloom.compress.coverage import why_left_out
@@ -28,7 +29,7 @@ from spikeloom.kernel.call import run
 from spikeloom.modules import watched_calls
 from spikeloom.names import names_of
 from spikeloom.neurons import Trace
-from spikeloom.ranks import added_up, check_same_model, first_of_all, gathered, is_shared, together
+from spikeloom.ranks import added_up, first_of_all, gathered, is_shared
 from spikeloom.rows import entering, is_linear, outputs_of
 
 __all__ = ["calibrate"]
@@ -37,7 +38,7 @@ __all__ = ["calibrate"]
 DECAYS = 8
 
 
-@together()
+@in_step("model", "batches")
 def calibrate(
     model: nn.Module,
     batches: Iterable[Any],
@@ -108,6 +109,7 @@ def calibrate(
     check_merged(model)
     wanted = None if layers is None else names_of("layers", layers)
     _check_traces(traces)
+    check_unsharded_model(model)
     check_same_model(model)
     given = each_batch(batches, name="batches", required=not is_shared())
     # All processes look at the same batch, so that they find the same neurons and steps.

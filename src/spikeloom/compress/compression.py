@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from spikeloom.agreement import check_same_model, check_unsharded_model, in_step
 from spikeloom.compress.allocation import allocate
 from spikeloom.compress.blocks import Block
 from spikeloom.compress.buffers import BUFFERS, blank, codes_of, keep
@@ -20,12 +21,12 @@ from spikeloom.compress.order import Order, Pattern
 from spikeloom.compress.pruning import choose, prune_blocks, working_memory
 from spikeloom.compress.quantization import check_bits, grid, quantize_blocks, round_to_grid
 from spikeloom.compress.removal import by_magnitude
-from spikeloom.compress.split import Done, in_step, of_all, owners_of
+from spikeloom.compress.split import Done, of_all, owners_of
 from spikeloom.compress.statistics import LayerStatistics, Statistics, fingerprint
 from spikeloom.compress.swap import Change, make_changes
 from spikeloom.compress.weights import check_weights
 from spikeloom.names import names_of
-from spikeloom.ranks import check_same_model, number
+from spikeloom.ranks import number
 from spikeloom.report import Report
 from spikeloom.rows import (
     WeightLayer,
@@ -37,7 +38,7 @@ from spikeloom.rows import (
 __all__ = ["load_compressed", "prune", "quantize"]
 
 
-@in_step
+@in_step("model", "stats", flag="split")
 def prune(
     model: nn.Module,
     stats: Statistics,
@@ -110,6 +111,7 @@ def prune(
     """
     _choice("method", method, ("osbc", "obs", "magnitude"))
     parsed = None if pattern is None else Pattern.parse(pattern)
+    check_unsharded_model(model)
     if split:
         check_same_model(model)
     found = _selected(model, stats, layers)
@@ -150,7 +152,7 @@ def prune(
     return report
 
 
-@in_step
+@in_step("model", "stats", flag="split")
 def quantize(
     model: nn.Module,
     stats: Statistics,
@@ -204,6 +206,7 @@ def quantize(
     """
     _choice("method", method, ("osbc", "obc", "rtn"))
     check_bits(bits)
+    check_unsharded_model(model)
     if split:
         check_same_model(model)
     found = _selected(model, stats, layers)

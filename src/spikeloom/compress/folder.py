@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from spikeloom.agreement import check_same_checkpoint, in_step
 from spikeloom.compress.buffers import BUFFERS
 from spikeloom.compress.calibration import calibrate
 from spikeloom.compress.compression import prune, quantize
 from spikeloom.compress.statistics import Statistics, fingerprint
 from spikeloom.neurons import Trace
-from spikeloom.ranks import gathered, number, together
+from spikeloom.ranks import gathered, number
 from spikeloom.report import Report
 from spikeloom.rows import KINDS, is_weight_layer
 from spikeloom.stored import in_memory, let_load, store
@@ -37,7 +38,7 @@ __all__ = ["osbc_folder"]
 WRITTEN = "spikeloom.compress.osbc_folder 1"
 
 
-@together()
+@in_step("source", "target", "model", "batches")
 def osbc_folder(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -131,6 +132,7 @@ def osbc_folder(
         raise ValueError(f"method: must be 'osbc' or 'plain', got {method!r}")
     places = places_in(source)
     store(model, places)
+    check_same_checkpoint(places)
     let_load(model)
     layers = {name: m for name, m in model.named_modules() if _is_stored_layer(m)}
     named = [[name] for name in layers] if blocks is None else [list(block) for block in blocks]

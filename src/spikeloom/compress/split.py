@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from typing import Any, ParamSpec
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spikeloom.compress.swap import Change
-from spikeloom.ranks import exchanged, size, together
-from spikeloom.report import Report
+from spikeloom.ranks import exchanged, size
 from spikeloom.rows import WeightLayer, outputs_first
 
-__all__ = ["Done", "in_step", "of_all", "owners_of"]
-
-Arguments = ParamSpec("Arguments")
+__all__ = ["Done", "of_all", "owners_of"]
 
 # What becomes of a layer, and its row of the report.
 Done = tuple[Change, tuple[Any, ...]]
-
-
-def in_step(compress: Callable[Arguments, Report]) -> Callable[Arguments, Report]:
-    """A function whose processes all succeed or all fail, if it is called with ``split=True``."""
-
-    @functools.wraps(compress)
-    def compress_in_step(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Report:
-        with together() if kwargs.get("split") else nullcontext():
-            return compress(*args, **kwargs)
-
-    return compress_in_step
 
 
 def owners_of(layers: Mapping[str, WeightLayer]) -> dict[str, int]:

@@ -10,10 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from spikeloom.agreement import check_same_checkpoint, in_step
 from spikeloom.convert.las.recipe import LAS
 from spikeloom.convert.las.report import LASReport
 from spikeloom.files import whole_file
-from spikeloom.ranks import number, together
+from spikeloom.ranks import number
 from spikeloom.stored import on_meta, store
 from spikeloom.weights import Place, check_target, places_in, save_tensors, write_index
 
@@ -22,7 +23,7 @@ __all__ = ["las_folder"]
 RANGES = "model-las.safetensors"
 
 
-@together()
+@in_step("source", "target", "calibration")
 def las_folder(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
@@ -70,6 +71,7 @@ def las_folder(
     with on_meta():
         model = built._from_config(config, dtype=config.dtype)
     store(model, places)
+    check_same_checkpoint(places)
     recipe = replace(recipe or LAS(), low_memory=True)
     network = recipe.apply(model.eval(), calibration)
     if number() == 0:

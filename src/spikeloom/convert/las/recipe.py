@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from spikeloom.agreement import check_same_model, check_unsharded_model, in_step
 from spikeloom.calibrate import Batch
 from spikeloom.convert.las.attention import OBSERVING, Softmax
 from spikeloom.convert.las.calls.kinds import Magnitude
@@ -44,7 +45,6 @@ from spikeloom.neurons.arguments import (
     checked_steps,
 )
 from spikeloom.neurons.tables import checked_segments
-from spikeloom.ranks import check_same_model, together
 from spikeloom.stored import let_load, without_place
 
 __all__ = ["LAS"]
@@ -149,7 +149,7 @@ class LAS:
                     f"expression: {error}"
                 ) from None
 
-    @together()
+    @in_step("model", "calibration")
     def apply(self, model: nn.Module, calibration: Any) -> nn.Module:
         """A converted copy of a model; the model itself is not touched.
 
@@ -185,6 +185,7 @@ class LAS:
         if self.make is not None:
             # Refused before the work rather than after it.
             node_for(self.make, OAT(self.steps, 1.0, 2.0))
+        check_unsharded_model(model)
         check_same_model(model)
         calls, is_first_own = calls_of_rank(model, calibration, self.progress)
         with torch.inference_mode(False), torch.no_grad(), _as_written(model):

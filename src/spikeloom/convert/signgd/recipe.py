@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from spikeloom.agreement import check_same_model, check_unsharded_model, in_step
 from spikeloom.calibrate import Batch, batches
 from spikeloom.convert.signgd.calls import Calls
 from spikeloom.convert.signgd.decompose import decompose_operators
@@ -24,7 +25,7 @@ from spikeloom.convert.signgd.reach import PER
 from spikeloom.hosted import Make
 from spikeloom.kernel.values import checked_count
 from spikeloom.neurons.schedules import Schedule, as_schedule
-from spikeloom.ranks import check_same_model, first_of_all, is_shared, together
+from spikeloom.ranks import first_of_all, is_shared
 
 __all__ = ["SignGD"]
 
@@ -144,7 +145,7 @@ class SignGD:
         """Whether the user decided how far nodes reach."""
         return self.margin is not None or self.scale is not None or self.quantile != 1.0
 
-    @together()
+    @in_step("model", "calibration")
     def apply(self, model: nn.Module, calibration: Any) -> SignGDNetwork:
         """The converted network, in evaluation mode; the model is left as it is.
 
@@ -176,6 +177,9 @@ class SignGD:
                 f"model: must be a torch.nn.Module, got {model!r}; call functions in the forward "
                 f"of a module"
             )
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            raise TypeError("model: is a DistributedDataParallel; give what it wraps, model.module")
+        check_unsharded_model(model)
         check_same_model(model)
         given = batches(model, calibration, progress=self.progress, required=not is_shared())
         first, _, calls = first_of_all("calibration", (c for c in given if _length(c) != 0))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from spikeloom.adapters import check_merged
+from spikeloom.agreement import check_unsharded_model
 from spikeloom.calibrate import batches
 from spikeloom.convert.checkpoint import load_weights
 from spikeloom.convert.spikelm.amplitude import RULES, BiSpikes, check_rule
@@ -153,6 +154,7 @@ class SpikeLM:
                 outside BART; if calibration data are all padding or all zero.
         """
         check_merged(model)
+        check_unsharded_model(model)
         stacks = _stacks(model)
         snn: Any = copied("model", model)
         own = set(snn.modules())
