@@ -14,7 +14,13 @@ from spikeloom.neurons.delayed_reset import MECHANISMS, DelayedReset
 from .module import SpikingModule
 from .surrogate import NoGradient, host_form, recognise
 
-__all__ = ["Called", "HostNeuron", "as_tensor"]
+__all__ = ["Called", "HostNeuron", "as_tensor", "put_in_order"]
+
+# snnTorch registers what all its neurons have first, then what each adds.
+ORDER = (
+    *("threshold", "graded_spikes_factor", "reset_mechanism_val"),
+    *("beta", "alpha", "time_step", "R", "C", "V"),
+)
 
 
 class HostNeuron(SpikingModule):
@@ -58,6 +64,7 @@ class HostNeuron(SpikingModule):
         mechanism = MECHANISMS.index(settings["reset_mechanism"])
         self.register_buffer("reset_mechanism_val", torch.tensor(mechanism))
         self.register_load_state_dict_post_hook(_follow_loaded_mechanism)
+        put_in_order(self)
 
     @classmethod
     def _describe_called(
@@ -187,6 +194,18 @@ def as_tensor(name: str, value: Any, learn: bool = False) -> Tensor:
         raise TypeError(f"{name} must be a number or a tensor, got {value!r}") from None
     tensor = tensor.detach()
     return nn.Parameter(tensor) if learn else tensor
+
+
+def put_in_order(module: nn.Module) -> None:
+    """Put parameters and buffers in snnTorch's order, by which an optimiser's state is matched.
+
+    Args:
+        module: Theirs.
+    """
+    for kept in (module._parameters, module._buffers):
+        for name in ORDER:
+            if name in kept:
+                kept[name] = kept.pop(name)
 
 
 def _follow_loaded_mechanism(module: HostNeuron, _: Any) -> None:

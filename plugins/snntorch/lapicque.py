@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from spikeloom.neurons import Lapicque as LapicqueNeuron
 
 from ..adapter import component, description_of
-from .arguments import Called, HostNeuron, as_tensor
+from .arguments import Called, HostNeuron, as_tensor, put_in_order
 from .native import COUNTERPARTS, native_of
 
 __all__ = ["Lapicque"]
@@ -132,6 +132,7 @@ class Lapicque(HostNeuron):
             implementation=implementation,
         )
         self.register_buffer("beta", decay)
+        put_in_order(self)
 
     def init_lapicque(self) -> Any:
         """:meth:`reset_mem` under the name that snnTorch's tutorials use."""
