@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spikeloom.kernel import events
 from spikeloom.kernel.events import DTYPES, Spikes
-from spikeloom.kernel.freed import saved_tensors
+from spikeloom.kernel.freed import save, saved_tensors
 from spikeloom.kernel.plan import Plan
 
 __all__ = ["Loop", "run_loop"]
@@ -91,7 +91,7 @@ class Feedback(torch.autograd.Function):
             ctx.loop, ctx.inputs, ctx.dtype = loop, weight.shape[1], x.dtype
             ctx.set_materialize_grads(False)
             returned = _returned(loop, y) if ctx.needs_input_grad[2] else (None,) * 4
-            ctx.save_for_backward(x, weight, spikes, *returned, fed, *kept, *ps)
+            save(ctx, x, weight, spikes, *returned, fed, *kept, *ps)
             ctx.mark_non_differentiable(*[results[i] for i in loop.constant])
         return results
 

@@ -1,4 +1,4 @@
-"""A backward pass through a graph that an earlier one has freed, explained.
+"""What a node of autograd's graph keeps for its backward pass, and an earlier one may have freed.
 
 It affects everyone who keeps a state from one batch to the next. torch's own message says
 nothing of states.
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["in_one_node", "saved_tensors"]
+__all__ = ["in_one_node", "save", "saved_tensors"]
 
 REMEDY = (
     "spikeloom: this backward pass reached a neuron's graph that an earlier one has freed. If a "
@@ -21,6 +21,21 @@ REMEDY = (
     "detach_hidden(), state.detach()). To differentiate one loss twice, pass retain_graph=True to "
     "the first backward()."
 )
+
+
+def save(ctx: Any, *tensors: Tensor | None) -> None:
+    """Keep tensors for the backward pass, those that were made in inference mode as copies.
+
+    A state is such a tensor if a network was evaluated before it is trained on.
+
+    Args:
+        ctx: The context of an ``autograd.Function``.
+        tensors: What to keep.
+    """
+    if not torch.compiler.is_compiling():
+        # As it takes no part in autograd, torch refuses to keep one.
+        tensors = tuple([t.clone() if t is not None and t.is_inference() else t for t in tensors])
+    ctx.save_for_backward(*tensors)
 
 
 def saved_tensors(ctx: Any) -> tuple[Tensor, ...]:

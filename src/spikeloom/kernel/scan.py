@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from spikeloom.kernel import operators
 from spikeloom.kernel.batch import Dims, Mapped, each_sample, more_neurons
-from spikeloom.kernel.freed import saved_tensors
+from spikeloom.kernel.freed import save, saved_tensors
 from spikeloom.kernel.operators import LIBRARY
 from spikeloom.kernel.plain import is_plain, is_watched
 from spikeloom.kernel.plan import Plan, lies_plainly
@@ -145,7 +145,7 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensors) -> None:
         ctx.call, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+        save(ctx, *tensors)
         ctx.set_materialize_grads(False)
         if ctx.call.constant:
             ctx.mark_non_differentiable(*[output[i] for i in ctx.call.constant])
@@ -172,7 +172,7 @@ class PlannedScan(torch.autograd.Function):
     def forward(ctx: Any, plan: Plan, constant: tuple[int, ...], *tensors: Tensor) -> Tensors:
         ctx.plan = plan
         results, notes = plan.forward_noting(ctx.needs_input_grad[2:], tensors)
-        ctx.save_for_backward(*tensors, notes)
+        save(ctx, *tensors, notes)
         ctx.set_materialize_grads(False)
         if constant:
             ctx.mark_non_differentiable(*[results[i] for i in constant])

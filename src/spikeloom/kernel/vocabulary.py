@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from spikeloom.kernel.freed import save
 from spikeloom.kernel.graph import Expr
 from spikeloom.kernel.setting import Setting
 
@@ -146,7 +147,7 @@ class _WithGrad(torch.autograd.Function):
         arguments, partials = inputs[1::2], inputs[2::2]
         ctx.shapes = [a.shape if isinstance(a, Tensor) else None for a in arguments]
         ctx.numbers = [None if isinstance(p, Tensor) else p for p in partials]
-        ctx.save_for_backward(*(p for p in partials if isinstance(p, Tensor)))
+        save(ctx, *(p for p in partials if isinstance(p, Tensor)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
