@@ -367,3 +367,33 @@ def test_a_gradient_that_is_negated_where_it_is_read_counts_with_its_sign():
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a, b)
     assert expected[0].count_nonzero()
+
+
+# --- Many gradients at once ---
+
+
+def batched(y, x, grads):
+    return torch.autograd.grad(y, x, grads, is_grads_batched=True, retain_graph=True)[0]
+
+
+def mapped(y, x, grads):
+    def one(g):
+        return torch.autograd.grad(y, x, g, retain_graph=True)[0]
+
+    return torch.vmap(one)(grads)
+
+
+@pytest.mark.parametrize("how", [batched, mapped])
+def test_many_gradients_at_once_are_refused_with_the_remedy(how):
+    torch.manual_seed(31)
+    layer = spikeloom.Recurrent(neurons.LIF(tau=2.0), torch.randn(5, 5))
+    x = torch.randn(4, 2, 5, requires_grad=True)
+    grads = torch.randn(3, 4, 2, 5)
+    y = layer(x)
+    with pytest.raises(NotImplementedError, match=r"is_grads_batched.*implementation='eager'"):
+        how(y, x, grads)
+    expected = torch.stack([torch.autograd.grad(y, x, g, retain_graph=True)[0] for g in grads])
+    jacobian = torch.func.jacrev(layer)(x)
+    torch.testing.assert_close(torch.tensordot(grads, jacobian, 3), expected)
+    layer.implementation = "eager"
+    torch.testing.assert_close(how(layer(x), x, grads), expected)

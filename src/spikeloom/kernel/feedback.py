@@ -31,6 +31,16 @@ SECOND = (
     "use implementation='eager' to differentiate the surrogate itself"
 )
 
+BATCHED_KEYS = tuple(
+    torch._C._parse_dispatch_key(name) for name in ("Batched", "FuncTorchBatched")
+)
+BATCHED = (
+    "spikeloom: Recurrent's loop takes one gradient at a time, and so not those of "
+    "torch.autograd.grad(is_grads_batched=True), of torch.autograd.functional with vectorize=True "
+    "or of torch.vmap around torch.autograd.grad; use torch.func.jacrev, or "
+    "implementation='eager'"
+)
+
 
 class Loop(NamedTuple):
     """What a loop is, besides its tensors.
@@ -100,10 +110,18 @@ class Feedback(torch.autograd.Function):
         saved = [None if t is None else t.contiguous() for t in saved_tensors(ctx)]
         # Kernels read what lies in memory, which torch may have left to be negated.
         grads = tuple(None if g is None else g.resolve_neg() for g in grads)
+        if any(g is not None and _is_batched(g) for g in grads):
+            raise NotImplementedError(BATCHED)
         sweep = _Sweep(ctx.loop, ctx.needs_input_grad[1:], ctx.inputs, ctx.dtype)
         if torch.is_grad_enabled():
             return None, *_Swept.apply(sweep, len(grads), *grads, *saved)
         return None, *sweep(grads, saved)
+
+
+def _is_batched(gradient: Tensor) -> bool:
+    """Whether this stands for many gradients, of either kind of vmap."""
+    keys = torch._C._dispatch_keys(gradient)
+    return any(keys.has(key) for key in BATCHED_KEYS)
 
 
 class _Swept(torch.autograd.Function):
