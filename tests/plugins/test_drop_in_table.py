@@ -14,7 +14,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "drop_ins.md").read_text("utf-8")
 ROWS = {
     tuple(cells[0].strip("`").split(".")): cells
     for cells in ([c.strip() for c in row.strip("|").split("|")] for row in PAGE.splitlines())
-    if len(cells) == 5 and cells[0].startswith("`")
+    if len(cells) == 4 and cells[0].startswith("`")
 }
 
 
