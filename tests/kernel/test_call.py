@@ -67,7 +67,7 @@ def scaled(x, state, p):
         (
             lambda: spikeloom.run(LIF(), X, params={"tau": torch.tensor(2.0)}),
             ValueError,
-            "is of kind number, got scalar",
+            r"is of kind number, got scalar; .* LIF\(tau=torch.tensor\(2.0\)\)",
         ),
         (
             lambda: spikeloom.run(LIF(), X, params={"tau": "2"}),

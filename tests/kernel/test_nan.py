@@ -191,3 +191,15 @@ def test_a_last_state_that_is_nan_is_refused_by_the_cpu_kernel_alone():
         spikeloom.run(neurons.LIF(), x)
     y, (v,) = spikeloom.run(neurons.LIF(), x, implementation="eager")
     assert y.isnan().all() and v.isnan().all()
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_the_error_says_that_a_hard_reset_of_infinity_is_nan(recurrent):
+    lif = neurons.LIF(tau=2.0)
+    layer = (
+        spikeloom.Recurrent(lif, torch.zeros(1, 1)) if recurrent else spikeloom.SpikingLayer(lif)
+    )
+    with pytest.raises(ValueError, match=r"potential was infinite \(a hard reset takes inf \* 0"):
+        layer(torch.tensor([[[INF]], [[0.0]]]))
+    soft = spikeloom.SpikingLayer(neurons.IF(v_reset=None))
+    assert soft(torch.tensor([[[INF]], [[0.0]]])).flatten().tolist() == [1.0, 1.0]

@@ -116,17 +116,20 @@ def _checked(neuron: Neuron, given: dict[str, Parameter]) -> dict[str, Parameter
 def _same_kind(neuron: Neuron, name: str, value: Any) -> Parameter:
     """A given value, if it can take the place of the neuron's own."""
     where, expected = f"params: {name!r} of {neuron.name}", neuron.kinds[name]
+    own = neuron.params[name]
     if expected == "scalar" and isinstance(value, Tensor) and value.shape == (1,):
         value = value.reshape(())  # sharded parameters have a dimension
     if kind(value) != expected:
-        raise ValueError(f"{where} is of kind {expected}, got {kind(value)}")
+        remedy = ""
+        if expected == "number":
+            remedy = f"; make it with a tensor, as in {neuron.name}({name}=torch.tensor({own}))"
+        raise ValueError(f"{where} is of kind {expected}, got {kind(value)}{remedy}")
     if expected == "number":
         number = as_float(value)
         if not isinstance(number, float):
             raise TypeError(f"{where} is a number, got {value!r}")
         return number
     check_form(where, value)
-    own = neuron.params[name]
     if isinstance(value, Gated) and isinstance(own, Gated):
         rows, found = len(own.values), len(value.values)
         if found != rows:

@@ -31,9 +31,7 @@ SECOND = (
     "use implementation='eager' to differentiate the surrogate itself"
 )
 
-BATCHED_KEYS = tuple(
-    torch._C._parse_dispatch_key(name) for name in ("Batched", "FuncTorchBatched")
-)
+BATCHED_KEYS = tuple(torch._C._parse_dispatch_key(name) for name in ("Batched", "FuncTorchBatched"))
 BATCHED = (
     "spikeloom: Recurrent's loop takes one gradient at a time, and so not those of "
     "torch.autograd.grad(is_grads_batched=True), of torch.autograd.functional with vectorize=True "
@@ -170,7 +168,8 @@ def _run(
         except ValueError as error:
             raise ValueError(
                 f"Recurrent: a state is NaN at step {t} of {steps}; the input, the weight or an "
-                f"initial state holds NaN, or the recurrence diverged"
+                f"initial state holds NaN, the recurrence diverged, or a potential was "
+                f"infinite (a hard reset takes inf * 0, a decay may take inf - inf, which are NaN)"
             ) from error
         spikes = after
     return y, fed, kept

@@ -180,7 +180,8 @@ class Forward(_Launch):
         if nan.value:
             raise ValueError(
                 f"run: a state is NaN after {self.steps} steps; the input or the initial state "
-                f"holds NaN, or the recurrence diverged"
+                f"holds NaN, the recurrence diverged, or a potential was infinite (a hard reset "
+                f"takes inf * 0, a decay may take inf - inf, which are NaN)"
             )
 
 
