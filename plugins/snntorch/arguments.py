@@ -202,7 +202,8 @@ def put_in_order(module: nn.Module) -> None:
     Args:
         module: Theirs.
     """
-    for kept in (module._parameters, module._buffers):
+    registers: tuple[dict[str, Any], ...] = module._parameters, module._buffers
+    for kept in registers:
         for name in ORDER:
             if name in kept:
                 kept[name] = kept.pop(name)

@@ -31,7 +31,7 @@ SECOND = (
     "use implementation='eager' to differentiate the surrogate itself"
 )
 
-BATCHED_KEYS = tuple(torch._C._parse_dispatch_key(name) for name in ("Batched", "FuncTorchBatched"))
+BATCHED_KEYS = "Batched", "FuncTorchBatched"
 BATCHED = (
     "spikeloom: Recurrent's loop takes one gradient at a time, and so not those of "
     "torch.autograd.grad(is_grads_batched=True), of torch.autograd.functional with vectorize=True "
