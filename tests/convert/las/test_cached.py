@@ -166,3 +166,55 @@ def test_a_further_token_needs_no_further_plan(family, converted):
     for token in tokens.T[1:5]:
         logits(network, token[:, None], cache)
     assert _plan.cache_info().misses == made
+
+
+SMALL = {"vocab_size": 97, "num_hidden_layers": 2, "num_attention_heads": 4}
+WHISPER = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 97,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64, "num_mel_bins": 8, "max_source_positions": 20,
+    "max_target_positions": 60, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}  # fmt: skip
+
+
+@torch.no_grad()
+def test_a_cache_is_encoded_in_any_shape_that_calibration_has_not_seen():
+    torch.manual_seed(0)
+    model = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**WHISPER))
+
+    def batch(rows, length):
+        tokens = torch.randint(3, 90, (rows, length))
+        return {"input_features": torch.randn(rows, 8, 40), "decoder_input_ids": tokens}
+
+    network = LAS(steps=8, progress=False).apply(model.eval(), [batch(4, 9)])
+    for rows, length in ((4, 9), (2, 9), (2, 12), (2, 1)):
+        _plan.cache_clear()
+        given = batch(rows, length)
+        found = network(**given, use_cache=True).logits
+        torch.testing.assert_close(found, network(**given, use_cache=False).logits)
+
+
+@pytest.fixture(scope="module")
+def sliding():
+    """A network of layers with and without a window, whose attention has calls of its own."""
+    torch.manual_seed(0)
+    config = transformers.Gemma2Config(
+        **SMALL, hidden_size=32, intermediate_size=64, head_dim=8, num_key_value_heads=2,
+        sliding_window=8, max_position_embeddings=64,
+    )  # fmt: skip
+    model = transformers.Gemma2ForCausalLM(config).eval()
+    batch = {"input_ids": torch.randint(3, 90, (4, 24))}
+    return LAS(steps=8, progress=False).apply(model, [batch])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"cache_implementation": "static"}, {"prompt_lookup_num_tokens": 3}]
+)
+@torch.no_grad()
+def test_windows_generate_alike_with_every_kind_of_cache(settings, sliding):
+    tokens = prompt(12)[:1]
+    length = {"max_new_tokens": 6, "min_new_tokens": 6, "pad_token_id": 0}
+    wanted = sliding.generate(input_ids=tokens, **length)
+    _plan.cache_clear()
+    assert torch.equal(sliding.generate(input_ids=tokens, **length, **settings), wanted)

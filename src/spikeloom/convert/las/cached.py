@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
@@ -62,7 +63,9 @@ def encode_in_cache(module: nn.Module, key: Tensor, value: Tensor) -> bool:
     layers, _noted.caches = _layers(module), ()
     for layer in layers:
         if layer.keys is key and layer.values is value and las.may_skip(key):
-            _encode(las, layer)
+            # The attention's own code calls this, but it is no part of what that code computes.
+            with torch._C.DisableTorchFunction():
+                _encode(las, layer)
             return True
     return False
 

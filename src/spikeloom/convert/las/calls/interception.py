@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch._C._dynamo.eval_frame import set_eval_frame
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from spikeloom.convert.las.attention import Attention
 from spikeloom.convert.las.calls.composed import composed
@@ -251,6 +252,8 @@ def _converted(
         name, child = "mul", _child_at(module, f"mul {at}")
     if child in (CONSTANT, FLOAT) or is_passing(module):
         return func(*args, **kwargs)
+    if child is None and not _is_given_tensors(args, kwargs):
+        return func(*args, **kwargs)  # it makes a constant
     if child is None:
         raise ValueError(
             f"model: calibration did not reach this call of {name} in {_named(module)}, whose "
@@ -264,6 +267,10 @@ def _converted(
             f"checkpoint a module instead of a function, or name the module in exclude"
         )
     return computed(mode, module, name, child, func, args, kwargs)
+
+
+def _is_given_tensors(args: Any, kwargs: Any) -> bool:
+    return any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs)))
 
 
 def _named(module: nn.Module) -> str:
