@@ -40,13 +40,22 @@ def block():
     return LAS(steps=8, progress=False).apply(model, [torch.randn(8, 4)])
 
 
+@torch.no_grad()
+def test_an_attention_of_transformers_is_one_graph(converted):
+    attention, x = converted("gpt2")[1].transformer.h[0].attn, torch.randn(2, 5, 32)
+    compiled = torch.compile(attention, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x)[0], attention(x)[0], rtol=0, atol=1e-6)
+
+
 @pytest.mark.slow
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 def test_a_network_is_one_graph(family, converted):
     network = converted(family)[1]
+    settings = {} if family == "bert" else {"use_cache": False}
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-    assert torch.equal(compiled(**inputs(family))[0], network(**inputs(family))[0])
+    wanted = network(**inputs(family), **settings)[0]
+    assert torch.equal(compiled(**inputs(family), **settings)[0], wanted)
 
 
 def test_a_compiled_block_and_its_gradient_are_those_of_the_block(block):

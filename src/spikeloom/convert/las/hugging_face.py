@@ -7,7 +7,6 @@ Importing this registers spiking attention with transformers. A pickled network 
 from __future__ import annotations
 
 import functools
-import importlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -26,8 +25,11 @@ from spikeloom.convert.las.sites import Site
 
 __all__ = ["Conv1D", "TransformersAttention", "guard"]
 
-# What tells which outputs are asked for, in the versions of transformers that have it.
-COLLECTOR = "transformers.utils.output_capturing", "_active_collector"
+try:
+    from transformers.utils.output_capturing import _active_collector as collector
+except ImportError:  # a version of transformers that does not tell which outputs are asked for
+    collector = None
+
 # Their positions begin behind the padding's.
 OFFSET_POSITIONS = ("camembert", "roberta", "xlm-roberta")
 
@@ -102,21 +104,12 @@ def _attention(
 
 def _are_wanted(module: nn.Module, kwargs: dict[str, Any]) -> bool:
     """Whether the probabilities of an attention are asked for; they may be gigabytes."""
+    if torch.compiler.is_compiling():
+        return True  # a graph computes them in any case, and no trace can read the collector
     config: Any = getattr(module, "config", None)
     if kwargs.get("output_attentions") or getattr(config, "output_attentions", False):
         return True
-    collector = _collector()
     return collector is None or any("attentions" in key for key in collector.get() or ())
-
-
-@functools.cache
-def _collector() -> Any:
-    """What transformers collects outputs with; None if this version does not tell."""
-    module, name = COLLECTOR
-    try:
-        return getattr(importlib.import_module(module), name, None)
-    except ImportError:
-        return None
 
 
 def _observing_attention(
