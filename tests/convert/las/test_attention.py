@@ -50,3 +50,32 @@ def test_attention_is_the_exact_one_in_both_forms(groups):
     attention.form = "spikes"
     stepped, _ = attention(q, k, v, mask, 0.35)
     assert relative(stepped, decoded) < 1e-3
+
+
+@pytest.mark.parametrize("form", ["decoded", "spikes"])
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "of_mask"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float64),
+        (torch.float32, torch.bfloat16),
+    ],
+)
+def test_a_mask_has_any_float_dtype(dtype, of_mask, gradients, form):
+    q, k, v = torch.randn(3, 2, 4, 6, 8).to(dtype)
+    mask = torch.zeros(6, 6, dtype=of_mask)
+    mask[torch.ones(6, 6).triu(1).bool()] = torch.finfo(of_mask).min
+    mask[3] = torch.finfo(of_mask).min  # all keys alike
+    attention = Attention()
+    attention(q, k, v, mask, 0.35)
+    for site in (attention.q, attention.k, attention.v, attention.p):
+        site.fit(10, 1, "nearest", 1.25)
+    attention.observing, attention.form = False, form
+    y, p = attention(q.requires_grad_(gradients), k, v, mask, 0.35)
+    scores = q.double() @ k.double().transpose(-2, -1) * 0.35
+    exact = (scores + mask.double()).softmax(-1) @ v.double()
+    exact[:, :, 3] = v.double().mean(-2)
+    assert y.dtype == p.dtype == dtype
+    assert relative(y.detach().double(), exact.detach()) < 0.01

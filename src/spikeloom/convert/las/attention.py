@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,13 +57,17 @@ def _octaves_below_maximum(x: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """The sites and tables of one attention: queries, keys, values, probabilities."""
+    """The sites and tables of one attention: queries, keys, values, probabilities.
 
-    def __init__(self) -> None:
+    Args:
+        of_heads: Whether the second axis is one of heads, which have ranges of their own.
+    """
+
+    def __init__(self, of_heads: bool = True) -> None:
         super().__init__()
         self.form = "decoded"
         self.observing = True
-        self.q, self.k, self.v = (Site((-3, -1)) for _ in range(3))
+        self.q, self.k, self.v = (Site((-3, -1) if of_heads else (-1,)) for _ in range(3))
         # A token alone attends to itself with one, which calibration may not have seen.
         self.p = Site((), bound=1.0)
         self.softmax = Softmax()
@@ -83,7 +88,8 @@ class Attention(nn.Module):
             q: ``[batch, heads, queries, features]``.
             k: ``[batch, heads or groups, keys, features]``; likewise ``v``.
             v: Values.
-            mask: Added to the scores; broadcasts to ``[batch, heads, queries, keys]``.
+            mask: Boolean, or of any float dtype and added to the scores; broadcasts to
+                ``[batch, heads, queries, keys]``.
             scaling: Times the scores.
             weights: Whether the probabilities are asked for.
             encoded: Whether keys and values are those of spikes already.
@@ -99,7 +105,38 @@ class Attention(nn.Module):
             k, v = self.k(k), self.v(v)
         if self.observing or _may_be_differentiated(q, k, v, mask):
             return self._whole(q, k, v, mask, scaling)
-        return attend(q, k, v, mask, scaling, self._probabilities, weights)
+        probabilities = partial(self._probabilities, dtype=q.dtype)
+        return attend(q, k, v, mask, scaling, probabilities, weights)
+
+    def as_in_torch(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        scaling: float,
+        weights: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same, but a query whose mask is False or minus infinity throughout gets zero.
+
+        Args:
+            q: As for :meth:`forward`.
+            k: Likewise.
+            v: Likewise.
+            mask: Likewise.
+            scaling: Likewise.
+            weights: Likewise.
+        """
+        if mask is None:
+            return self.forward(q, k, v, None, scaling, weights)
+        if mask.dtype == torch.bool:
+            blind = ~mask.any(-1, keepdim=True)
+        else:
+            blind = (mask == -torch.inf).all(-1, keepdim=True)
+            # A finite floor, so that no score of such a query becomes NaN.
+            mask = mask.clamp(min=torch.finfo(q.dtype).min / 4)
+        context, p = self.forward(q, k, v, mask, scaling, weights)
+        return context.masked_fill(blind, 0.0), None if p is None else p.masked_fill(blind, 0.0)
 
     def may_skip(self, key: Tensor) -> bool:
         """Whether keys and values of earlier calls need not be encoded again."""
@@ -111,8 +148,10 @@ class Attention(nn.Module):
         """Tells attentions apart that make other spikes of the same keys or values."""
         return f"{self.k.code} {self.v.code}"
 
-    def _probabilities(self, scores: Tensor) -> Tensor:
-        return self.p(self.softmax.decoded(scores))
+    def _probabilities(self, scores: Tensor, dtype: torch.dtype) -> Tensor:
+        """Those of the scores, which are wider than their queries if the mask is."""
+        p: Tensor = self.p(self.softmax.decoded(scores).to(dtype))
+        return p
 
     def _whole(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float
@@ -120,7 +159,10 @@ class Attention(nn.Module):
         """All scores at once, of encoded values, or of those that calibration observes."""
         k, v = _repeated(k, q), _repeated(v, q)
         scores = masked(q @ k.transpose(-2, -1) * scaling, mask)
-        p = self.p(scores.softmax(-1)) if self.observing else self._probabilities(scores)
+        if self.observing:
+            p = self.p(scores.softmax(-1).to(q.dtype))
+        else:
+            p = self._probabilities(scores, q.dtype)
         return p @ v, p
 
     def _spikes(

@@ -61,18 +61,15 @@ class MultiheadAttention(nn.Module):
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         q, k, v = self._split(self.q_proj(query)), self.k_proj(key), self.v_proj(value)
         mask = _additive(attn_mask, key_padding_mask, q)
-        # A finite floor, so that a query that sees nothing does not become NaN.
-        floor = None if mask is None else mask.clamp(min=torch.finfo(q.dtype).min / 4)
         k, v = self._split(k), self._split(v)
-        context, p = self.las(q, k, v, floor, q.shape[-1] ** -0.5, weights=need_weights)
-        if mask is not None:
-            # torch's attention gives it zero.
-            blind = (mask == -torch.inf).all(-1, keepdim=True)
-            context = context.masked_fill(blind, 0.0)
-            p = p.masked_fill(blind, 0.0) if need_weights else None
+        context, p = self.las.as_in_torch(q, k, v, mask, q.shape[-1] ** -0.5, need_weights)
         y = self.out_proj(context.transpose(1, 2).flatten(2))
-        weights = (p.mean(1) if average_attn_weights else p) if need_weights else None
-        return (y if self.batch_first else y.transpose(0, 1)), weights
+        if not need_weights:
+            p = None
+        elif average_attn_weights:
+            assert p is not None
+            p = p.mean(1)
+        return (y if self.batch_first else y.transpose(0, 1)), p
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)

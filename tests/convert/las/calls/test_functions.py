@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from spikeloom.convert import LAS, set_form
+from tests.convert.las.fitting import relative
 
 WEIGHT = torch.linspace(-1, 1, 64).reshape(8, 8) ** 3
 CASES = {
@@ -360,3 +361,73 @@ def test_what_a_view_follows_lies_in_memory_as_torch_lays_it(name):
     network = LAS(steps=12, progress=False).apply(model, [seen(0)])
     wanted = model(seen(1))
     assert float((network(seen(1)) - wanted).norm() / wanted.norm()) < 4e-3
+
+
+class Attending(nn.Module):
+    """Attention of a layer's values, folded into other axes."""
+
+    def __init__(self, fold=lambda h: h, **settings):
+        super().__init__()
+        self.layer, self.fold, self.settings = nn.Linear(16, 16), fold, settings
+
+    def forward(self, x, mask=None):
+        h = self.fold(self.layer(x))
+        dropout = 0.5 if self.training else 0.0
+        return F.scaled_dot_product_attention(h, h, h, mask, dropout_p=dropout, **self.settings)
+
+
+def of_heads(h):
+    return h.unflatten(-1, (4, 4)).transpose(1, 2)
+
+
+FOLDS = {
+    "2 axes": lambda h: h[0],
+    "3 axes": lambda h: h,
+    "3 axes, heads in the batch": lambda h: of_heads(h).flatten(0, 1),
+    "4 axes": of_heads,
+    "5 axes, the length before the last but one": lambda h: h.unflatten(-1, (2, 1, 8)).movedim(
+        2, 1
+    ),
+}
+
+
+@pytest.mark.parametrize("form", ["decoded", "spikes"])
+@pytest.mark.parametrize("axes", FOLDS)
+def test_attention_of_any_axes_takes_other_batches_and_lengths(axes, form):
+    torch.manual_seed(0)
+    model = Attending(FOLDS[axes]).eval()
+    snn = LAS(10, progress=False).apply(model, [torch.randn(8, 12, 16)])
+    set_form(snn, form)
+    x = torch.randn(3, 20, 16)
+    with torch.no_grad():
+        y, exact = snn(x), model(x)
+    assert y.shape == exact.shape
+    assert relative(y, exact) < 0.01
+
+
+@pytest.mark.parametrize("form", ["decoded", "spikes"])
+@pytest.mark.parametrize("kind", ["boolean", "float32", "float64", "bfloat16"])
+def test_a_query_that_sees_nothing_gets_zero_in_a_call(kind, form):
+    torch.manual_seed(0)
+    model = Attending(of_heads).eval()
+    seen = torch.rand(8, 1, 12, 12) > 0.4
+    seen[:, :, 3] = False
+    given = seen
+    if kind != "boolean":
+        given = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf).to(getattr(torch, kind))
+    snn = LAS(10, progress=False).apply(model, [(torch.randn(8, 12, 16), seen | True)])
+    set_form(snn, form)
+    x = torch.randn(8, 12, 16)
+    with torch.no_grad():
+        y, exact = snn(x, given), model(x, seen)
+    assert (exact[:, :, 3] == 0).all() and (y[:, :, 3] == 0).all()
+    assert relative(y, exact) < 0.01
+
+
+def test_a_call_of_attention_has_no_dropout_in_training():
+    torch.manual_seed(0)
+    model = Attending(of_heads).eval()
+    snn = LAS(10, progress=False).apply(model, [torch.randn(8, 12, 16)])
+    x = torch.randn(2, 12, 16)
+    exact = snn(x)
+    torch.testing.assert_close(snn.train()(x), exact)

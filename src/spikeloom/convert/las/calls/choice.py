@@ -118,6 +118,6 @@ CHOICES: dict[str, Callable[[list[Any], dict[str, Any]], nn.Module | None]] = {
     "gelu": _gelu,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
-    "scaled_dot_product_attention": lambda args, kwargs: AttentionCall(),
+    "scaled_dot_product_attention": lambda args, kwargs: AttentionCall(args[0].dim() == 4),
     "softmax": lambda args, kwargs: SoftmaxCall(),
 }

@@ -247,20 +247,26 @@ class NormCall(nn.Module):
 
 
 class AttentionCall(nn.Module):
-    """``scaled_dot_product_attention`` by spikes."""
+    """``scaled_dot_product_attention`` by spikes.
 
-    def __init__(self) -> None:
+    Args:
+        of_heads: Whether the third axis from the end is one of heads, which have ranges of their
+            own; otherwise it may be as long as it likes.
+    """
+
+    def __init__(self, of_heads: bool = True) -> None:
         super().__init__()
-        self.attention = Attention()
+        self.of_heads = of_heads
+        self.attention = Attention(of_heads)
 
     def spec(self) -> dict[str, Any]:
         """The arguments that make it again."""
-        return {}
+        return {"of_heads": self.of_heads}
 
     @classmethod
     def from_spec(cls, spec: dict[str, Any]) -> AttentionCall:
         """What :meth:`spec` describes."""
-        return cls()
+        return cls(**spec)
 
     def forward(self, function: Compute, args: list[Any], kwargs: dict[str, Any]) -> Any:
         """The context.
@@ -274,22 +280,22 @@ class AttentionCall(nn.Module):
         given = dict(zip(("attn_mask", "dropout_p", "is_causal"), rest, strict=False))
         kwargs = {**given, **kwargs}
         mask = kwargs.get("attn_mask")
-        if kwargs.get("dropout_p"):
-            raise ValueError("scaled_dot_product_attention: dropout_p must be 0 at inference")
+        if (dropout := kwargs.get("dropout_p")) and not self.training:
+            raise ValueError(
+                f"scaled_dot_product_attention: dropout_p must be 0 outside of training, got "
+                f"{dropout}; give dropout_p=p if self.training else 0.0"
+            )
         if kwargs.get("is_causal"):
             seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
             mask = seen if mask is None else mask & seen
-        if mask is not None and mask.dtype != torch.bool:
-            # A finite floor, so that a query that sees nothing does not become NaN.
-            mask = mask.clamp(min=torch.finfo(q.dtype).min / 4)
         scale = kwargs.get("scale")
         scale = q.shape[-1] ** -0.5 if scale is None else scale
-        lead = q.shape[:-3]
+        shape, lead = q.shape[:-1], q.shape[:-3]
         q, k, v = (_four(x) for x in (q, k, v))
         if mask is not None and len(lead) > 1 and mask.dim() > 2:
             mask = mask.expand(*lead, *mask.shape[-3:]).flatten(0, len(lead) - 1)
-        y, _ = self.attention(q, k, v, mask, scale)
-        return y.reshape(*lead, *y.shape[1:]) if len(lead) != 1 else y
+        y, _ = self.attention.as_in_torch(q, k, v, mask, scale)
+        return y.reshape(*shape, y.shape[-1])
 
 
 def _four(x: Tensor) -> Tensor:
