@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "hosted": {"kernel", "modules"},
     "nn": {"kernel", "layer", "modules", "hosted", "calibrate", "nn"},
     "adapters": set(),
-    "agreement": {"kernel", "ranks", "stored"},
+    "agreement": {"kernel", "ranks", "weights"},
     "names": set(),
     "files": set(),
     "rows": set(),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spikeloom.kernel.sharded import is_sharded
 from spikeloom.ranks import gathered, is_shared, is_together, together
-from spikeloom.stored import Place
+from spikeloom.weights import Place
 
 __all__ = ["check_same_checkpoint", "check_same_model", "check_unsharded_model", "in_step"]
 
