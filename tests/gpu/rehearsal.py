@@ -101,7 +101,7 @@ def _stream(driver, device):
 
 
 def main(arguments):
-    """Run a module (``-m name``) or a script as Python does."""
+    """Run a module (``-m name``), a text (``-c text``) or a script as Python does."""
     if arguments[:2] == ["-m", "pip"]:
         os.execv(sys.executable, [sys.executable, *arguments])
     begin()
@@ -111,6 +111,8 @@ def main(arguments):
     if arguments[0] == "-m":
         sys.argv = arguments[1:]
         runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+    elif arguments[0] == "-c":
+        exec(arguments[1], {"__name__": "__main__"})
     else:
         sys.argv = arguments
         sys.path.insert(0, os.path.dirname(os.path.abspath(arguments[0])))
