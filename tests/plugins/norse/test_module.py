@@ -50,7 +50,8 @@ def few_spike():
 def test_norse_finds_the_state_by_the_signature(make):
     """H 1."""
     module = make(lif())
-    assert list(inspect.signature(module.forward).parameters) == ["input_tensor", "state"]
+    parameters = list(inspect.signature(module.forward).parameters)
+    assert parameters == ["input_tensor", "state", "lengths"][: len(parameters)]
     assert inspect.signature(module.forward).parameters["state"].default is None
     assert _is_module_stateful(module)
     assert nirtorch.nir_interpreter._is_stateful(module)

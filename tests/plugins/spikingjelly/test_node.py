@@ -562,7 +562,7 @@ def test_a_class_takes_three_lines(monkeypatch):
     same(node(x), expected)
     assert node.neuron.surrogate == ATan(3.0)
     with pytest.raises(TypeError, match="surrogate_function"):
-        LeakNode(surrogate_function=surrogate.Rect())
+        LeakNode(surrogate_function=surrogate.S2NN())
     with pytest.raises(TypeError, match="tau"):
         LeakNode(tau=2.0)
     assert LeakNode in [entry.cls for entry in plugins.components()]
