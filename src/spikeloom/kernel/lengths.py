@@ -12,6 +12,7 @@ from spikeloom.kernel import checked
 from spikeloom.kernel.choose import constant_when_compiled
 from spikeloom.kernel.neuron import Neuron
 from spikeloom.kernel.vocabulary import detach, where
+from spikeloom.kernel.wrapped import Wrapped
 
 __all__ = ["Ending", "Lengths", "ending", "mean_of", "steps_left"]
 
@@ -22,7 +23,7 @@ Lengths = Sequence[int] | Tensor | None
 LEFT = "steps_left"
 
 
-class Ending(Neuron):
+class Ending(Wrapped):
     """A neuron that stops: from its last step on, its states stay and its outputs are 0.
 
     The input is not read any more, so padding may be anything, NaN included.
@@ -58,18 +59,6 @@ class Ending(Neuron):
         kept = [where(runs, new, old) for new, old in zip(after, before, strict=True)]
         outputs = [where(runs, part, 0.0) for part in (y if isinstance(y, tuple) else (y,))]
         return tuple(outputs), (*kept, left - 1.0)
-
-    def check_parameters(self, values: Any) -> None:
-        """As the neuron does."""
-        self.neuron.check_parameters(values)
-
-    def gradient_scale(self, parameter: str, count: int) -> float | None:
-        """That of the neuron."""
-        return self.neuron.gradient_scale(parameter, count)
-
-    def settings(self) -> dict[str, Any]:
-        """The argument that makes it."""
-        return {"neuron": self.neuron}
 
 
 def ending(neuron: Neuron) -> Ending:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spikeloom.kernel.lengths import Lengths
 from spikeloom.kernel.neuron import Neuron
+from spikeloom.kernel.wrapped import Wrapped
 from spikeloom.layer import (
     Implemented,
     as_now,
@@ -33,7 +34,7 @@ __all__ = ["Fed", "Recurrent", "why_not"]
 State = tuple[Tensor, ...]
 
 
-class Fed(Neuron):
+class Fed(Wrapped):
     """A neuron with a second input that is added to its first.
 
     Args:
@@ -59,18 +60,6 @@ class Fed(Neuron):
     def _step(self, x: Any, state: Any, p: Any) -> Any:
         now, back = x
         return self.neuron.step(now + back, state, p)
-
-    def check_parameters(self, values: Any) -> None:
-        """As the neuron does."""
-        self.neuron.check_parameters(values)
-
-    def gradient_scale(self, parameter: str, count: int) -> float | None:
-        """That of the neuron."""
-        return self.neuron.gradient_scale(parameter, count)
-
-    def settings(self) -> dict[str, Any]:
-        """The argument that makes it."""
-        return {"neuron": self.neuron}
 
 
 def why_not(neuron: Neuron) -> str:
